@@ -1,0 +1,22 @@
+#!/bin/sh
+# Builds and runs the default tests, or with --all every test. Installs what is missing first.
+set -eu
+cd "$(dirname "$0")/.."
+
+case "$*" in
+    "") chosen="--label-exclude ^tagged$" ;;
+    --all) chosen="" ;;
+    *)
+        echo "usage: scripts/test.sh [--all]" >&2
+        exit 2
+        ;;
+esac
+
+scripts/install_packages.sh
+scripts/build.sh
+
+# Tests start MPI jobs of more ranks than there are cores, in containers as root.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1
+exec ctest --test-dir build --output-on-failure --no-tests=error --no-label-summary \
+    --parallel "$(nproc)" $chosen

@@ -1,0 +1,127 @@
+// fomoe-train: trains a federation from one config file. Started alone it starts its ranks itself.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "apps/program.h"
+#include "base/log.h"
+#include "config/load.h"
+#include "data/tokenizer.h"
+#include "device/device.h"
+#include "device/launch.h"
+#include "ops/check_backend.h"
+#include "ops/matmul_ceiling.h"
+#include "ops/trace_backend.h"
+#include "train/profile.h"
+#include "train/trainer.h"
+
+namespace fomoe {
+namespace {
+
+struct Options {
+    std::vector<std::string> files, sets;
+    std::string resume = "auto";
+    std::string backend = "auto";
+    bool check = false;
+    bool check_backend = false;
+    bool profile = false;
+};
+
+void add_options(CLI::App& app, Options& options) {
+    app.add_option("config", options.files, "Config files; later ones override earlier ones")
+        ->required();
+    // One value an option: what follows is a config file again.
+    app.add_option("--set", options.sets, "Override a key: --set model.moe.top_k=4")
+        ->expected(1)
+        ->take_all();
+    app.add_option("--resume", options.resume,
+                   "auto: go on from the run's newest checkpoint; never: want a new run; or the "
+                   "path of a checkpoint")
+        ->capture_default_str();
+    app.add_option("--backend", options.backend, "auto, cpu or cuda")->capture_default_str();
+    app.add_flag("--check", options.check, "Check config, data and run directory; start nothing");
+    app.add_flag("--check-backend", options.check_backend,
+                 "Run every op also on one CPU thread and compare");
+    app.add_flag("--profile", options.profile, "Print the time of each op at the end");
+}
+
+Config resolved_config(const Options& options) {
+    Config config = load_config(options.files, options.sets);
+    config.model.vocab_size = vocab_size(config.model);
+    return config;
+}
+
+int train_rank(const Config& config, const Options& options, const RunPlan& plan,
+               Communicator& job) {
+    const Threads threads = threads_per_rank(job);
+    const Device device = make_device(backend_choice(options.backend), threads);
+    std::unique_ptr<Backend> reference;
+    std::unique_ptr<CheckBackend> check;
+    std::unique_ptr<TraceBackend> trace;
+    Backend* backend = device.backend.get();
+    if (options.check_backend) {
+        reference = make_cpu_backend(1);
+        check = std::make_unique<CheckBackend>(*backend, *reference);
+        backend = check.get();
+    }
+    if (options.profile) {
+        trace = std::make_unique<TraceBackend>(*backend);
+        backend = trace.get();
+    }
+    if (job.rank() == 0) log_info(device.description);
+    Trainer trainer(config, plan, job, *backend, threads);
+    const Exit exit = trainer.run();
+    if (trace && job.rank() == 0)
+        fmt::print("{}", profile_table(trace->report(), cpu_matmul_ceiling(threads.count),
+                                       trainer.steps_done()));
+    return static_cast<int>(exit);
+}
+
+int run(const Options& options, const std::vector<std::string>& arguments) {
+    if (started_by_launcher()) {
+        Config config;
+        RunPlan plan;
+        return run_ranks_of_job(
+            [&](Communicator& job) {
+                config = resolved_config(options);
+                World(config.topology, job.rank(), job.size());
+                backend_choice(options.backend);
+                check_data(config);
+                plan = plan_run(config, options.resume);
+                job.barrier();  // no rank writes before all have looked
+            },
+            [&](Communicator& job) { return train_rank(config, options, plan, job); });
+    }
+    return run_alone([&] {
+        const Config config = resolved_config(options);
+        backend_choice(options.backend);
+        check_data(config);
+        const RunPlan plan = plan_run(config, options.resume);
+        if (options.check) {
+            check_tokens(config);
+            fmt::print("{}: ok\n", fmt::join(options.files, " "));
+            return 0;
+        }
+        if (config.topology.n_ranks() > 1)
+            return run_under_mpirun(config.topology.n_ranks(), arguments);
+        return train_rank(config, options, plan, *make_self_communicator());
+    });
+}
+
+}  // namespace
+}  // namespace fomoe
+
+int main(int argc, char** argv) {
+    using namespace fomoe;
+    CLI::App app("Pre-trains a mixture-of-experts model on a federation of groups.");
+    Options options;
+    add_options(app, options);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        const int code = app.exit(error);
+        return code == 0 ? 0 : static_cast<int>(Exit::usage);
+    }
+    init_log(LogLevel::info);
+    return run(options, {argv + 1, argv + argc});
+}

@@ -1,0 +1,19 @@
+// What the programs share: the one catch, and the exit code that it turns an error into.
+#pragma once
+
+#include <functional>
+
+#include "comm/communicator.h"
+
+namespace fomoe {
+
+// Runs the body outside of any job of ranks; prints an Error on stderr and returns its exit code.
+int run_alone(const std::function<int()>& body);
+
+// Starts MPI and runs the body on every rank. `prepare` comes first and does the same on every rank
+// (config, command line): when it throws, rank 0 prints the error and all ranks end in order. An
+// error inside `body` may be one rank's alone: it is printed, and the whole job ends with its code.
+int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
+                     const std::function<int(Communicator& job)>& body);
+
+}  // namespace fomoe

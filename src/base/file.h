@@ -1,0 +1,58 @@
+// Files: read-only maps, atomic writes, hashes. Failures are Error(Exit::data) that name the file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace fomoe {
+
+// A whole file mapped for reading. An empty file has size 0.
+class MappedFile {
+public:
+    explicit MappedFile(const std::string& path);
+    MappedFile(MappedFile&& other) noexcept;
+    MappedFile& operator=(MappedFile&& other) noexcept;
+    ~MappedFile();
+
+    const std::byte* data() const { return data_; }
+    size_t size() const { return size_; }
+    std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+    const std::string& path() const { return path_; }
+
+private:
+    std::string path_;
+    const std::byte* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// A file that appears under its name only when it is complete: commit() makes it durable and
+// renames it; without commit nothing is left behind.
+class AtomicFile {
+public:
+    explicit AtomicFile(const std::string& path);
+    AtomicFile(const AtomicFile&) = delete;
+    AtomicFile& operator=(const AtomicFile&) = delete;
+    ~AtomicFile();
+
+    void write(const void* bytes, size_t n);
+    void commit();
+
+private:
+    std::string path_, temporary_;
+    std::string buffer_;
+    int descriptor_ = -1;
+    void flush();
+};
+
+std::string read_file(const std::string& path);
+void atomic_write_file(const std::string& path, std::string_view bytes);
+// Makes renames and new names in the directory durable.
+void sync_directory(const std::string& path);
+
+// xxh3, 64 bits.
+uint64_t hash_bytes(const void* bytes, size_t n);
+uint64_t hash_file(const std::string& path);
+
+}  // namespace fomoe

@@ -1,0 +1,55 @@
+// Finds and reads checkpoints. Whatever is wrong with one is an Error(data) that names the file,
+// the tensor, and what to do.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/pieces.h"
+
+namespace fomoe {
+
+// The checkpoint that a run directory or its checkpoints directory goes on from, if there is one:
+// where `latest` points, or the highest step when that link does not lead to a complete one.
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& directory);
+// The checkpoint that the user means with a run directory, a checkpoints directory, a step
+// directory or the link `latest`. Throws when there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+class Checkpoint {
+public:
+    // Checks the manifest and the files' sizes, and their hashes if asked (one rank is enough).
+    explicit Checkpoint(const std::filesystem::path& directory, Verify verify = Verify::sizes);
+
+    const std::filesystem::path& directory() const { return directory_; }
+    const Manifest& manifest() const { return manifest_; }
+    // The effective config of the run that wrote it.
+    Config config() const;
+
+    // Fills the pieces of the set. The directory must hold exactly these tensors (`exact`), or
+    // these and maybe others (`some`), each of the wanted type and shape.
+    enum class Tensors { exact, some };
+    void read(const TensorSet& set, Tensors tensors = Tensors::exact) const;
+
+private:
+    std::filesystem::path directory_;
+    Manifest manifest_;
+};
+
+// Throws Error(data) unless the checkpoint's union model has exactly the parameters of the table.
+// Names the first tensor that differs, and the keys of `config` that differ in the section `model`.
+void check_same_model(const Checkpoint& checkpoint, const Config& config,
+                      const std::vector<Parameter>& all);
+// Throws Error(data) unless the groups have the same names and hold the same experts, which is what
+// their own state needs. Ranks and expert_parallel may differ.
+void check_same_groups(const Checkpoint& checkpoint, const Config& config);
+
+// Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".
+std::vector<std::string> config_differences(const Config& then, const Config& now);
+
+// Fills a rank's arena from the union model, for any layout.
+void load_union(const Checkpoint& checkpoint, const ArenaLayout& layout, Tensor weights);
+
+}  // namespace fomoe

@@ -1,0 +1,59 @@
+// The manifest of a checkpoint: what wrote it, at which point, and every file with size and hash.
+// Written last: a directory without one is no checkpoint.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+
+namespace fomoe {
+
+struct FileRecord {
+    std::string path;  // below the checkpoint, with '/'
+    int64_t bytes = 0;
+    uint64_t xxh3 = 0;
+    bool operator==(const FileRecord&) const = default;
+};
+
+struct Manifest {
+    static constexpr int kFormat = 1;
+    static constexpr const char* kFile = "manifest.json";
+
+    struct Group {
+        std::string name;
+        int ranks = 1, expert_parallel = 1;
+        int64_t step = 0;  // groups need not stand at the same step
+        bool operator==(const Group&) const = default;
+    };
+
+    int64_t step = 0;    // the first group's
+    int64_t round = 0;   // rounds committed
+    int64_t tokens = 0;  // trained on, by all groups
+    std::vector<Group> groups;
+    int replication = 1;
+    int threads_per_rank = 1;
+    std::string config;  // hash of the effective config
+    std::string build;   // version and compiler
+    std::string cpu;     // model name of rank 0's
+    std::vector<FileRecord> files;
+    bool operator==(const Manifest&) const = default;
+};
+
+// What a run with this config knows of itself: everything but step, round, tokens and files.
+Manifest describe_run(const Config& config, int threads_per_rank);
+
+std::string to_json(const Manifest& manifest);
+// Throws Error(data) that names the file when it is not a manifest of a format that this build
+// reads.
+Manifest read_manifest(const std::filesystem::path& checkpoint);
+// Compares the files with their sizes, and with their hashes if asked.
+enum class Verify { sizes, hashes };
+void verify_files(const std::filesystem::path& checkpoint, const Manifest& manifest, Verify verify);
+
+// Why a run that resumes cannot give the same bits as one that never stopped, a line for each
+// reason; empty: it can. The config may change (more steps), so it is not compared.
+std::vector<std::string> differences(const Manifest& saved, const Manifest& now);
+
+}  // namespace fomoe

@@ -1,0 +1,44 @@
+// Writes a checkpoint: by all ranks together, every element once, without gathering anything.
+#pragma once
+
+#include <filesystem>
+#include <map>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/pieces.h"
+
+namespace fomoe {
+
+struct CheckpointState {
+    Manifest about;        // from describe_run, with step, round and tokens; save adds the files
+    const Config* config;  // written beside the model, its vocabulary size resolved
+    std::vector<TensorSet> sets;  // directories differ
+};
+
+struct SaveOptions {
+    int keep = 3;  // newest complete checkpoints that stay, 0: all
+    int64_t max_file_bytes = int64_t{4} << 30;
+};
+
+// Collective over the ranks that hold the sets; all pass the same state but for their pieces.
+// `directory` is runs/NAME/checkpoints; returns directory/step-00000640.
+//
+// All is written under step-00000640.tmp, made durable, and renamed: a directory under its final
+// name is complete. Then the link `latest` moves and old checkpoints go. Leftovers of saves that
+// were killed are removed first. A complete checkpoint is never overwritten: one of the same step
+// and config stands for the new one, any other is an Error(data).
+std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory,
+                                      const CheckpointState& state,
+                                      const SaveOptions& options = {});
+
+std::string step_directory(int64_t step);  // "step-00000640"
+
+// Throws Error(data) when the directory has a checkpoint that a run of this description, going on
+// from `step`, would want to overwrite: a later one with another config. Asked before training.
+void refuse_conflicts(const std::filesystem::path& directory, const Manifest& about, int64_t step);
+
+// Complete checkpoints below a checkpoints directory, by step, ascending.
+std::map<int64_t, std::filesystem::path> complete_checkpoints(
+    const std::filesystem::path& directory);
+
+}  // namespace fomoe

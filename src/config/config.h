@@ -1,0 +1,164 @@
+// What was asked: plain structs with their defaults. No logic. The keys, ranges and help of each
+// field stand in the one table of config/schema.cpp; load.h fills these from YAML.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace fomoe {
+
+// Ids of the bytes tokenizer: 0-255 and the end of a document.
+inline constexpr int kByteTokens = 257;
+
+enum class QkNorm { none, head, full };
+enum class ExpertKind { swiglu, mlp };          // gate, up, down | up, down
+enum class MlpActivation { silu, relu, gelu };  // of `mlp`; swiglu has silu inside
+enum class RouterKind { softmax, sigmoid };
+enum class AuxScope { sequence, group };
+
+struct MoeConfig {
+    int n_experts = 16;
+    int top_k = 2;
+    int d_expert = 256;
+    ExpertKind expert = ExpertKind::swiglu;
+    MlpActivation activation = MlpActivation::silu;
+    int n_shared_experts = 0;  // always active; together one MLP of n_shared_experts * d_expert
+    int first_dense_layers = 0;
+    int d_dense = 0;  // hidden size of the dense layers
+    RouterKind router = RouterKind::softmax;
+    bool normalize_top_k = true;
+    double top_k_scale = 1.0;
+    double aux_loss = 0.01;
+    AuxScope aux_scope = AuxScope::group;
+    double z_loss = 0.0;
+    double bias_update = 0.0;  // step of the selection bias (arXiv 2408.15664); 0: no bias
+    bool operator==(const MoeConfig&) const = default;
+};
+
+struct ModelConfig {
+    int d_model = 256;
+    int n_layers = 4;
+    int n_heads = 4;
+    int n_kv_heads = 4;
+    int d_head = 0;      // 0: d_model / n_heads
+    int vocab_size = 0;  // 0: of the tokenizer, padded to a multiple of 64
+    std::string tokenizer = "bytes";
+    QkNorm qk_norm = QkNorm::none;
+    double rope_theta = 10000.0;
+    double rotary_fraction = 1.0;
+    double norm_eps = 1e-5;
+    bool tie_embeddings = false;
+    double init_std = 0.02;
+    MoeConfig moe;
+
+    int head_size() const { return d_head ? d_head : d_model / n_heads; }
+    int rotary_size() const { return static_cast<int>(head_size() * rotary_fraction); }
+    bool operator==(const ModelConfig&) const = default;
+};
+
+struct DataConfig {
+    std::map<std::string, std::string> sources;  // name -> prefix of token files, absolute
+    int seq_len = 256;
+    bool document_mask = false;  // attention stays inside a document
+    int valid_sequences = 64;    // per source, in evaluation
+    bool operator==(const DataConfig&) const = default;
+};
+
+enum class LrSchedule { cosine, linear, constant };
+
+// What may differ by parameter class; negative: as the optimizer says.
+struct ClassOptimizerConfig {
+    double lr_scale = 1.0;
+    double weight_decay = -1.0;
+    bool operator==(const ClassOptimizerConfig&) const = default;
+};
+
+struct OptimizerConfig {
+    double lr = 1e-3;
+    double min_lr = 1e-4;
+    int64_t warmup = 0;  // steps
+    LrSchedule schedule = LrSchedule::cosine;
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double eps = 1e-8;
+    double weight_decay = 0.1;
+    double clip = 1.0;  // largest global gradient norm; 0: no clipping
+    ClassOptimizerConfig shared, router, expert;
+    bool operator==(const OptimizerConfig&) const = default;
+};
+
+struct TrainConfig {
+    int64_t steps = 1000;
+    std::string dtype = "f32";
+    int batch = 16;       // sequences of one group's step
+    int micro_batch = 8;  // sequences one rank computes at once
+    int log_every = 10;   // steps between step lines
+    OptimizerConfig optimizer;
+    bool operator==(const TrainConfig&) const = default;
+};
+
+struct GroupConfig {
+    std::string name;
+    int ranks = 1;
+    int expert_parallel = 1;
+    std::map<std::string, double> data;  // source -> weight; empty: all sources, by size
+    bool operator==(const GroupConfig&) const = default;
+};
+
+struct TopologyConfig {
+    std::vector<GroupConfig> groups{{.name = "solo"}};
+
+    int n_ranks() const {
+        int n = 0;
+        for (const GroupConfig& group : groups) n += group.ranks;
+        return n;
+    }
+    bool operator==(const TopologyConfig&) const = default;
+};
+
+enum class PlacementKind { blocks };
+enum class AbsentPolicy { skip };
+enum class OuterKind { average, nesterov };
+
+struct OuterConfig {
+    OuterKind optimizer = OuterKind::nesterov;
+    double lr = 0.7;
+    double momentum = 0.9;
+    bool operator==(const OuterConfig&) const = default;
+};
+
+struct FederationConfig {
+    int local_steps = 32;
+    PlacementKind placement = PlacementKind::blocks;
+    int replication = 1;
+    AbsentPolicy absent = AbsentPolicy::skip;
+    OuterConfig outer;
+    // By class. A key that the file leaves out is as in `outer`; a span with one owner averages
+    // unless the file names its class here (the flag says that it does).
+    OuterConfig shared, router, expert;
+    bool shared_named = false, router_named = false, expert_named = false;
+    double exchange_timeout = 600;  // seconds until a silent group fails the round
+    bool operator==(const FederationConfig&) const = default;
+};
+
+struct CheckpointConfig {
+    int64_t every = 0;  // steps; 0: only at the end
+    int keep = 3;       // newest kept; 0: all
+    bool operator==(const CheckpointConfig&) const = default;
+};
+
+struct Config {
+    std::string name = "run";
+    uint64_t seed = 1;
+    ModelConfig model;
+    DataConfig data;
+    TrainConfig train;
+    TopologyConfig topology;
+    FederationConfig federation;
+    CheckpointConfig checkpoint;
+    bool operator==(const Config&) const = default;
+};
+
+}  // namespace fomoe

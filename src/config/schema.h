@@ -1,0 +1,71 @@
+// The table of keys: everything a config file may say, once. The loader, the dump, the help and the
+// suggestions are made from it.
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <map>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "config/config.h"
+
+namespace fomoe {
+
+// Sets and reads an enum by the index of its name in Key::values.
+struct ChoiceField {
+    std::function<int()> get;
+    std::function<void(int)> set;
+};
+
+// Where a key goes. Maps take any name below the key.
+using Field = std::variant<bool*, int*, int64_t*, uint64_t*, double*, std::string*, ChoiceField,
+                           std::map<std::string, std::string>*, std::map<std::string, double>*>;
+
+// Allowed numbers, both ends included unless `above` says that the least one is not.
+struct Limits {
+    double least = -std::numeric_limits<double>::infinity();
+    double most = std::numeric_limits<double>::infinity();
+    bool above = false;
+};
+
+struct Key {
+    std::string path;  // "model.moe.top_k", "topology.groups[].ranks"
+    std::string help;
+    Limits limits;
+    std::vector<std::string> values;  // what a choice may be
+    // The field; `group` is the index in topology.groups and means nothing to other keys.
+    std::function<Field(Config&, int group)> field;
+    std::string inherits;  // the key whose value this one has when it is not given
+    // Says whether the key was given, where that is part of the config; empty: always written.
+    std::function<bool(const Config&)> given;
+    std::function<void(Config&)> named;  // told when a file gives the key
+    bool changes_training = true;        // part of the fingerprint
+};
+
+// In the order of a config file: keys of one section stand together.
+const std::vector<Key>& config_keys();
+
+// "topology.groups[1].ranks" -> "topology.groups[].ranks"
+std::string pattern_of(std::string_view path);
+// The key of a path or a pattern, or null.
+const Key* find_key(std::string_view path);
+bool is_map(const Key& key);
+// True when keys lie below this path: "model", "topology.groups[]".
+bool is_section(std::string_view path);
+// Names that may stand in a section, in order; "" is the top. A list has "[]" behind its name.
+std::vector<std::string> names_in(std::string_view section);
+// The known key that a mistyped one most likely meant, as it should be written; empty: none is
+// near.
+std::string nearest_key(std::string_view section, std::string_view name);
+
+// "an integer, at least 1", "one of softmax, sigmoid"
+std::string expected_value(const Key& key);
+// The value in YAML; not for maps.
+std::string value_text(const Key& key, const Config& config, int group = 0);
+// Text as a YAML scalar, quoted where it must be.
+std::string yaml_text(const std::string& text);
+
+}  // namespace fomoe

@@ -1,0 +1,227 @@
+#include "config/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <set>
+
+namespace fomoe {
+namespace {
+
+// "1, 2 or 4", every divisor of n that `fits`.
+template <class Fits>
+std::string divisors(int64_t n, Fits fits) {
+    std::vector<int64_t> found;
+    for (int64_t d = 1; d <= n; ++d)
+        if (n % d == 0 && fits(d)) found.push_back(d);
+    std::string text;
+    for (size_t i = 0; i < found.size(); ++i)
+        text += fmt::format("{}{}", i == 0 ? "" : i + 1 == found.size() ? " or " : ", ", found[i]);
+    return text;
+}
+
+std::string divisors(int64_t n) {
+    return divisors(n, [](int64_t) { return true; });
+}
+
+bool file_name_safe(const std::string& name) {
+    return !name.empty() && name[0] != '.' && std::ranges::all_of(name, [](unsigned char c) {
+        return std::isalnum(c) || c == '.' || c == '_' || c == '-';
+    });
+}
+
+constexpr const char* kSafe = "letters, digits, '.', '_' and '-', and no '.' in front";
+
+class Rules {
+public:
+    explicit Rules(const Config& config) : config_(config) {}
+
+    std::vector<Problem> all() {
+        if (!file_name_safe(config_.name))
+            say("name", fmt::format("'{}' cannot name a directory; use {}", config_.name, kSafe));
+        heads();
+        experts();
+        vocabulary();
+        sources();
+        schedule();
+        groups();
+        placement();
+        return std::move(problems_);
+    }
+
+private:
+    const Config& config_;
+    std::vector<Problem> problems_;
+
+    void say(std::string path, std::string message, std::vector<std::string> also = {}) {
+        problems_.push_back({std::move(path), std::move(message), std::move(also)});
+    }
+
+    void heads() {
+        const ModelConfig& m = config_.model;
+        if (m.d_head == 0 && m.d_model % m.n_heads != 0) {
+            say("model.n_heads",
+                fmt::format("{} heads do not divide d_model {} ({} would); or give d_head",
+                            m.n_heads, m.d_model, divisors(m.d_model)),
+                {"model.d_model", "model.d_head"});
+            return;
+        }
+        if (m.n_heads % m.n_kv_heads != 0)
+            say("model.n_kv_heads",
+                fmt::format("{} does not divide the {} query heads ({} would)", m.n_kv_heads,
+                            m.n_heads, divisors(m.n_heads)),
+                {"model.n_heads"});
+        const int rotary = m.rotary_size();
+        if (rotary % 2 != 0)
+            say("model.rotary_fraction",
+                fmt::format("{} of a head of {} rotates {} elements, which must be even",
+                            m.rotary_fraction, m.head_size(), rotary),
+                {"model.d_model", "model.n_heads", "model.d_head"});
+    }
+
+    void experts() {
+        const MoeConfig& moe = config_.model.moe;
+        if (moe.top_k > moe.n_experts)
+            say("model.moe.top_k",
+                fmt::format("{} is more than the {} experts", moe.top_k, moe.n_experts),
+                {"model.moe.n_experts"});
+        if (moe.first_dense_layers > config_.model.n_layers)
+            say("model.moe.first_dense_layers",
+                fmt::format("{} is more than the {} layers", moe.first_dense_layers,
+                            config_.model.n_layers),
+                {"model.n_layers"});
+        if (moe.first_dense_layers > 0 && moe.d_dense == 0)
+            say("model.moe.first_dense_layers", "dense layers need d_dense, their hidden size",
+                {"model.moe.d_dense"});
+    }
+
+    void vocabulary() {
+        const int vocab = config_.model.vocab_size;
+        if (vocab != 0 && vocab < kByteTokens)
+            say("model.vocab_size",
+                fmt::format("{} is less than the {} ids of the tokenizer '{}'; 0 takes its size",
+                            vocab, kByteTokens, config_.model.tokenizer),
+                {"model.tokenizer"});
+    }
+
+    void sources() {
+        if (config_.data.sources.empty())
+            say("data.sources", "no source to train on; give name: prefix of token files");
+        for (const auto& [name, prefix] : config_.data.sources)
+            if (!file_name_safe(name))
+                say("data.sources." + name,
+                    fmt::format("'{}' cannot name a source; use {}", name, kSafe));
+    }
+
+    void schedule() {
+        const OptimizerConfig& o = config_.train.optimizer;
+        if (o.warmup > config_.train.steps)
+            say("train.optimizer.warmup",
+                fmt::format("{} is more than the {} steps of the run", o.warmup,
+                            config_.train.steps),
+                {"train.steps"});
+        if (o.min_lr > o.lr)
+            say("train.optimizer.min_lr", fmt::format("{} is more than lr {}", o.min_lr, o.lr),
+                {"train.optimizer.lr"});
+    }
+
+    void groups() {
+        std::set<std::string> names;
+        for (size_t i = 0; i < config_.topology.groups.size(); ++i) {
+            const GroupConfig& group = config_.topology.groups[i];
+            const std::string path = fmt::format("topology.groups[{}]", i);
+            if (group.name.empty())
+                say(path + ".name", "missing; every group has a name");
+            else if (!file_name_safe(group.name))
+                say(path + ".name",
+                    fmt::format("'{}' cannot name a group; use {}", group.name, kSafe));
+            else if (!names.insert(group.name).second)
+                say(path + ".name",
+                    fmt::format("another group is already called '{}'", group.name));
+            if (group.ranks % group.expert_parallel != 0)
+                say(path + ".expert_parallel",
+                    fmt::format("{} does not divide the {} ranks of '{}' ({} would)",
+                                group.expert_parallel, group.ranks, group.name,
+                                divisors(group.ranks)),
+                    {path + ".ranks"});
+            batch(group, path);
+            for (const auto& [source, weight] : group.data)
+                if (!config_.data.sources.contains(source))
+                    say(path + ".data." + source,
+                        fmt::format("no such source; data.sources has {}", source_names()),
+                        {"data.sources"});
+        }
+    }
+
+    void batch(const GroupConfig& group, const std::string& path) {
+        const TrainConfig& train = config_.train;
+        if (train.batch % group.ranks != 0) {
+            say("train.batch",
+                fmt::format("{} sequences do not divide among the {} ranks of '{}' ({} ranks "
+                            "would do, or a batch of {} or {})",
+                            train.batch, group.ranks, group.name, divisors(train.batch),
+                            std::max(1, train.batch / group.ranks) * group.ranks,
+                            (train.batch / group.ranks + 1) * group.ranks),
+                {path + ".ranks"});
+            return;
+        }
+        const int share = train.batch / group.ranks;
+        if (share % train.micro_batch != 0)
+            say("train.micro_batch",
+                fmt::format("{} does not divide the {} sequences that each rank of '{}' has of "
+                            "batch {} ({} would)",
+                            train.micro_batch, share, group.name, train.batch, divisors(share)),
+                {"train.batch", path + ".ranks"});
+    }
+
+    std::string source_names() const {
+        std::string text;
+        for (const auto& [name, prefix] : config_.data.sources)
+            text += (text.empty() ? "" : ", ") + name;
+        return text.empty() ? "none" : text;
+    }
+
+    void placement() {
+        const int n_groups = static_cast<int>(config_.topology.groups.size());
+        const int n_experts = config_.model.moe.n_experts;
+        const int replication = config_.federation.replication;
+        const std::string key = "federation.replication";
+        if (n_groups % replication != 0) {
+            say(key,
+                fmt::format("{} does not divide the {} groups ({} would)", replication, n_groups,
+                            divisors(n_groups)),
+                {"topology.groups"});
+            return;
+        }
+        const int blocks = n_groups / replication;
+        if (n_experts % blocks != 0) {
+            const std::string would =
+                divisors(n_groups, [&](int64_t r) { return n_experts % (n_groups / r) == 0; });
+            say(key,
+                fmt::format("{} groups with replication {} hold {} blocks of experts, which do not "
+                            "divide n_experts {} (replication {} would)",
+                            n_groups, replication, blocks, n_experts, would),
+                {"topology.groups", "model.moe.n_experts"});
+            return;
+        }
+        const int residents = n_experts / blocks;
+        for (int i = 0; i < n_groups; ++i) {
+            const GroupConfig& group = config_.topology.groups[i];
+            const std::string path = fmt::format("topology.groups[{}]", i);
+            if (group.expert_parallel > residents && group.ranks % group.expert_parallel == 0)
+                say(path + ".expert_parallel",
+                    fmt::format("{} shards for the {} experts that '{}' holds of {} ({} would)",
+                                group.expert_parallel, residents, group.name, n_experts,
+                                divisors(group.ranks, [&](int64_t d) { return d <= residents; })),
+                    {path + ".ranks", key, "model.moe.n_experts"});
+        }
+    }
+};
+
+}  // namespace
+
+std::vector<Problem> validate(const Config& config) { return Rules(config).all(); }
+
+}  // namespace fomoe

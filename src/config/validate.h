@@ -1,0 +1,19 @@
+// Rules that tie several keys together. Reads no files.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+
+namespace fomoe {
+
+struct Problem {
+    std::string path;  // the key to point at
+    std::string message;
+    std::vector<std::string> also;  // other keys that the rule reads
+};
+
+std::vector<Problem> validate(const Config& config);
+
+}  // namespace fomoe

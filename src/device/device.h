@@ -1,0 +1,44 @@
+// What a rank computes with: its backend, and how many threads of its host are its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "ops/backend.h"
+
+namespace fomoe {
+
+// The cores that a rank may run on, and the host they are on.
+struct RankCores {
+    uint64_t host = 0;       // hash of the host's name
+    std::vector<bool> mask;  // by number of the core
+};
+
+// Cores of a rank when ranks of one host that may run on the same core share it evenly; at least 1.
+int share_of_cores(const std::vector<RankCores>& ranks, int rank);
+
+// The threads of this rank: OMP_NUM_THREADS if it is set, else its share of the cores in its
+// affinity mask. Collective over the job.
+struct Threads {
+    int count = 1;
+    int host_ranks = 1;  // ranks of the job on this host
+    std::string reason;  // for the log
+};
+Threads threads_per_rank(Communicator& job);
+
+enum class BackendChoice { automatic, cpu, cuda };
+BackendChoice backend_choice(std::string_view name);  // "auto", "cpu", "cuda"; else Error(usage)
+
+// The backend, and one line that says what was chosen and why.
+struct Device {
+    std::unique_ptr<Backend> backend;
+    std::string description;
+};
+// Throws Error(internal) for cuda: this build has no CUDA plugin.
+Device make_device(BackendChoice choice, const Threads& threads);
+
+}  // namespace fomoe

@@ -1,0 +1,112 @@
+// Finds mpirun, forks it with the flags a laptop needs, forwards signals, hands on the exit code.
+#include "device/launch.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace fomoe {
+namespace {
+
+// Stops a program under an unknown launcher from starting itself for ever.
+constexpr const char* kLaunched = "FOMOE_LAUNCHED";
+
+// Slurm's batch and interactive steps are shells, not tasks; their ids are near 2^32.
+bool is_slurm_task() {
+    const char* step = std::getenv("SLURM_STEP_ID");
+    if (!step || !std::getenv("SLURM_PROCID")) return false;
+    return std::strtoull(step, nullptr, 10) < 0xfffffff0ull;
+}
+
+std::string find_program(const std::string& name) {
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(path ? path : "");
+    for (std::string folder; std::getline(folders, folder, ':');) {
+        const std::string file = folder + "/" + name;
+        if (!folder.empty() && access(file.c_str(), X_OK) == 0) return file;
+    }
+    return "";
+}
+
+// Becomes mpirun in a process group of its own, so that a Ctrl-C of the terminal does not reach it.
+[[noreturn]] void become(std::vector<char*>& argv, const sigset_t& mask, pid_t parent) {
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(1);
+    const int null = open("/dev/null", O_RDONLY);
+    dup2(null, STDIN_FILENO);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
+    setenv(kLaunched, "1", 1);
+    // Ranks that wait give their core to ranks that work.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    if (geteuid() == 0) {
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    }
+    execv(argv[0], argv.data());
+    _exit(127);
+}
+
+int exit_code(int status) {
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+}  // namespace
+
+bool started_by_launcher() {
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", kLaunched})
+        if (std::getenv(name)) return true;
+    return is_slurm_task();
+}
+
+int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
+    const std::string mpirun = find_program("mpirun");
+    if (mpirun.empty())
+        throw Error(Exit::usage,
+                    concat("the topology asks for ", ranks,
+                           " ranks, and there is no mpirun in PATH to start them; install "
+                           "openmpi-bin, or give every group ranks: 1 and use one group"));
+
+    std::vector<std::string> words{mpirun,
+                                   "--quiet",
+                                   "-n",
+                                   std::to_string(ranks),
+                                   "--oversubscribe",
+                                   "--bind-to",
+                                   "none",
+                                   std::filesystem::read_symlink("/proc/self/exe").string()};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+
+    sigset_t waited, before;
+    sigemptyset(&waited);
+    for (int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&waited, number);
+    sigprocmask(SIG_BLOCK, &waited, &before);
+
+    const pid_t parent = getpid();
+    const pid_t child = fork();
+    if (child == 0) become(argv, before, parent);
+    const int why = errno;
+    int status = 0;
+    while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
+        int number = 0;
+        if (sigwait(&waited, &number) == 0 && number != SIGCHLD) kill(child, SIGUSR1);
+    }
+    sigprocmask(SIG_SETMASK, &before, nullptr);
+    if (child < 0) throw Error(Exit::internal, concat("cannot start mpirun: ", std::strerror(why)));
+    return exit_code(status);
+}
+
+}  // namespace fomoe

@@ -1,0 +1,55 @@
+#include "eval/union_model.h"
+
+namespace fomoe {
+namespace {
+
+// All ranks as one group, with the largest expert parallelism that divides them and leaves no shard
+// without an expert.
+TopologyConfig one_group(int ranks, int n_experts) {
+    int expert_parallel = std::min(ranks, n_experts);
+    while (ranks % expert_parallel != 0) --expert_parallel;
+    TopologyConfig topology;
+    topology.groups = {
+        {.name = "evaluation", .ranks = ranks, .expert_parallel = expert_parallel, .data = {}}};
+    return topology;
+}
+
+}  // namespace
+
+UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int sequences,
+                       Backend& backend, Communicator& ranks)
+    : config_(config),
+      ranks_(ranks),
+      everything_(Placement::all_resident(config.model.moe.n_experts)),
+      trained_(config.federation, config.model.moe.n_experts,
+               static_cast<int>(config.topology.groups.size())),
+      world_(one_group(ranks.size(), config.model.moe.n_experts), ranks.rank(), ranks.size()),
+      layout_(arena_layout(all_parameters(config.model, everything_), everything_, world_)),
+      shape_(Transformer::batch_shape(config.model, layout_, world_, sequences, config.data.seq_len,
+                                      config.data.document_mask)),
+      expert_parallel_(ranks.split(world_.expert_parallel_color())),
+      memory_(backend, layout_.size() * size_of(DType::f32)),
+      transformer_(config_.model, layout_, everything_, world_, shape_, backend,
+                   *expert_parallel_) {
+    const Tensor weights = memory_.take(DType::f32, Shape(layout_.size()));
+    backend.zero(weights);
+    load_union(checkpoint, layout_, weights);
+    transformer_.bind(weights, {});
+}
+
+void UnionModel::use_union() {
+    const int L = config_.model.n_layers, E = config_.model.moe.n_experts;
+    std::vector<int32_t> slots(L * E);
+    for (int i = 0; i < L * E; ++i) slots[i] = i % E;
+    transformer_.set_residents(slots);
+}
+
+void UnionModel::use_own(int group) {
+    const int L = config_.model.n_layers, E = config_.model.moe.n_experts;
+    std::vector<int32_t> slots(L * E, -1);
+    for (int l = 0; l < L; ++l)
+        for (int e : trained_.residents(l, group)) slots[l * E + e] = e;
+    transformer_.set_residents(slots);
+}
+
+}  // namespace fomoe

@@ -1,0 +1,40 @@
+// The union model of a checkpoint in memory, on any number of ranks: the shared anchor and every
+// expert's anchor. It can also play the own model of a group: the same weights with the group's
+// residents only.
+#pragma once
+
+#include "checkpoint/load.h"
+#include "model/transformer.h"
+
+namespace fomoe {
+
+class UnionModel {
+public:
+    // Collective. The ranks spread the experts among them as far as their number allows. Micro-
+    // batches have `sequences` sequences of config.data.seq_len tokens.
+    UnionModel(const Checkpoint& checkpoint, const Config& config, int sequences, Backend& backend,
+               Communicator& ranks);
+
+    Transformer& transformer() { return transformer_; }
+    Communicator& ranks() { return ranks_; }
+    const Config& config() const { return config_; }
+    int sequences() const { return shape_.sequences; }
+
+    // Every choice is executed.
+    void use_union();
+    // The choices whose expert the group does not hold are skipped, as in its training.
+    void use_own(int group);
+
+private:
+    Config config_;
+    Communicator& ranks_;
+    Placement everything_, trained_;
+    World world_;
+    ArenaLayout layout_;
+    BatchShape shape_;
+    std::unique_ptr<Communicator> expert_parallel_;
+    Arena memory_;
+    Transformer transformer_;
+};
+
+}  // namespace fomoe

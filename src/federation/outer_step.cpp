@@ -1,0 +1,214 @@
+// Fragments keep the message buffers small, whatever the size of the span.
+#include "federation/outer_step.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace fomoe {
+
+namespace {
+
+constexpr int64_t kBufferElements = int64_t{1} << 22;  // of one direction, all peers together
+
+ConstTensor bytes_at(const char* data, int64_t n) {
+    FOMOE_CHECK(n % 4 == 0);
+    return {data, DType::i32, Shape(n / 4)};
+}
+Tensor bytes_at(char* data, int64_t n) {
+    FOMOE_CHECK(n % 4 == 0);
+    return {data, DType::i32, Shape(n / 4)};
+}
+
+}  // namespace
+
+OuterStep::OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat format)
+    : span_(span), rule_(rule), format_(format) {
+    if (!rule.keeps_anchor || span.owner < 0 || span.lane() < 0) return;
+    lane_ = span.lane_range(span.lane());
+    chunk_ = span.chunk(span.lane(), span.owner);
+    anchor_.resize(lane_.size());
+    staged_.resize(lane_.size());
+    if (rule.keeps_momentum()) {
+        momentum_.resize(chunk_.size());
+        staged_momentum_.resize(chunk_.size());
+    }
+}
+
+int64_t OuterStep::bytes() const {
+    return 4 * 2 * static_cast<int64_t>(anchor_.size() + momentum_.size());
+}
+
+void OuterStep::start(const float* arena) {
+    read_span(span_, lane_, arena, anchor_.data());
+    std::ranges::fill(momentum_, 0.0f);
+}
+
+bool OuterStep::contribution_finite(const float* arena) const {
+    if (span_.owner < 0) return true;
+    // Holders of one group hold the same values; each looks at its part.
+    const auto n_holders = static_cast<int64_t>(span_.holders[span_.owner].size());
+    bool finite = true;
+    for_each_segment(span_, cut(span_.size, n_holders, span_.holder), [&](int64_t at, Range part) {
+        finite = finite && all_finite(arena + at, part.size());
+    });
+    return finite;
+}
+
+void OuterStep::add_drift(const float* arena, double& difference, double& norm) const {
+    for_each_segment(span_, lane_, [&](int64_t at, Range part) {
+        const float* local = arena + at;
+        const float* anchor = anchor_.data() + part.begin - lane_.begin;
+        for (int64_t i = 0; i < part.size(); ++i) {
+            const double d = static_cast<double>(local[i]) - anchor[i];
+            difference += d * d;
+            norm += static_cast<double>(anchor[i]) * anchor[i];
+        }
+    });
+}
+
+Range OuterStep::fragment(int owner, int64_t begin, int64_t length) const {
+    const Range chunk = span_.chunk(span_.lane(), owner);
+    return {std::min(chunk.begin + begin, chunk.end),
+            std::min(chunk.begin + begin + length, chunk.end)};
+}
+
+bool OuterStep::stage(Link& link, const std::vector<bool>& contributed, const float* arena,
+                      WireBuffers& buffers) {
+    if (!active()) return true;
+    const int64_t longest = cut(lane_.size(), span_.n_owners(), 0).size();
+    const int64_t length =
+        std::min(longest, std::max<int64_t>(kBufferElements / span_.n_owners(), 1));
+    for (int64_t begin = 0; begin < longest; begin += length) {
+        exchange_contributions(link, contributed, arena, begin, length, buffers);
+        step_chunk(fragment(span_.owner, begin, length), contributed, buffers);
+        exchange_results(link, begin, length, buffers);
+    }
+    return all_finite(staged_.data() + chunk_.begin - lane_.begin, chunk_.size()) &&
+           all_finite(staged_momentum_.data(), std::ssize(staged_momentum_));
+}
+
+// Afterwards buffers.in holds the contributions to this owner's fragment, in owner order.
+void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& contributed,
+                                       const float* arena, int64_t begin, int64_t length,
+                                       WireBuffers& buffers) {
+    const int lane = span_.lane();
+    const Range own = fragment(span_.owner, begin, length);
+    const int64_t own_bytes = wire_bytes(format_, own.size());
+    buffers.in.resize(own_bytes * span_.n_owners());
+    buffers.out.resize(wire_bytes(format_, length) * span_.n_owners());
+    buffers.values.resize(length);
+
+    std::vector<Send> sends;
+    std::vector<Receive> receives;
+    char *out = buffers.out.data(), *in = buffers.in.data();
+    for (int owner = 0; owner < span_.n_owners(); ++owner) {
+        const int peer = span_.holders[owner][lane];
+        const Range part = fragment(owner, begin, length);
+        const bool self = owner == span_.owner;
+        if (contributed[span_.owners[span_.owner]] && part.size() > 0) {
+            read_span(span_, part, arena, buffers.values.data());
+            const int64_t bytes = wire_bytes(format_, part.size());
+            encode(format_, buffers.values.data(), part.size(), self ? in : out);
+            if (!self) sends.push_back({peer, bytes_at(std::as_const(out), bytes)});
+            out += self ? 0 : bytes;
+        }
+        if (!contributed[span_.owners[owner]]) continue;
+        if (!self && own_bytes > 0) receives.push_back({peer, bytes_at(in, own_bytes)});
+        in += own_bytes;
+    }
+    link.exchange(traffic_of(span_.cls), sends, receives);
+}
+
+void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers) {
+    const int64_t n = part.size();
+    int contributors = 0;
+    for (int group : span_.owners) contributors += contributed[group];
+    const std::vector<float> weights(contributors, 1.0f / static_cast<float>(contributors));
+    std::vector<const float*> locals(contributors);
+    const int64_t n_bytes = wire_bytes(format_, n);
+    buffers.values.resize(n * (contributors + 1));
+    float* average = buffers.values.data();
+    for (int i = 0; i < contributors; ++i) {
+        float* local = average + (i + 1) * n;
+        decode(format_, buffers.in.data() + i * n_bytes, n, local);
+        locals[i] = local;
+    }
+    weighted_average(locals, weights, n, average);
+
+    const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
+    const bool nesterov = rule_.keeps_momentum();
+    outer_update(rule_,
+                 {.anchor = anchor_.data() + at,
+                  .average = average,
+                  .momentum = nesterov ? momentum_.data() + in_chunk : nullptr,
+                  .next_anchor = staged_.data() + at,
+                  .next_momentum = nesterov ? staged_momentum_.data() + in_chunk : nullptr},
+                 n);
+}
+
+void OuterStep::exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers) {
+    const int lane = span_.lane();
+    const Range own = fragment(span_.owner, begin, length);
+    float* own_values = staged_.data() + own.begin - lane_.begin;
+    const int64_t own_bytes = wire_bytes(format_, own.size());
+    encode(format_, own_values, own.size(), buffers.out.data());
+    // All owners go on from what the wire carried.
+    decode(format_, buffers.out.data(), own.size(), own_values);
+
+    std::vector<Send> sends;
+    std::vector<Receive> receives;
+    std::vector<Range> parts;
+    buffers.in.resize(wire_bytes(format_, length) * span_.n_owners());
+    char* in = buffers.in.data();
+    for (int owner = 0; owner < span_.n_owners(); ++owner) {
+        if (owner == span_.owner) continue;
+        const int peer = span_.holders[owner][lane];
+        if (own_bytes > 0)
+            sends.push_back({peer, bytes_at(std::as_const(buffers).out.data(), own_bytes)});
+        const Range part = fragment(owner, begin, length);
+        if (part.size() == 0) continue;
+        const int64_t bytes = wire_bytes(format_, part.size());
+        receives.push_back({peer, bytes_at(in, bytes)});
+        parts.push_back(part);
+        in += bytes;
+    }
+    link.exchange(traffic_of(span_.cls), sends, receives);
+    for (size_t i = 0; i < parts.size(); ++i)
+        decode(format_, static_cast<const char*>(receives[i].data.data), parts[i].size(),
+               staged_.data() + parts[i].begin - lane_.begin);
+}
+
+void OuterStep::commit() {
+    anchor_.swap(staged_);
+    momentum_.swap(staged_momentum_);
+}
+
+void OuterStep::spread(Tensor arena, Communicator& holders) const {
+    if (!rule_.keeps_anchor || span_.owner < 0) return;
+    FOMOE_CHECK(
+        holders.size() == std::ssize(span_.holders[span_.owner]) && holders.rank() == span_.holder,
+        "the communicator is not that of the span's holders");
+    write_span(span_, lane_, anchor_.data(), arena.as<float>());
+    for (int lane = 0; lane < span_.lanes; ++lane)
+        for_each_segment(span_, span_.lane_range(lane), [&](int64_t at, Range part) {
+            holders.broadcast(arena.slice(at, part.size()), lane);
+        });
+}
+
+std::vector<StatePiece> OuterStep::pieces(Range range, std::vector<float>& values,
+                                          int64_t origin) const {
+    std::vector<StatePiece> found;
+    if (values.empty()) return found;
+    for_each_parameter(span_, range, [&](size_t parameter, int64_t first, Range part) {
+        found.push_back({.parameter = span_.parameters[parameter],
+                         .begin = first,
+                         .values = view(values.data() + part.begin - origin, Shape(part.size()))});
+    });
+    return found;
+}
+
+std::vector<StatePiece> OuterStep::anchor_lane() { return pieces(lane_, anchor_, lane_.begin); }
+std::vector<StatePiece> OuterStep::anchor_chunk() { return pieces(chunk_, anchor_, lane_.begin); }
+std::vector<StatePiece> OuterStep::momentum() { return pieces(chunk_, momentum_, chunk_.begin); }
+
+}  // namespace fomoe

@@ -1,0 +1,278 @@
+// The stages of a round, in order.
+#include "federation/round.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/timer.h"
+
+namespace fomoe {
+
+namespace {
+
+constexpr WireFormat kFormat = WireFormat::f32;
+constexpr size_t kStatusWords = 3;            // finite, rounds, stop
+constexpr size_t kStagedWords = 1;            // finite
+constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
+
+constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
+
+Words words_of(const TrafficBytes& bytes) {
+    Words words;
+    for (const std::array<int64_t, kTraffic>& side : {bytes.sent, bytes.received})
+        words.insert(words.end(), side.begin(), side.end());
+    return words;
+}
+
+TrafficBytes bytes_of(std::span<const uint64_t> words) {
+    TrafficBytes bytes;
+    std::copy_n(words.begin(), kTraffic, bytes.sent.begin());
+    std::copy_n(words.begin() + kTraffic, kTraffic, bytes.received.begin());
+    return bytes;
+}
+
+// XXH3 of a range of the span, in span order; never 0 nor kDiffers.
+uint64_t hash_of(const OwnedSpan& span, Range range, const float* arena) {
+    XXH3_state_t* state = XXH3_createState();
+    XXH3_64bits_reset(state);
+    for_each_segment(span, range, [&](int64_t at, Range part) {
+        XXH3_64bits_update(state, arena + at, part.size() * sizeof(float));
+    });
+    const uint64_t hash = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return (hash >> 1) + 1;
+}
+
+// One column of hashes, 0 where a rank does not hold the content: the hash all agree on, or
+// kDiffers.
+uint64_t agree(std::span<const Words> rows, size_t column) {
+    uint64_t hash = 0;
+    for (const Words& row : rows) {
+        if (row[column] == 0) continue;
+        if (hash != 0 && hash != row[column]) return kDiffers;
+        hash = row[column];
+    }
+    return hash;
+}
+
+}  // namespace
+
+Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
+                       const ArenaLayout& layout, const Placement& placement, const World& world,
+                       Link& link, Communicator& group, Communicator& replicas)
+    : world_(world),
+      link_(link),
+      group_(group),
+      replicas_(replicas),
+      agreement_(world, link),
+      spans_(owned_spans(all, layout, placement, world)) {
+    for (const OwnedSpan& span : spans_)
+        steps_.emplace_back(span, outer_rule(config, span.cls, span.n_owners()), kFormat);
+}
+
+void Federation::start(Tensor weights) {
+    for (OuterStep& step : steps_) step.start(weights.as<float>());
+    rounds_ = 0;
+}
+
+RoundResult Federation::round(Tensor weights, bool stop) {
+    const Timer timer;
+    const float* arena = weights.as<float>();
+    link_.ledger().begin_round();
+
+    RoundResult result;
+    const std::vector<bool> contributed = prepare(arena, stop, result);
+    result.round = rounds_ + 1;
+    result.groups = world_.n_groups();
+    result.contributed = static_cast<int>(std::ranges::count(contributed, true));
+    result.drift = measure_drift(arena);
+
+    result.committed = stage(arena, contributed) && result.contributed > 0;
+    if (result.committed) commit(weights, contributed);
+    verify_copies(arena, contributed, result);
+    for (const TrafficBytes& bytes : predict_round(spans_, contributed, control_words(), kFormat))
+        result.predicted += bytes;
+    result.seconds = timer.seconds();
+    return result;
+}
+
+// Which groups contribute: those whose every rank found its part finite.
+std::vector<bool> Federation::prepare(const float* weights, bool stop, RoundResult& result) {
+    bool finite = true;
+    for (const OuterStep& step : steps_) finite = finite && step.contribution_finite(weights);
+    const std::vector<Words> groups =
+        agreement_.share({finite, static_cast<uint64_t>(rounds_), stop}, kStatusWords,
+                         [](std::span<const Words> rows) {
+                             Words all = rows[0];
+                             for (const Words& row : rows) {
+                                 all[0] = all[0] && row[0];
+                                 all[2] = all[2] || row[2];
+                             }
+                             return all;
+                         });
+    std::vector<bool> contributed;
+    for (const Words& status : groups) {
+        FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
+                    groups[0][1]);
+        contributed.push_back(status[0] != 0);
+        result.stop = result.stop || status[2] != 0;
+    }
+    return contributed;
+}
+
+double Federation::measure_drift(const float* weights) const {
+    double sums[2] = {0, 0};
+    for (const OuterStep& step : steps_)
+        if (step.span().cls == ParamClass::shared) step.add_drift(weights, sums[0], sums[1]);
+    group_.all_reduce_sum(view(sums, Shape(2)));
+    return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : 0;
+}
+
+bool Federation::takes_part(const OwnedSpan& span, const std::vector<bool>& contributed) const {
+    return std::ranges::any_of(span.owners, [&](int group) { return contributed[group]; });
+}
+
+// Whether all ranks of all groups have staged finite values.
+bool Federation::stage(const float* weights, const std::vector<bool>& contributed) {
+    bool finite = true;
+    for (OuterStep& step : steps_)
+        if (takes_part(step.span(), contributed))
+            finite = step.stage(link_, contributed, weights, buffers_) && finite;
+    const std::vector<Words> groups =
+        agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
+            return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
+        });
+    return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
+}
+
+void Federation::commit(Tensor weights, const std::vector<bool>& contributed) {
+    for (OuterStep& step : steps_) {
+        const OwnedSpan& span = step.span();
+        if (!takes_part(span, contributed)) continue;
+        step.commit();
+        step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
+    }
+    ++rounds_;
+}
+
+// Holders of every committed span show the hash of what they hold. The same message carries what
+// each group has counted; its own bytes, known beforehand, are included.
+void Federation::verify_copies(const float* weights, const std::vector<bool>& contributed,
+                               RoundResult& result) {
+    Words mine;
+    for (const OwnedSpan& span : spans_) {
+        const bool shown = result.committed && span.owner >= 0 && takes_part(span, contributed);
+        mine.push_back(shown ? hash_of(span, {0, span.size}, weights) : 0);
+    }
+    const size_t n = spans_.size(), n_words = n + kBytesWords;
+    const Words counted = words_of(link_.ledger().round());
+    mine.insert(mine.end(), counted.begin(), counted.end());
+    const auto merge = [&](std::span<const Words> rows) {
+        Words said;
+        for (size_t span = 0; span < n; ++span) said.push_back(agree(rows, span));
+        TrafficBytes bytes;
+        for (const Words& row : rows) bytes += bytes_of(std::span(row).subspan(n));
+        const int control = static_cast<int>(Traffic::control);
+        bytes.sent[control] += 8 * n_words * (world_.n_groups() - 1);
+        bytes.received[control] += 8 * n_words * (world_.n_groups() - 1);
+        const Words words = words_of(bytes);
+        said.insert(said.end(), words.begin(), words.end());
+        return said;
+    };
+    const std::vector<Words> groups = agreement_.share(mine, n_words, merge);
+
+    Words hashes;
+    for (size_t i = 0; i < n; ++i) {
+        hashes.push_back(agree(groups, i));
+        if (hashes.back() == kDiffers)
+            throw Error(Exit::communication,
+                        concat("after round ", result.round, " the copies of ",
+                               first_difference(weights, spans_[i]), " differ"));
+    }
+    for (const Words& group : groups) result.counted += bytes_of(std::span(group).subspan(n));
+    result.own = bytes_of(std::span(groups[world_.group]).subspan(n));
+    if (result.committed) result.checksum = XXH3_64bits(hashes.data(), n * sizeof(uint64_t));
+}
+
+// The first parameter of a span whose copies differ, and between whom. Collective.
+std::string Federation::first_difference(const float* weights, const OwnedSpan& span) {
+    const size_t n = span.parameters.size();
+    Words mine(n, 0);
+    if (span.owner >= 0)
+        for_each_parameter(span, {0, span.size}, [&](size_t parameter, int64_t, Range part) {
+            mine[parameter] = hash_of(span, part, weights);
+        });
+    const std::vector<Words> groups = agreement_.share(mine, n, [&](std::span<const Words> rows) {
+        Words said;
+        for (size_t parameter = 0; parameter < n; ++parameter)
+            said.push_back(agree(rows, parameter));
+        return said;
+    });
+    for (size_t parameter = 0; parameter < n; ++parameter) {
+        for (size_t group = 0; group < groups.size(); ++group)
+            if (groups[group][parameter] == kDiffers)
+                return concat(span.parameters[parameter], " inside group '",
+                              world_.groups[group].name, "'");
+        if (agree(groups, parameter) == kDiffers) {
+            std::string owners;
+            for (int group : span.owners)
+                owners += concat(owners.empty() ? "" : ", ", "'", world_.groups[group].name, "'");
+            return concat(span.parameters[parameter], " in the groups ", owners);
+        }
+    }
+    return span.parameters.front();
+}
+
+int64_t Federation::control_words() const {
+    return static_cast<int64_t>(kStatusWords + kStagedWords + spans_.size() + kBytesWords);
+}
+
+std::vector<StatePiece> Federation::anchor_lanes() {
+    std::vector<StatePiece> all;
+    for (OuterStep& step : steps_)
+        for (StatePiece& piece : step.anchor_lane()) all.push_back(std::move(piece));
+    return all;
+}
+
+std::vector<StatePiece> Federation::momentum() {
+    std::vector<StatePiece> all;
+    for (OuterStep& step : steps_)
+        for (StatePiece& piece : step.momentum()) all.push_back(std::move(piece));
+    return all;
+}
+
+std::vector<StatePiece> Federation::union_model(Tensor weights) {
+    std::vector<StatePiece> all;
+    for (OuterStep& step : steps_) {
+        for (StatePiece& piece : step.anchor_chunk()) all.push_back(std::move(piece));
+        const OwnedSpan& span = step.span();
+        if (step.rule().keeps_anchor || span.owner < 0) continue;
+        // One owner: its holders are the lanes.
+        for_each_segment(span, span.lane_range(span.lane()), [&](int64_t at, Range run) {
+            for_each_parameter(span, run, [&](size_t parameter, int64_t first, Range part) {
+                all.push_back({.parameter = span.parameters[parameter],
+                               .begin = first,
+                               .values = weights.slice(at + part.begin - run.begin, part.size())});
+            });
+        });
+    }
+    return all;
+}
+
+std::vector<std::string> Federation::momentum_parameters() const {
+    std::vector<std::string> names;
+    for (const OuterStep& step : steps_)
+        if (step.rule().keeps_momentum())
+            names.insert(names.end(), step.span().parameters.begin(), step.span().parameters.end());
+    return names;
+}
+
+int64_t Federation::bytes() const {
+    int64_t total = 0;
+    for (const OuterStep& step : steps_) total += step.bytes();
+    return total;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,90 @@
+// What a forward pass keeps for the backward pass, and the scratch both reuse. Sized once for the
+// largest micro-batch; smaller ones use the front.
+#pragma once
+
+#include <vector>
+
+#include "config/config.h"
+#include "tensor/arena.h"
+
+namespace fomoe {
+
+// Sizes of a rank's micro-batch.
+struct BatchShape {
+    int sequences = 1;        // B
+    int seq_len = 0;          // T
+    int expert_parallel = 1;  // EP
+    int shard_experts = 0;    // the most routed experts this rank holds in a layer
+    bool document_mask = false;
+    int64_t tokens() const { return int64_t(sequences) * seq_len; }  // N
+};
+
+// M' rows of tokens come to this rank's experts, M choices are executed: with EP = 1, M' = N and no
+// row travels. Both are bounds; the rows in use are counted per micro-batch.
+struct LayerActivations {
+    Tensor sum1;        // (N, D) residual stream before attention
+    Tensor rstd1;       // (N)
+    Tensor normed1;     // (N, D)
+    Tensor qkv;         // (N, W) rotated
+    Tensor qkv_raw;     // (N, W) before the norm of queries and keys; empty without one
+    Tensor qk_rstd;     // as Rope::rstd
+    Tensor attended;    // (N, A Dh)
+    Tensor lse;         // (N, A)
+    Tensor sum2;        // (N, D) residual stream before the MLP
+    Tensor rstd2;       // (N)
+    Tensor normed2;     // (N, D)
+    Tensor mlp_hidden;  // (N, U F') of the dense MLP or the shared experts
+
+    Tensor logits;  // (N, E)
+    Tensor gate;    // (N, K)
+    Tensor expert;  // (N, K) i32
+    Tensor slot;    // (N, K) i32
+    Tensor dmass;   // (B, E)
+    Tensor hidden;  // (M, U F)
+    Tensor choice;  // (M) i32
+    Tensor offset;  // (R + 1) i32
+
+    // Only with EP > 1.
+    Tensor send_offset;                       // (EP + 1) i32
+    Tensor send_token;                        // (N min(K, EP)) i32
+    Tensor position;                          // (N, EP) i32
+    Tensor row_x;                             // (M', D) rows that came here
+    Tensor row_gate;                          // (M', K)
+    Tensor row_slot;                          // (M', K) i32
+    std::vector<int64_t> rows_to, rows_from;  // (EP)
+};
+
+struct Activations {
+    std::vector<LayerActivations> layers;
+    Tensor token, target, position;  // (N) i32
+    Tensor begin;                    // (N) i32 with document_mask
+    Tensor last_sum;                 // (N, D)
+    Tensor last_rstd;                // (N)
+    Tensor last_normed;              // (N, D)
+    Tensor loss;                     // (N)
+
+    // Scratch.
+    Tensor stream;       // (N, D) output of a branch; in the backward pass its gradient
+    Tensor dstream;      // (N, D) gradient of the residual stream
+    Tensor dnormed;      // (N, D)
+    Tensor dqkv;         // (N, W)
+    Tensor dattended;    // (N, A Dh)
+    Tensor mlp_act;      // (N, F')
+    Tensor dmlp_act;     // (N, F')
+    Tensor dmlp_hidden;  // (N, U F')
+    Tensor count, mass;  // (B, E)
+    Tensor z;            // (B)
+    Tensor dgate;        // (N, K)
+    Tensor dlogits;      // (N, E)
+    Tensor send_x;       // (N min(K, EP), D), with EP > 1
+    Tensor send_gate;    // (N min(K, EP), K)
+    Tensor send_slot;    // (N min(K, EP), K) i32
+    Tensor row_y;        // (M', D)
+    Tensor row_dy;       // (M', D)
+    Tensor row_dgate;    // (M', K)
+};
+
+// Takes all of it from the arena; on a measuring arena this tells the bytes.
+Activations lay_out_activations(const ModelConfig& model, const BatchShape& shape, Arena& arena);
+
+}  // namespace fomoe

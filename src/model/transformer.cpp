@@ -1,0 +1,268 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "model/attention_block.h"
+
+namespace fomoe {
+namespace {
+
+Activations allocate_activations(const ModelConfig& model, const BatchShape& shape,
+                                 Backend& backend, Arena& memory) {
+    Arena tape;
+    lay_out_activations(model, shape, tape);
+    memory = Arena(backend, tape.bytes());
+    return lay_out_activations(model, shape, memory);
+}
+
+int moe_layers(const ModelConfig& model) { return model.n_layers - model.moe.first_dense_layers; }
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& model, const ArenaLayout& layout,
+                         const Placement& placement, const World& world, const BatchShape& shape,
+                         Backend& backend, Communicator& expert_parallel)
+    : model_(model),
+      layout_(layout),
+      shape_(shape),
+      backend_(backend),
+      expert_parallel_(expert_parallel),
+      activations_(allocate_activations(model_, shape, backend, memory_)) {
+    const int64_t L = model_.n_layers, E = model_.moe.n_experts, EP = shape.expert_parallel;
+    FOMOE_CHECK(expert_parallel.size() == EP, "the communicator has ", expert_parallel.size(),
+                " ranks, the batch shape says ", EP);
+
+    const bool by_group = model_.moe.aux_scope == AuxScope::group;
+    auto lay_out = [&](Arena& arena) {
+        routing_.assign(L, {});
+        totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(2))};
+        row_logits_ = arena.take(DType::f32, Shape(1, model_.vocab_size));
+        for (LayerRouting& layer : routing_) {
+            layer.resident = arena.take(DType::i32, Shape(E));
+            layer.first_slot = arena.take(DType::i32, Shape(EP + 1));
+            layer.expert_offset = arena.take(DType::i64, Shape(std::max(1, shape.shard_experts)));
+            if (by_group) layer.fraction = arena.take(DType::f32, Shape(E));
+        }
+    };
+    Arena tape;
+    lay_out(tape);
+    tables_ = Arena(backend, tape.bytes());
+    lay_out(tables_);
+
+    std::vector<int32_t> slots(L * E, -1);
+    for (int64_t l = model_.moe.first_dense_layers; l < L; ++l) {
+        const std::vector<int> residents = placement.residents(static_cast<int>(l), world.group);
+        for (size_t s = 0; s < residents.size(); ++s)
+            slots[l * E + residents[s]] = static_cast<int32_t>(s);
+        std::vector<int32_t> first(EP + 1);
+        for (int64_t q = 0; q < EP; ++q)
+            first[q + 1] = static_cast<int32_t>(cut(residents.size(), EP, q).end);
+        backend.copy_from_host(routing_[l].first_slot, first.data());
+    }
+    set_residents(slots);
+    if (by_group) {
+        const std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
+        set_fractions(uniform);
+    }
+    reset_totals();
+}
+
+int64_t Transformer::activation_bytes(const ModelConfig& model, const BatchShape& shape) {
+    Arena tape;
+    lay_out_activations(model, shape, tape);
+    return tape.bytes();
+}
+
+BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout& layout,
+                                    const World& world, int sequences, int seq_len,
+                                    bool document_mask) {
+    std::vector<int> last(model.n_layers, -1), experts(model.n_layers, 0);
+    for (const Parameter& p : layout.parameters)
+        if (p.cls == ParamClass::expert && last[p.layer] != p.expert) {
+            last[p.layer] = p.expert;
+            ++experts[p.layer];
+        }
+    return {.sequences = sequences,
+            .seq_len = seq_len,
+            .expert_parallel = world.own().expert_parallel,
+            .shard_experts = *std::ranges::max_element(experts),
+            .document_mask = document_mask};
+}
+
+void Transformer::bind(Tensor weights, Tensor gradients) {
+    weights_ = model_views(model_, layout_, weights);
+    gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
+    for (size_t l = 0; l < routing_.size(); ++l) {
+        const std::vector<int64_t>& offsets = weights_.layers[l].expert_offset;
+        if (offsets.empty()) continue;
+        routing_[l].expert_offset =
+            routing_[l].expert_offset.reshaped(Shape(static_cast<int64_t>(offsets.size())));
+        backend_.copy_from_host(routing_[l].expert_offset, offsets.data());
+    }
+}
+
+void Transformer::load(const TokenBatch& batch) {
+    const size_t N = static_cast<size_t>(shape_.tokens());
+    FOMOE_CHECK(batch.token.size() == N && batch.target.size() == N && batch.position.size() == N,
+                "a micro-batch of ", batch.token.size(), " tokens, not ", N);
+    FOMOE_CHECK(batch.begin.size() == (shape_.document_mask ? N : 0), "document starts");
+    backend_.copy_from_host(activations_.token, batch.token.data());
+    backend_.copy_from_host(activations_.target, batch.target.data());
+    backend_.copy_from_host(activations_.position, batch.position.data());
+    if (shape_.document_mask) backend_.copy_from_host(activations_.begin, batch.begin.data());
+}
+
+void Transformer::forward(const BalanceWeights& balance) {
+    const BlockContext ctx = context();
+    Activations& a = activations_;
+    const float eps = static_cast<float>(model_.norm_eps);
+
+    backend_.run(Embedding{.y = a.layers[0].sum1, .token = a.token, .weight = weights_.embedding});
+    for (int l = 0; l < model_.n_layers; ++l) {
+        LayerActivations& layer = a.layers[l];
+        const LayerViews& w = weights_.layers[l];
+        if (l == 0)
+            backend_.run(RmsNorm{.y = layer.normed1,
+                                 .sum = {},
+                                 .rstd = layer.rstd1,
+                                 .x = layer.sum1,
+                                 .residual = {},
+                                 .weight = w.input_norm,
+                                 .eps = eps});
+        else
+            backend_.run(RmsNorm{.y = layer.normed1,
+                                 .sum = layer.sum1,
+                                 .rstd = layer.rstd1,
+                                 .x = a.stream,
+                                 .residual = a.layers[l - 1].sum2,
+                                 .weight = w.input_norm,
+                                 .eps = eps});
+        attention_forward(ctx, w, layer, a, a.stream);
+        backend_.run(RmsNorm{.y = layer.normed2,
+                             .sum = layer.sum2,
+                             .rstd = layer.rstd2,
+                             .x = a.stream,
+                             .residual = layer.sum1,
+                             .weight = w.post_norm,
+                             .eps = eps});
+        mlp_forward(ctx, l, w, layer, a, routing_[l], totals_, balance, a.stream);
+    }
+    backend_.run(RmsNorm{.y = a.last_normed,
+                         .sum = a.last_sum,
+                         .rstd = a.last_rstd,
+                         .x = a.stream,
+                         .residual = a.layers.back().sum2,
+                         .weight = weights_.final_norm,
+                         .eps = eps});
+}
+
+double Transformer::train(const TokenBatch& batch, double loss_scale) {
+    FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
+    const BlockContext ctx = context();
+    const double per_layer = loss_scale / std::max(1, moe_layers(model_));
+    const BalanceWeights balance{.aux = static_cast<float>(model_.moe.aux_loss * per_layer),
+                                 .z = static_cast<float>(model_.moe.z_loss * per_layer)};
+    Activations& a = activations_;
+    load(batch);
+    forward(balance);
+
+    backend_.run(LinearCrossEntropy{.loss = a.loss,
+                                    .dx = a.dnormed,
+                                    .dweight = gradients_.head,
+                                    .x = a.last_normed,
+                                    .weight = weights_.head,
+                                    .target = a.target,
+                                    .scale = static_cast<float>(loss_scale)});
+    backend_.run(RmsNormBackward{.dx = a.dstream,
+                                 .dweight = gradients_.final_norm,
+                                 .dy = a.dnormed,
+                                 .dsum = {},
+                                 .sum = a.last_sum,
+                                 .rstd = a.last_rstd,
+                                 .weight = weights_.final_norm});
+    for (int l = model_.n_layers - 1; l >= 0; --l) {
+        const LayerActivations& layer = a.layers[l];
+        const LayerViews &w = weights_.layers[l], &g = gradients_.layers[l];
+        mlp_backward(ctx, w, g, layer, a, routing_[l], balance, a.dstream, a.dnormed);
+        backend_.run(RmsNormBackward{.dx = a.dstream,
+                                     .dweight = g.post_norm,
+                                     .dy = a.dnormed,
+                                     .dsum = a.dstream,
+                                     .sum = layer.sum2,
+                                     .rstd = layer.rstd2,
+                                     .weight = w.post_norm});
+        attention_backward(ctx, w, g, layer, a, a.dstream, a.dnormed);
+        backend_.run(RmsNormBackward{.dx = a.dstream,
+                                     .dweight = g.input_norm,
+                                     .dy = a.dnormed,
+                                     .dsum = a.dstream,
+                                     .sum = layer.sum1,
+                                     .rstd = layer.rstd1,
+                                     .weight = w.input_norm});
+    }
+    backend_.run(
+        EmbeddingBackward{.dweight = gradients_.embedding, .dy = a.dstream, .token = a.token});
+
+    std::vector<float> loss(shape_.tokens());
+    backend_.copy_to_host(loss.data(), a.loss);
+    return std::accumulate(loss.begin(), loss.end(), 0.0);
+}
+
+double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_loss) {
+    Activations& a = activations_;
+    FOMOE_CHECK(static_cast<int64_t>(token_loss.size()) == shape_.tokens(), "token_loss");
+    load(batch);
+    forward({});
+    backend_.run(LinearCrossEntropy{.loss = a.loss,
+                                    .dx = {},
+                                    .dweight = {},
+                                    .x = a.last_normed,
+                                    .weight = weights_.head,
+                                    .target = a.target});
+    backend_.copy_to_host(token_loss.data(), a.loss);
+    return std::accumulate(token_loss.begin(), token_loss.end(), 0.0);
+}
+
+void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
+    const int64_t D = model_.d_model;
+    FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");
+    load(batch);
+    forward({});
+    backend_.run(Linear{.y = row_logits_,
+                        .x = activations_.last_normed.slice(row * D, D).reshaped(Shape(1, D)),
+                        .weight = weights_.head});
+    backend_.copy_to_host(out.data(), row_logits_);
+}
+
+Transformer::Totals Transformer::totals() const {
+    Totals out;
+    out.load.resize(totals_.load.count());
+    double balance[2];
+    backend_.copy_to_host(out.load.data(), totals_.load);
+    backend_.copy_to_host(balance, totals_.balance);
+    out.balance = balance[0];
+    out.z = balance[1];
+    return out;
+}
+
+void Transformer::reset_totals() {
+    backend_.zero(totals_.load);
+    backend_.zero(totals_.balance);
+}
+
+void Transformer::set_fractions(std::span<const float> fractions) {
+    const int64_t E = model_.moe.n_experts;
+    FOMOE_CHECK(static_cast<int64_t>(fractions.size()) == model_.n_layers * E, "fractions");
+    for (int64_t l = 0; l < model_.n_layers; ++l)
+        backend_.copy_from_host(routing_[l].fraction, fractions.data() + l * E);
+}
+
+void Transformer::set_residents(std::span<const int32_t> slots) {
+    const int64_t E = model_.moe.n_experts;
+    FOMOE_CHECK(static_cast<int64_t>(slots.size()) == model_.n_layers * E, "slots");
+    for (int64_t l = 0; l < model_.n_layers; ++l)
+        backend_.copy_from_host(routing_[l].resident, slots.data() + l * E);
+}
+
+}  // namespace fomoe

@@ -1,0 +1,90 @@
+// The decoder-only transformer: forward and backward of one micro-batch, written by hand.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "model/moe_block.h"
+
+namespace fomoe {
+
+// The tokens of a micro-batch in host memory, `sequences` times T of each.
+struct TokenBatch {
+    std::span<const int32_t> token;
+    std::span<const int32_t> target;    // negative: no loss there
+    std::span<const int32_t> position;  // within the sequence
+    std::span<const int32_t> begin;     // empty without a document mask
+};
+
+class Transformer {
+public:
+    // What this rank holds follows from the layout; who is resident from placement and world. The
+    // communicator has the EP ranks of this rank. Every micro-batch has exactly shape.sequences.
+    Transformer(const ModelConfig& model, const ArenaLayout& layout, const Placement& placement,
+                const World& world, const BatchShape& shape, Backend& backend,
+                Communicator& expert_parallel);
+
+    // The bytes that activations of this shape take.
+    static int64_t activation_bytes(const ModelConfig& model, const BatchShape& shape);
+    // The shape for a rank of this world, with the experts of its largest layer counted.
+    static BatchShape batch_shape(const ModelConfig& model, const ArenaLayout& layout,
+                                  const World& world, int sequences, int seq_len,
+                                  bool document_mask);
+
+    // The weights (layout.size()) f32 that forward and backward read, and where train() adds
+    // gradients, laid out alike; empty for evaluation.
+    void bind(Tensor weights, Tensor gradients);
+
+    // Forward and backward. Adds the gradients of
+    //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
+    // where loss_scale is 1 / (valid tokens of the group's step). Returns the sum of the losses.
+    double train(const TokenBatch& batch, double loss_scale);
+
+    // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
+    double evaluate(const TokenBatch& batch, std::span<float> token_loss);
+
+    // The logits (V) of the token at `row` of the micro-batch, host.
+    void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
+
+    // Sums over the forward passes since the last reset: choices of valid tokens by (layer,
+    // expert), the balancing loss sum over layers of E f mass, and the sum of logsumexp^2; of this
+    // rank.
+    struct Totals {
+        std::vector<float> load;  // (L, E)
+        double balance = 0, z = 0;
+    };
+    Totals totals() const;
+    void reset_totals();
+
+    // The f of the balancing loss for the next steps, (L, E) shares that sum to 1 in each layer;
+    // used with aux_scope: group.
+    void set_fractions(std::span<const float> fractions);
+
+    // Lets only these experts take part: slots (L, E) in the group, -1 for absent. The default is
+    // the placement's.
+    void set_residents(std::span<const int32_t> slots);
+
+    int64_t tokens() const { return shape_.tokens(); }
+    const ModelConfig& model() const { return model_; }
+
+private:
+    void load(const TokenBatch& batch);
+    void forward(const BalanceWeights& balance);
+    BlockContext context() { return {model_, shape_, backend_, expert_parallel_}; }
+
+    ModelConfig model_;
+    const ArenaLayout& layout_;
+    BatchShape shape_;
+    Backend& backend_;
+    Communicator& expert_parallel_;
+
+    Arena memory_;  // activations
+    Activations activations_;
+    Arena tables_;
+    std::vector<LayerRouting> routing_;
+    RoutingTotals totals_;
+    Tensor row_logits_;  // (1, V)
+    ModelViews weights_, gradients_;
+};
+
+}  // namespace fomoe

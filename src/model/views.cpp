@@ -1,0 +1,88 @@
+#include "model/views.h"
+
+#include <algorithm>
+#include <map>
+
+namespace fomoe {
+namespace {
+
+class Binder {
+public:
+    Binder(const ArenaLayout& layout, Tensor arena) : arena_(arena) {
+        for (const Parameter& p : layout.parameters) by_name_[p.name] = &p;
+    }
+
+    // The parameter's values under another shape: a stack of neighbours that starts with it.
+    Tensor stack(const std::string& name, Shape shape) const {
+        const auto found = by_name_.find(name);
+        if (found == by_name_.end()) return {};
+        return arena_.slice(found->second->offset, shape.count()).reshaped(shape);
+    }
+    Tensor one(const std::string& name) const {
+        const auto found = by_name_.find(name);
+        return found == by_name_.end() ? Tensor{} : stack(name, found->second->shape);
+    }
+
+private:
+    Tensor arena_;
+    std::map<std::string, const Parameter*> by_name_;
+};
+
+// The experts of a layer start where their first matrix starts.
+void bind_experts(const ModelConfig& model, const ArenaLayout& layout, Tensor arena,
+                  std::vector<LayerViews>& layers) {
+    const int64_t expert_size = (model.moe.expert == ExpertKind::swiglu ? 3 : 2) *
+                                int64_t(model.moe.d_expert) * model.d_model;
+    std::vector<std::map<int, int64_t>> first(layers.size());  // expert -> offset
+    for (const Parameter& p : layout.parameters)
+        if (p.cls == ParamClass::expert) first[p.layer].try_emplace(p.expert, p.offset);
+    for (size_t l = 0; l < layers.size(); ++l) {
+        if (first[l].empty()) continue;
+        int64_t begin = INT64_MAX, end = 0;
+        for (const auto& [expert, offset] : first[l]) {
+            begin = std::min(begin, offset);
+            end = std::max(end, offset + expert_size);
+        }
+        layers[l].experts = arena.slice(begin, end - begin);
+        for (const auto& [expert, offset] : first[l])
+            layers[l].expert_offset.push_back(offset - begin);
+    }
+}
+
+}  // namespace
+
+ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tensor arena) {
+    const Binder bind(layout, arena);
+    const int64_t D = model.d_model;
+    const int64_t W = int64_t(model.n_heads + 2 * model.n_kv_heads) * model.head_size();
+    const int64_t U = model.moe.expert == ExpertKind::swiglu ? 2 : 1;
+
+    ModelViews views;
+    views.embedding = bind.one("model.embed_tokens.weight");
+    views.final_norm = bind.one("model.norm.weight");
+    views.head = model.tie_embeddings ? views.embedding : bind.one("lm_head.weight");
+    for (int l = 0; l < model.n_layers; ++l) {
+        const std::string at = "model.layers." + std::to_string(l);
+        const bool dense = l < model.moe.first_dense_layers;
+        const std::string mlp = at + (dense ? ".mlp" : ".mlp.shared_experts");
+        const int64_t F =
+            dense ? model.moe.d_dense : int64_t(model.moe.n_shared_experts) * model.moe.d_expert;
+        views.layers.push_back({
+            .input_norm = bind.one(at + ".input_layernorm.weight"),
+            .qkv = bind.stack(at + ".self_attn.q_proj.weight", Shape(W, D)),
+            .q_norm = bind.one(at + ".self_attn.q_norm.weight"),
+            .k_norm = bind.one(at + ".self_attn.k_norm.weight"),
+            .output = bind.one(at + ".self_attn.o_proj.weight"),
+            .post_norm = bind.one(at + ".post_attention_layernorm.weight"),
+            .mlp_in = bind.stack(mlp + (U == 2 ? ".gate_proj.weight" : ".up_proj.weight"),
+                                 Shape(U * F, D)),
+            .mlp_out = bind.one(mlp + ".down_proj.weight"),
+            .router = bind.one(at + ".mlp.gate.weight"),
+            .router_bias = bind.one(at + ".mlp.gate.e_score_correction_bias"),
+        });
+    }
+    bind_experts(model, layout, arena, views.layers);
+    return views;
+}
+
+}  // namespace fomoe

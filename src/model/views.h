@@ -1,0 +1,38 @@
+// The parameters of a rank as tensors, layer by layer. The same function binds weights and
+// gradients.
+#pragma once
+
+#include <vector>
+
+#include "model/parameters.h"
+
+namespace fomoe {
+
+// Empty where the model has no such weight. F' is the hidden size of the layer's dense MLP or of
+// its shared experts together; U as in ops/op.h. W = (A + 2 KV) Dh.
+struct LayerViews {
+    Tensor input_norm;   // (D)
+    Tensor qkv;          // (W, D): q_proj, k_proj, v_proj
+    Tensor q_norm;       // (Dh) or (A Dh)
+    Tensor k_norm;       // (Dh) or (KV Dh)
+    Tensor output;       // (D, A Dh)
+    Tensor post_norm;    // (D)
+    Tensor mlp_in;       // (U F', D)
+    Tensor mlp_out;      // (D, F')
+    Tensor router;       // (E, D)
+    Tensor router_bias;  // (E)
+    Tensor experts;      // the stretch of the arena in which this rank's experts of the layer lie
+    std::vector<int64_t> expert_offset;  // in `experts`, by slot in the shard
+};
+
+struct ModelViews {
+    Tensor embedding;   // (V, D)
+    Tensor final_norm;  // (D)
+    Tensor head;        // (V, D); the embedding when they are tied
+    std::vector<LayerViews> layers;
+};
+
+// arena (layout.size()) f32.
+ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tensor arena);
+
+}  // namespace fomoe

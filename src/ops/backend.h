@@ -1,0 +1,76 @@
+// What a device must be able to do: memory, copies, queues, and every op. An implementation that
+// lacks an op does not compile. On the CPU, ops are done when run() returns.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "ops/activate.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/embedding.h"
+#include "ops/experts.h"
+#include "ops/linear.h"
+#include "ops/optimizer.h"
+#include "ops/permute.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/router.h"
+#include "tensor/arena.h"
+#include "tensor/queue.h"
+
+namespace fomoe {
+
+class Backend : public Memory {
+public:
+    virtual std::string_view name() const = 0;
+
+    // Copies between host and device memory; the host side is free again when they return.
+    virtual void copy_to_host(void* host, ConstTensor device, Queue queue = Queue::compute) = 0;
+    virtual void copy_from_host(Tensor device, const void* host, Queue queue = Queue::compute) = 0;
+    virtual void copy(Tensor to, ConstTensor from, Queue queue = Queue::compute) = 0;
+    virtual void zero(Tensor x, Queue queue = Queue::compute) = 0;
+
+    virtual Event record(Queue queue) = 0;            // what has been issued to the queue so far
+    virtual void wait(Queue queue, Event event) = 0;  // later work on the queue waits for it
+    virtual void synchronize() = 0;                   // the host waits for both queues
+
+    // Checks the contract, then executes. The only way to run an op.
+    template <class Op>
+    void run(const Op& op, Queue queue = Queue::compute) {
+        op.check();
+        execute(op, queue);
+    }
+
+protected:
+    virtual void execute(const Embedding&, Queue) = 0;
+    virtual void execute(const RmsNorm&, Queue) = 0;
+    virtual void execute(const Linear&, Queue) = 0;
+    virtual void execute(const Rope&, Queue) = 0;
+    virtual void execute(const Attention&, Queue) = 0;
+    virtual void execute(const Router&, Queue) = 0;
+    virtual void execute(const Balance&, Queue) = 0;
+    virtual void execute(const DispatchPlan&, Queue) = 0;
+    virtual void execute(const Permute&, Queue) = 0;
+    virtual void execute(const ExpertsForward&, Queue) = 0;
+    virtual void execute(const Combine&, Queue) = 0;
+    virtual void execute(const Activate&, Queue) = 0;
+    virtual void execute(const LinearCrossEntropy&, Queue) = 0;
+
+    virtual void execute(const ActivateBackward&, Queue) = 0;
+    virtual void execute(const ExpertsBackward&, Queue) = 0;
+    virtual void execute(const RouterBackward&, Queue) = 0;
+    virtual void execute(const AttentionBackward&, Queue) = 0;
+    virtual void execute(const RopeBackward&, Queue) = 0;
+    virtual void execute(const LinearBackward&, Queue) = 0;
+    virtual void execute(const RmsNormBackward&, Queue) = 0;
+    virtual void execute(const EmbeddingBackward&, Queue) = 0;
+
+    virtual void execute(const SumSquares&, Queue) = 0;
+    virtual void execute(const AdamW&, Queue) = 0;
+};
+
+// `threads` threads of this process; 0: as OpenMP says.
+std::unique_ptr<Backend> make_cpu_backend(int threads = 0);
+
+}  // namespace fomoe

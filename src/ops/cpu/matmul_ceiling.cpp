@@ -1,0 +1,71 @@
+#include "ops/matmul_ceiling.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <vector>
+
+namespace fomoe {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr double kSeconds = 0.15;  // for each size and way
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// The shortest of the calls that fit into kSeconds.
+template <class Call>
+double shortest(Call call) {
+    call();
+    double best = 1e30;
+    for (const Clock::time_point start = Clock::now(); seconds_since(start) < kSeconds;) {
+        const Clock::time_point call_start = Clock::now();
+        call();
+        best = std::min(best, seconds_since(call_start));
+    }
+    return best;
+}
+
+// Of oneDNN's matmul primitive with operands in the layout it likes best.
+double primitive_seconds(int64_t n) {
+    using dnnl::memory;
+    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+    dnnl::stream stream(engine);
+    const memory::desc any({n, n}, memory::data_type::f32, memory::format_tag::any);
+    const dnnl::matmul::primitive_desc chosen(dnnl::matmul::desc(any, any, any), engine);
+    const dnnl::matmul matmul(chosen);
+    memory a(chosen.src_desc(), engine), b(chosen.weights_desc(), engine);
+    memory c(chosen.dst_desc(), engine);
+    for (memory* operand : {&a, &b}) {
+        float* data = static_cast<float*>(operand->get_data_handle());
+        std::fill(data, data + operand->get_desc().get_size() / sizeof(float), 0.5f);
+    }
+    return shortest([&] {
+        matmul.execute(stream, {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}});
+        stream.wait();
+    });
+}
+
+double sgemm_seconds(int64_t n) {
+    std::vector<float> a(n * n, 0.5f), b(n * n, 0.5f), c(n * n);
+    return shortest(
+        [&] { dnnl::sgemm('N', 'N', n, n, n, 1.0f, a.data(), n, b.data(), n, 0.0f, c.data(), n); });
+}
+
+}  // namespace
+
+double cpu_matmul_ceiling(int threads) {
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    double best = 0.0;
+    for (const int64_t n : {512, 1024, 2048})
+        best = std::max(best, 2e-9 * n * n * n / std::min(primitive_seconds(n), sgemm_seconds(n)));
+    omp_set_num_threads(before);
+    return best;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,53 @@
+// AdamW and the square sum of gradients, at the speed of memory.
+#include "ops/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/cpu/cpu_backend.h"
+
+namespace fomoe {
+
+void CpuBackend::execute(const AdamW& op, Queue) {
+    const int64_t P = op.weight.count();
+    float* weight = op.weight.as<float>();
+    float* m = op.m.as<float>();
+    float* v = op.v.as<float>();
+    const float* grad = op.grad.as<float>();
+    const float scale = *op.grad_scale.as<float>();
+    const float beta1 = op.beta1, beta2 = op.beta2, eps = op.eps;
+    const float keep1 = 1.0 - double{beta1}, keep2 = 1.0 - double{beta2};
+    const float rate = op.lr / (1.0 - std::pow(double{beta1}, op.step));
+    const float correction2 = 1.0 / (1.0 - std::pow(double{beta2}, op.step));
+    const float decay = op.lr * op.weight_decay;
+#pragma omp parallel for simd num_threads(threads_) schedule(static)
+    for (int64_t i = 0; i < P; ++i) {
+        const float g = grad[i] * scale;
+        const float mean = beta1 * m[i] + keep1 * g;
+        const float square = beta2 * v[i] + keep2 * (g * g);
+        m[i] = mean;
+        v[i] = square;
+        weight[i] -= rate * mean / (std::sqrt(square * correction2) + eps) + decay * weight[i];
+    }
+}
+
+// Parts that depend on P alone, added in order.
+void CpuBackend::execute(const SumSquares& op, Queue) {
+    constexpr int kParts = 64;
+    const int64_t P = op.x.count(), size = (P + 16 * kParts - 1) / (16 * kParts) * 16;
+    const float* x = op.x.as<float>();
+    double partial[kParts];
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (int part = 0; part < kParts; ++part) {
+        const int64_t begin = std::min(part * size, P), end = std::min(begin + size, P);
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = begin; i < end; ++i) sum += double{x[i]} * x[i];
+        partial[part] = sum;
+    }
+    double total = 0;
+    for (const double sum : partial) total += sum;
+    *op.sum.as<double>() += total;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,105 @@
+// The routed experts of a layer: gather, both matmuls, activation and weighted return in one op.
+#pragma once
+
+#include "ops/op.h"
+
+namespace fomoe {
+
+enum class Activation { swiglu, silu, relu, gelu };  // gelu is the exact one, with erf
+
+constexpr int64_t matrices_in(Activation activation) {
+    return activation == Activation::swiglu ? 2 : 1;
+}
+
+// y[n] = sum over k with slot[n, k] >= 0, in rising k, of gate[n, k] * expert_slot(x[n]); 0 without
+// any. expert(x) = a(x W_in^T) W_out^T with a = silu(g) * u on [g | u] for swiglu.
+// Expert s lies in `weights` from expert_offset[s] on: W_in (U F, D), then W_out (D, F); for swiglu
+// W_in is the gate's F rows, then the up projection's F rows.
+// Rows are ordered by slot, then (n, k): row r of `hidden` belongs to choice[r] = n K + k, and slot
+// s has the rows [offset[s], offset[s + 1]). Any split of the choices may occur: all on one expert,
+// none at all.
+struct ExpertsForward {
+    static constexpr const char* name = "experts_forward";
+    Tensor y;                   // (N, D)
+    Tensor hidden;              // (M, U F), M >= the choices with slot >= 0: x W_in^T by row
+    Tensor choice;              // (M) i32; rows behind the last are not written
+    Tensor offset;              // (R + 1) i32
+    ConstTensor x;              // (N, D)
+    ConstTensor slot;           // (N, K) i32
+    ConstTensor gate;           // (N, K)
+    ConstTensor weights;        // (P)
+    ConstTensor expert_offset;  // (R) i64, in elements
+    Activation activation = Activation::swiglu;
+    int d_expert = 0;  // F
+
+    static auto operands(auto& op) {
+        return std::tie(op.y, op.hidden, op.choice, op.offset, op.x, op.slot, op.gate, op.weights,
+                        op.expert_offset);
+    }
+    int64_t matrices() const { return matrices_in(activation); }
+    // Of the rows executed: known once `offset` is written.
+    double flops() const {
+        return 2.0 * offset.as<int32_t>()[expert_offset.shape[0]] * (matrices() + 1) * d_expert *
+               x.shape[1];
+    }
+    void check() const {
+        const int64_t N = x.shape[0], D = x.shape[1], K = slot.shape[1];
+        const int64_t R = expert_offset.shape[0], M = choice.shape[0];
+        require(name, "x", x, DType::f32, Shape(N, D));
+        require(name, "y", y, DType::f32, Shape(N, D));
+        require(name, "slot", slot, DType::i32, Shape(N, K));
+        require(name, "gate", gate, DType::f32, Shape(N, K));
+        require(name, "choice", choice, DType::i32, Shape(M));
+        require(name, "hidden", hidden, DType::f32, Shape(M, matrices() * d_expert));
+        require(name, "offset", offset, DType::i32, Shape(R + 1));
+        require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
+        require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
+    }
+};
+
+// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds.
+struct ExpertsBackward {
+    static constexpr const char* name = "experts_backward";
+    Tensor dx;        // (N, D)
+    Tensor dgate;     // (N, K)
+    Tensor dweights;  // (P) +=
+    ConstTensor dy;   // (N, D)
+    ConstTensor x;    // as in ExpertsForward, and so are those below
+    ConstTensor slot;
+    ConstTensor gate;
+    ConstTensor hidden;
+    ConstTensor choice;
+    ConstTensor offset;
+    ConstTensor weights;
+    ConstTensor expert_offset;
+    Activation activation = Activation::swiglu;
+    int d_expert = 0;
+
+    static auto operands(auto& op) {
+        return std::tie(op.dx, op.dgate, op.dweights, op.dy, op.x, op.slot, op.gate, op.hidden,
+                        op.choice, op.offset, op.weights, op.expert_offset);
+    }
+    int64_t matrices() const { return matrices_in(activation); }
+    double flops() const {
+        return 4.0 * offset.as<int32_t>()[expert_offset.shape[0]] * (matrices() + 1) * d_expert *
+               x.shape[1];
+    }
+    void check() const {
+        const int64_t N = x.shape[0], D = x.shape[1], K = slot.shape[1];
+        const int64_t R = expert_offset.shape[0], M = choice.shape[0];
+        require(name, "x", x, DType::f32, Shape(N, D));
+        require(name, "dx", dx, DType::f32, Shape(N, D));
+        require(name, "dy", dy, DType::f32, Shape(N, D));
+        require(name, "slot", slot, DType::i32, Shape(N, K));
+        require(name, "gate", gate, DType::f32, Shape(N, K));
+        require(name, "dgate", dgate, DType::f32, Shape(N, K));
+        require(name, "choice", choice, DType::i32, Shape(M));
+        require(name, "hidden", hidden, DType::f32, Shape(M, matrices() * d_expert));
+        require(name, "offset", offset, DType::i32, Shape(R + 1));
+        require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
+        require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
+        require(name, "dweights", dweights, DType::f32, weights.shape);
+    }
+};
+
+}  // namespace fomoe

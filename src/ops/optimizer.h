@@ -1,0 +1,54 @@
+// What runs over flat ranges of the arena once a step.
+#pragma once
+
+#include "ops/op.h"
+
+namespace fomoe {
+
+// AdamW (arXiv 1711.05101) in one pass, with the gradient g = grad * grad_scale:
+//   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+//   weight -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay * weight)
+struct AdamW {
+    static constexpr const char* name = "adamw";
+    Tensor weight;           // (P) +=
+    Tensor m;                // (P) +=
+    Tensor v;                // (P) +=
+    ConstTensor grad;        // (P)
+    ConstTensor grad_scale;  // (1)
+    float lr = 0;
+    float beta1 = 0.9f;
+    float beta2 = 0.95f;
+    float eps = 1e-8f;
+    float weight_decay = 0;
+    int64_t step = 1;  // of these moments, from 1
+
+    static auto operands(auto& op) {
+        return std::tie(op.weight, op.m, op.v, op.grad, op.grad_scale);
+    }
+    double flops() const { return 0; }
+    void check() const {
+        const Shape P(weight.shape[0]);
+        require(name, "weight", weight, DType::f32, P);
+        require(name, "m", m, DType::f32, P);
+        require(name, "v", v, DType::f32, P);
+        require(name, "grad", grad, DType::f32, P);
+        require(name, "grad_scale", grad_scale, DType::f32, Shape(1));
+        FOMOE_CHECK(step >= 1, name, ": step ", step);
+    }
+};
+
+// sum += the squares of x, added in f64 in an order that depends on P and the threads only.
+struct SumSquares {
+    static constexpr const char* name = "sum_squares";
+    Tensor sum;     // (1) f64 +=
+    ConstTensor x;  // (P)
+
+    static auto operands(auto& op) { return std::tie(op.sum, op.x); }
+    double flops() const { return 0; }
+    void check() const {
+        require(name, "sum", sum, DType::f64, Shape(1));
+        require(name, "x", x, DType::f32, Shape(x.shape[0]));
+    }
+};
+
+}  // namespace fomoe

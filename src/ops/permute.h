@@ -1,0 +1,72 @@
+// Moving token rows: by destination rank when experts are spread over ranks, and back.
+#pragma once
+
+#include "ops/op.h"
+
+namespace fomoe {
+
+// Which tokens go to which destination, once per (token, destination). Destination q holds the
+// slots [first_slot[q], first_slot[q + 1]). Rows are ordered by destination, then token.
+struct DispatchPlan {
+    static constexpr const char* name = "dispatch_plan";
+    Tensor offset;           // (Q + 1) i32, rows [offset[q], offset[q + 1]) go to q
+    Tensor token;            // (M) i32, M >= offset[Q]: token of each row; -1 behind the last row
+    Tensor row_slot;         // (M, K) i32: slot at the destination of each choice that goes there,
+                             // -1 for the others
+    Tensor position;         // (N, Q) i32, the token's row for q or -1
+    ConstTensor slot;        // (N, K) i32, slot in the group or -1
+    ConstTensor first_slot;  // (Q + 1) i32, rising
+
+    static auto operands(auto& op) {
+        return std::tie(op.offset, op.token, op.row_slot, op.position, op.slot, op.first_slot);
+    }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t N = slot.shape[0], K = slot.shape[1], Q = first_slot.shape[0] - 1;
+        require(name, "slot", slot, DType::i32, Shape(N, K));
+        require(name, "first_slot", first_slot, DType::i32, Shape(Q + 1));
+        require(name, "offset", offset, DType::i32, Shape(Q + 1));
+        require(name, "position", position, DType::i32, Shape(N, Q));
+        const int64_t M = token.shape[0];
+        require(name, "token", token, DType::i32, Shape(M));
+        require(name, "row_slot", row_slot, DType::i32, Shape(M, K));
+        FOMOE_CHECK(M >= N * (K < Q ? K : Q), name, ": ", M, " rows may not be enough");
+    }
+};
+
+// y[m] = x[index[m]]. Its backward is Combine.
+struct Permute {
+    static constexpr const char* name = "permute";
+    Tensor y;           // (M, D)
+    ConstTensor x;      // (N, D)
+    ConstTensor index;  // (M) i32, in [0, N)
+
+    static auto operands(auto& op) { return std::tie(op.y, op.x, op.index); }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t M = index.shape[0], N = x.shape[0], D = x.shape[1];
+        require(name, "index", index, DType::i32, Shape(M));
+        require(name, "x", x, DType::f32, Shape(N, D));
+        require(name, "y", y, DType::f32, Shape(M, D));
+    }
+};
+
+// y[n] = sum of x[position[n, q]] over the q with position >= 0, in rising q; 0 without any. Its
+// backward is Permute. No atomics: every row of y has one writer.
+struct Combine {
+    static constexpr const char* name = "combine";
+    Tensor y;              // (N, D)
+    ConstTensor x;         // (M, D)
+    ConstTensor position;  // (N, Q) i32, in [-1, M)
+
+    static auto operands(auto& op) { return std::tie(op.y, op.x, op.position); }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t N = y.shape[0], D = y.shape[1];
+        require(name, "y", y, DType::f32, Shape(N, D));
+        require(name, "x", x, DType::f32, Shape(x.shape[0], D));
+        require(name, "position", position, DType::i32, Shape(N, position.shape[1]));
+    }
+};
+
+}  // namespace fomoe

@@ -1,0 +1,123 @@
+// The choice of experts, and the statistics that balance it. All in f32.
+#pragma once
+
+#include "ops/op.h"
+
+namespace fomoe {
+
+enum class RouterScore { softmax, sigmoid };
+
+// Scores s = softmax(logits) or sigmoid(logits). The K experts with the largest s + bias are
+// chosen, in falling order; ties: the lower expert id wins. The bias chooses and does not weigh:
+//   gate = scale * s[chosen], with `normalize` divided by the sum of the K chosen s (all of them,
+//   also those of absent experts).
+// An expert that this group does not hold (resident[e] < 0) gets slot -1: a skipped choice.
+// p = s / (sum of s over E) is the router probability of the balancing loss; statistics are taken
+// over valid tokens (target >= 0), by sequence.
+struct Router {
+    static constexpr const char* name = "router";
+    Tensor gate;           // (N, K)
+    Tensor expert;         // (N, K) i32, global ids
+    Tensor slot;           // (N, K) i32, index among residents or -1
+    Tensor count;          // (B, E) f32, choices of valid tokens
+    Tensor mass;           // (B, E) f32, sum of p
+    Tensor z;              // (B) f32, sum of logsumexp(logits)^2
+    ConstTensor logits;    // (N, E)
+    ConstTensor bias;      // (E) or empty
+    ConstTensor resident;  // (E) i32, slot of each expert or -1
+    ConstTensor target;    // (N) i32, negative: not a valid token
+    RouterScore score = RouterScore::softmax;
+    bool normalize = true;
+    float scale = 1.0f;
+
+    static auto operands(auto& op) {
+        return std::tie(op.gate, op.expert, op.slot, op.count, op.mass, op.z, op.logits, op.bias,
+                        op.resident, op.target);
+    }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t N = logits.shape[0], E = logits.shape[1], K = gate.shape[1];
+        const int64_t B = count.shape[0];
+        FOMOE_CHECK(0 < K && K <= E, name, ": top_k ", K, " of ", E, " experts");
+        FOMOE_CHECK(B > 0 && N % B == 0, name, ": ", N, " rows, ", B, " sequences");
+        require(name, "logits", logits, DType::f32, Shape(N, E));
+        require(name, "gate", gate, DType::f32, Shape(N, K));
+        require(name, "expert", expert, DType::i32, Shape(N, K));
+        require(name, "slot", slot, DType::i32, Shape(N, K));
+        require(name, "count", count, DType::f32, Shape(B, E));
+        require(name, "mass", mass, DType::f32, Shape(B, E));
+        require(name, "z", z, DType::f32, Shape(B));
+        require_or_empty(name, "bias", bias, DType::f32, Shape(E));
+        require(name, "resident", resident, DType::i32, Shape(E));
+        require(name, "target", target, DType::i32, Shape(N));
+    }
+};
+
+// dlogits from three sources: the gates (dgate of a choice with slot -1 is taken as 0; the
+// Jacobians of score and normalisation are applied in full), the balancing loss (dmass: its
+// gradient with respect to p of any valid token of a sequence), the z-loss (dz: with respect to a
+// valid token's logsumexp^2).
+struct RouterBackward {
+    static constexpr const char* name = "router_backward";
+    Tensor dlogits;      // (N, E)
+    ConstTensor dgate;   // (N, K)
+    ConstTensor expert;  // (N, K) i32
+    ConstTensor slot;    // (N, K) i32
+    ConstTensor logits;  // (N, E)
+    ConstTensor dmass;   // (B, E)
+    ConstTensor target;  // (N) i32
+    RouterScore score = RouterScore::softmax;
+    bool normalize = true;
+    float scale = 1.0f;
+    float dz = 0.0f;
+
+    static auto operands(auto& op) {
+        return std::tie(op.dlogits, op.dgate, op.expert, op.slot, op.logits, op.dmass, op.target);
+    }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t N = logits.shape[0], E = logits.shape[1], K = expert.shape[1];
+        const int64_t B = dmass.shape[0];
+        FOMOE_CHECK(B > 0 && N % B == 0, name, ": ", N, " rows, ", B, " sequences");
+        require(name, "logits", logits, DType::f32, Shape(N, E));
+        require(name, "dlogits", dlogits, DType::f32, Shape(N, E));
+        require(name, "dgate", dgate, DType::f32, Shape(N, K));
+        require(name, "expert", expert, DType::i32, Shape(N, K));
+        require(name, "slot", slot, DType::i32, Shape(N, K));
+        require(name, "dmass", dmass, DType::f32, Shape(B, E));
+        require(name, "target", target, DType::i32, Shape(N));
+    }
+};
+
+// The balancing loss of a layer, its gradient, and the counts it goes by. With f_e the share of the
+// choices that went to expert e,
+//   loss = sum over sequences and experts of E f_e mass_e;   dmass = weight * E f_e.
+// f is given (E), or without it that of each sequence: count / (sum of count over E).
+struct Balance {
+    static constexpr const char* name = "balance";
+    Tensor dmass;          // (B, E)
+    Tensor load;           // (E) +=, count summed over sequences
+    Tensor loss;           // (2) f64 +=: the loss, and the sum of z
+    ConstTensor count;     // (B, E), as in Router, and so are mass and z
+    ConstTensor mass;      // (B, E)
+    ConstTensor z;         // (B)
+    ConstTensor fraction;  // (E) or empty
+    float weight = 0.0f;
+
+    static auto operands(auto& op) {
+        return std::tie(op.dmass, op.load, op.loss, op.count, op.mass, op.z, op.fraction);
+    }
+    double flops() const { return 0; }
+    void check() const {
+        const int64_t B = count.shape[0], E = count.shape[1];
+        require(name, "count", count, DType::f32, Shape(B, E));
+        require(name, "mass", mass, DType::f32, Shape(B, E));
+        require(name, "z", z, DType::f32, Shape(B));
+        require(name, "dmass", dmass, DType::f32, Shape(B, E));
+        require(name, "load", load, DType::f32, Shape(E));
+        require(name, "loss", loss, DType::f64, Shape(2));
+        require_or_empty(name, "fraction", fraction, DType::f32, Shape(E));
+    }
+};
+
+}  // namespace fomoe

@@ -1,0 +1,16 @@
+// Memory that the big CPU ops keep beside their operands, for a prediction before anything runs.
+// The ops share one block: the largest of these is held per process.
+#pragma once
+
+#include "ops/experts.h"
+
+namespace fomoe {
+
+// Bytes for rows (N, D) and a vocabulary of V, with gradients.
+int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, int threads);
+
+// Bytes for N tokens with K choices each, and room for M rows; both passes.
+int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t F,
+                            Activation activation, int threads);
+
+}  // namespace fomoe

@@ -1,0 +1,89 @@
+#include "optim/inner_optimizer.h"
+
+#include <algorithm>
+
+namespace fomoe {
+namespace {
+
+Range slice_of(const ArenaSection& section, int ranks, int rank) {
+    const int64_t size = section.size / ranks;  // the layout made it divide
+    return {section.begin + rank * size, section.begin + (rank + 1) * size};
+}
+
+}  // namespace
+
+InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout& layout,
+                               const World& world, Backend& backend)
+    : config_(config), backend_(backend) {
+    const World::Group& group = world.own();
+    const Range ranges[] = {
+        slice_of(layout.dense, group.ranks, world.local_rank),
+        slice_of(layout.expert, group.ranks / group.expert_parallel,
+                 world.local_rank / group.expert_parallel),
+    };
+    auto lay_out = [&](Arena& arena) {
+        for (int i = 0; i < 2; ++i) {
+            const Shape n(ranges[i].size());
+            slices_[i] = {ranges[i].begin, ranges[i].size(), arena.take(DType::f32, n),
+                          arena.take(DType::f32, n)};
+        }
+    };
+    Arena tape;
+    lay_out(tape);
+    state_ = Arena(backend, tape.bytes());
+    lay_out(state_);
+    for (const Slice& slice : slices_) {
+        backend_.zero(slice.m);
+        backend_.zero(slice.v);
+    }
+    find_runs(layout);
+}
+
+void InnerOptimizer::find_runs(const ArenaLayout& layout) {
+    for (int i = 0; i < 2; ++i) {
+        const int64_t slice_end = slices_[i].begin + slices_[i].size;
+        std::vector<Run>& runs = runs_[i];
+        for (const Parameter& p : layout.parameters) {
+            const int64_t begin = std::max(p.offset, slices_[i].begin);
+            const int64_t end = std::min(p.offset + p.count(), slice_end);
+            if (begin >= end || !p.trained) continue;
+            const bool joins = !runs.empty() && runs.back().begin + runs.back().size == begin &&
+                               runs.back().cls == p.cls && runs.back().decay == p.decay;
+            if (joins)
+                runs.back().size += end - begin;
+            else
+                runs.push_back({begin, end - begin, p.cls, p.decay});
+        }
+    }
+}
+
+const ClassOptimizerConfig& InnerOptimizer::of(ParamClass cls) const {
+    return cls == ParamClass::shared   ? config_.shared
+           : cls == ParamClass::router ? config_.router
+                                       : config_.expert;
+}
+
+void InnerOptimizer::step(Tensor weights, ConstTensor gradients, ConstTensor grad_scale, double lr,
+                          int64_t step) {
+    for (int i = 0; i < 2; ++i)
+        for (const Run& run : runs_[i]) {
+            const ClassOptimizerConfig& cls = of(run.cls);
+            const double decay = cls.weight_decay < 0 ? config_.weight_decay : cls.weight_decay;
+            const int64_t in_slice = run.begin - slices_[i].begin;
+            backend_.run(AdamW{
+                .weight = weights.slice(run.begin, run.size),
+                .m = slices_[i].m.slice(in_slice, run.size),
+                .v = slices_[i].v.slice(in_slice, run.size),
+                .grad = gradients.slice(run.begin, run.size),
+                .grad_scale = grad_scale,
+                .lr = static_cast<float>(lr * cls.lr_scale),
+                .beta1 = static_cast<float>(config_.beta1),
+                .beta2 = static_cast<float>(config_.beta2),
+                .eps = static_cast<float>(config_.eps),
+                .weight_decay = run.decay ? static_cast<float>(decay) : 0.0f,
+                .step = step,
+            });
+        }
+}
+
+}  // namespace fomoe

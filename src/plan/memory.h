@@ -1,0 +1,24 @@
+// The memory of a rank, computed from the config without running it.
+#pragma once
+
+#include "model/transformer.h"
+
+namespace fomoe {
+
+// Bytes. What depends on the routing is taken as balanced.
+struct MemoryPlan {
+    int64_t weights = 0;
+    int64_t gradients = 0;
+    int64_t moments = 0;       // AdamW: m and v of the slices this rank steps
+    int64_t activations = 0;   // of one micro-batch, kept and scratch
+    int64_t scratch = 0;       // that the CPU's ops keep beside their operands
+    int64_t outer = 0;         // anchors, momentum and staging of the outer step
+    int64_t expert_state = 0;  // the routed experts' part of weights, gradients and moments
+    int64_t total() const { return weights + gradients + moments + activations + scratch + outer; }
+};
+
+// `outer` is what Federation::bytes says.
+MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
+                       int threads, int64_t outer);
+
+}  // namespace fomoe

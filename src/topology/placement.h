@@ -1,0 +1,42 @@
+// Which federation group holds which experts. A pure function of the config: every rank computes
+// the same. Layers count all layers of the model; a dense layer has no experts.
+#pragma once
+
+#include <vector>
+
+#include "config/config.h"
+
+namespace fomoe {
+
+// Experts are cut into G / replication blocks of equal size; group g holds block g mod n_blocks.
+class Placement {
+public:
+    // Throws Error(usage) that names the key when replication does not divide the groups, or the
+    // blocks do not divide the experts (config/validate reports the same with line and column).
+    Placement(const FederationConfig& federation, int n_experts, int n_groups);
+    // One group that holds every expert: plain training and evaluation.
+    static Placement all_resident(int n_experts) { return Placement(n_experts); }
+
+    int n_experts() const { return n_experts_; }
+    int n_groups() const { return n_groups_; }
+    // The groups that hold the expert, ascending; never empty.
+    std::vector<int> owners(int layer, int expert) const;
+    // The experts that the group holds in this layer, ascending.
+    std::vector<int> residents(int layer, int group) const;
+    // Index of the expert among the group's residents, or -1.
+    int slot(int layer, int group, int expert) const;
+
+private:
+    explicit Placement(int n_experts) : n_experts_(n_experts), n_groups_(1), replication_(1) {}
+    int n_experts_, n_groups_, replication_;
+};
+
+// Items [begin, end) of part `part` when n items are cut into `parts` runs of nearly equal size.
+struct Range {
+    int64_t begin = 0, end = 0;
+    int64_t size() const { return end - begin; }
+    bool operator==(const Range&) const = default;
+};
+Range cut(int64_t n, int64_t parts, int64_t part);
+
+}  // namespace fomoe

@@ -1,0 +1,133 @@
+// Formats lines; writes, and on resume trims, the JSON lines of a group.
+#include "train/metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace fomoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+Json event(const char* name, int64_t step, const std::string& group) {
+    return {{"event", name}, {"step", step}, {"group", group}};
+}
+
+// Bytes of the lines up to the first that is torn or of a later step. Steps never fall in a file.
+int64_t bytes_up_to(const std::string& path, int64_t step) {
+    std::ifstream file(path);
+    int64_t kept = 0;
+    for (std::string line; std::getline(file, line) && !file.eof();) {
+        const Json object = Json::parse(line, nullptr, false);
+        if (!object.is_object() || object.value("step", step + 1) > step) break;
+        kept += static_cast<int64_t>(line.size()) + 1;
+    }
+    return kept;
+}
+
+}  // namespace
+
+std::string short_count(double n) {
+    if (n < 999.5) return fmt::format("{:.0f}", n);
+    if (n < 999.95e3) return fmt::format("{:.1f}k", n / 1e3);
+    return fmt::format("{:.2f}M", n / 1e6);
+}
+
+std::string short_duration(double seconds) {
+    if (!std::isfinite(seconds)) return "?";
+    const int64_t s = std::llround(std::max(0.0, seconds));
+    if (s < 60) return fmt::format("{}s", s);
+    if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+    if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s % 3600 / 60);
+    return fmt::format("{}d{:02}h", s / 86400, s % 86400 / 3600);
+}
+
+std::string step_line(const std::string& group, const StepMetrics& m) {
+    return fmt::format(
+        "[{}] step {}/{} | loss {:.4f} | aux {:.4f} | gnorm {:.2f} | lr {:.2e} | {} tok/s | "
+        "mfu {:.0f}% | imb {:.2f} | skip {:.1f}% | eta {}",
+        group, m.step, m.steps, m.loss, m.aux, m.grad_norm, m.lr, short_count(m.tokens_per_second),
+        100 * m.mfu, m.imbalance, 100 * m.skip, short_duration(m.eta_seconds));
+}
+
+std::string round_line(const RoundMetrics& m) {
+    constexpr double kMiB = 1 << 20;
+    return fmt::format(
+        "round {} | groups {}/{} | sent {:.2f} MiB (predicted {:.2f}) | {:.2f} s | drift {:.2g} | "
+        "hash {:04x}",
+        m.round, m.groups, m.groups_total, m.sent_bytes / kMiB, m.predicted_bytes / kMiB, m.seconds,
+        m.drift, m.hash & 0xffff);
+}
+
+MetricsWriter::MetricsWriter(const std::string& path, const std::string& group,
+                             int64_t resumed_step)
+    : path_(path), group_(group) {
+    std::error_code failed;
+    fs::create_directories(fs::path(path).parent_path(), failed);
+    if (resumed_step != kNewRun && fs::exists(path))
+        fs::resize_file(path, bytes_up_to(path, resumed_step), failed);
+    file_.open(path, resumed_step == kNewRun ? std::ios::trunc : std::ios::app);
+    if (failed || !file_) throw Error(Exit::data, concat("cannot write ", path));
+}
+
+void MetricsWriter::start(int64_t step, int64_t steps, int ranks) {
+    Json line = event("start", step, group_);
+    line["steps"] = steps;
+    line["ranks"] = ranks;
+    write_line(line.dump());
+}
+
+void MetricsWriter::step(const StepMetrics& m) {
+    Json line = event("step", m.step, group_);
+    line["loss"] = m.loss;
+    line["aux_loss"] = m.aux;
+    line["z_loss"] = m.z;
+    line["grad_norm"] = m.grad_norm;
+    line["learning_rate"] = m.lr;
+    line["tokens_per_second"] = m.tokens_per_second;
+    line["mfu"] = m.mfu;
+    line["imbalance"] = m.imbalance;
+    line["skipped_share"] = m.skip;
+    line["eta_seconds"] = m.eta_seconds;
+    write_line(line.dump());
+}
+
+void MetricsWriter::round(const RoundMetrics& m) {
+    Json line = event("round", m.step, group_);
+    line["round"] = m.round;
+    line["groups"] = m.groups;
+    line["groups_total"] = m.groups_total;
+    line["sent_bytes"] = m.sent_bytes;
+    line["predicted_bytes"] = m.predicted_bytes;
+    line["seconds"] = m.seconds;
+    line["drift"] = m.drift;
+    line["hash"] = fmt::format("{:016x}", m.hash);
+    write_line(line.dump());
+}
+
+void MetricsWriter::checkpoint(int64_t step, const std::string& path, double seconds) {
+    Json line = event("checkpoint", step, group_);
+    line["path"] = path;
+    line["seconds"] = seconds;
+    write_line(line.dump());
+}
+
+void MetricsWriter::end(int64_t step, const std::string& reason) {
+    Json line = event("end", step, group_);
+    line["reason"] = reason;
+    write_line(line.dump());
+}
+
+void MetricsWriter::write_line(const std::string& line) {
+    file_ << line << '\n' << std::flush;
+    if (!file_) throw Error(Exit::data, concat("cannot write ", path_));
+}
+
+}  // namespace fomoe

@@ -1,0 +1,69 @@
+// The figures of a run: one line each for people, one JSON object each for programs.
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+namespace fomoe {
+
+struct StepMetrics {
+    int64_t step = 0, steps = 0;  // steps: of the whole run
+    double loss = 0;              // nats a token
+    double aux = 0;               // balancing loss, without its weight
+    double z = 0;                 // mean of logsumexp^2 of the router's logits
+    double grad_norm = 0;         // before clipping
+    double lr = 0;
+    double tokens_per_second = 0;  // of the group
+    double mfu = 0;                // share of the matmul ceiling
+    double imbalance = 0;          // largest over mean load of the experts
+    double skip = 0;               // share of choices whose expert is absent
+    double eta_seconds = 0;        // to the end of the run
+};
+
+struct RoundMetrics {
+    int64_t round = 0;
+    int64_t step = 0;  // the last local step of the round
+    int groups = 0;    // that contributed
+    int groups_total = 0;
+    int64_t sent_bytes = 0;       // counted where they left, all groups together
+    int64_t predicted_bytes = 0;  // from the table of spans
+    double seconds = 0;
+    double drift = 0;   // ||local - anchor|| / ||anchor|| of the shared span
+    uint64_t hash = 0;  // of what was committed
+};
+
+// step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | 41.3k tok/s | ...
+// The name of the group stands before it.
+std::string step_line(const std::string& group, const StepMetrics& metrics);
+// round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | hash 9f3c
+std::string round_line(const RoundMetrics& metrics);
+
+// "41.3k", "1.25M"; "14m02s", "2h05m", "3d04h".
+std::string short_count(double n);
+std::string short_duration(double seconds);
+
+// Appends one JSON object a line to a file and flushes it: `event` (start, step, round, checkpoint,
+// end), `step`, `group`, and the fields above spelled out. For local rank 0 of a group.
+class MetricsWriter {
+public:
+    // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
+    // what was written for later steps, so that no step stands there twice. Makes the folder.
+    // Failures are Error(data).
+    static constexpr int64_t kNewRun = -1;
+    MetricsWriter(const std::string& path, const std::string& group, int64_t resumed_step);
+
+    void start(int64_t step, int64_t steps, int ranks);
+    void step(const StepMetrics& metrics);
+    void round(const RoundMetrics& metrics);
+    void checkpoint(int64_t step, const std::string& path, double seconds);
+    void end(int64_t step, const std::string& reason);  // "done", "stopped", "diverged"
+
+private:
+    void write_line(const std::string& line);
+
+    std::string path_, group_;
+    std::ofstream file_;
+};
+
+}  // namespace fomoe

@@ -1,0 +1,41 @@
+#include "train/run_directory.h"
+
+#include "checkpoint/load.h"
+#include "config/dump.h"
+#include "config/load.h"
+
+namespace fomoe {
+namespace {
+
+// The run that stands in the directory must be this one. Its length, logging and ranks may change.
+void check_same_run(const RunPlan& plan, const Config& config) {
+    if (!std::filesystem::exists(plan.config_file())) return;
+    Config saved = load_config({plan.config_file().string()});
+    saved.model.vocab_size = config.model.vocab_size;
+    if (config_fingerprint(saved) == config_fingerprint(config)) return;
+    throw Error(Exit::usage,
+                concat(plan.directory.string(), " holds a run of another config (",
+                       plan.config_file().string(),
+                       "); choose another name for this one with --set name=..., or move that "
+                       "directory away"));
+}
+
+}  // namespace
+
+RunPlan plan_run(const Config& config, const std::string& resume) {
+    RunPlan plan{.directory = std::filesystem::path("runs") / config.name, .checkpoint = {}};
+    const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
+    if (resume == "auto") {
+        check_same_run(plan, config);
+        plan.checkpoint = newest;
+        return plan;
+    }
+    if (newest)
+        throw Error(Exit::usage, concat("--resume ", resume, ": ", plan.directory.string(),
+                                        " has checkpoints of a run already; use --resume auto, or "
+                                        "another name with --set name=..."));
+    if (resume != "never") plan.checkpoint = find_checkpoint(resume);
+    return plan;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,28 @@
+// runs/NAME: whether a run starts there, resumes there, or is refused. Nothing is written here.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "config/config.h"
+
+namespace fomoe {
+
+struct RunPlan {
+    std::filesystem::path directory;                  // runs/NAME below the working directory
+    std::optional<std::filesystem::path> checkpoint;  // to resume from
+
+    std::filesystem::path checkpoints() const { return directory / "checkpoints"; }
+    std::filesystem::path config_file() const { return directory / "config.yaml"; }
+    std::filesystem::path metrics_file(const std::string& group) const {
+        return directory / "metrics" / (group + ".jsonl");
+    }
+};
+
+// resume: `auto` takes the newest checkpoint of the run if there is one; `never` wants a new
+// directory; anything else is the path of a checkpoint to take. A directory that holds a run of
+// another config is refused with Error(usage).
+RunPlan plan_run(const Config& config, const std::string& resume);
+
+}  // namespace fomoe

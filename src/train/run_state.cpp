@@ -1,0 +1,85 @@
+#include "train/run_state.h"
+
+namespace fomoe {
+namespace {
+
+constexpr const char* kWeight = "weight/";
+constexpr const char* kMoments[] = {"m/", "v/"};
+constexpr const char* kMomentum = "momentum/";
+constexpr const char* kLoad = "load";  // expert choices of the last step, (L, E)
+
+void append(std::vector<TensorPiece>& to, std::vector<TensorPiece> more) {
+    to.insert(to.end(), more.begin(), more.end());
+}
+
+TensorSet model_set(const RunState& run) {
+    return {.directory = kModelDirectory, .tensors = model_tensors(run.all), .pieces = {}};
+}
+
+TensorSet anchor_set(const RunState& run) {
+    return {.directory = kAnchorDirectory,
+            .tensors = named_tensors(run.all, run.federation.momentum_parameters(), kMomentum),
+            .pieces = pieces_of(run.federation.momentum(), kMomentum)};
+}
+
+// Without pieces: those are this rank's, and only of its own group.
+TensorSet group_set(const RunState& run, int group) {
+    TensorSet set{.directory = group_directory(run.world.groups[group].name),
+                  .tensors = group_tensors(run.all, group, kWeight),
+                  .pieces = {}};
+    for (const char* moment : kMoments)
+        for (TensorSpec& spec : group_tensors(run.all, group, moment))
+            set.tensors.push_back(std::move(spec));
+    set.tensors.push_back(
+        {kLoad, DType::f32, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
+    return set;
+}
+
+void add_moments(const RunState& run, TensorSet& set) {
+    for (const InnerOptimizer::Slice& slice : run.step.optimizer().slices()) {
+        append(set.pieces, pieces_of(run.layout, kMoments[0], slice.begin, slice.m));
+        append(set.pieces, pieces_of(run.layout, kMoments[1], slice.begin, slice.v));
+    }
+}
+
+TensorPiece load_piece(std::vector<float>& load) {
+    return {kLoad, 0, view(load.data(), Shape(static_cast<int64_t>(load.size())))};
+}
+
+}  // namespace
+
+std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load) {
+    std::vector<TensorSet> sets{model_set(run), anchor_set(run)};
+    sets[0].pieces = pieces_of(run.federation.union_model(run.step.weights()), "");
+    for (int group = 0; group < run.world.n_groups(); ++group) {
+        TensorSet& set = sets.emplace_back(group_set(run, group));
+        if (group != run.world.group) continue;
+        set.pieces =
+            group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
+        add_moments(run, set);
+        if (run.world.local_rank == 0) set.pieces.push_back(load_piece(load));
+    }
+    if (sets[1].tensors.empty()) sets.erase(sets.begin() + 1);
+    return sets;
+}
+
+void restore(const RunState& run, const Checkpoint& checkpoint) {
+    check_same_model(checkpoint, run.config, run.all);
+    check_same_groups(checkpoint, run.config);
+    TensorSet model = model_set(run);
+    model.pieces = pieces_of(run.federation.anchor_lanes(), "");
+    checkpoint.read(model);
+    const TensorSet anchor = anchor_set(run);
+    if (!anchor.tensors.empty()) checkpoint.read(anchor);
+
+    TensorSet group = group_set(run, run.world.group);
+    group.pieces = pieces_of(run.layout, kWeight, 0, run.step.weights());
+    add_moments(run, group);
+    std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
+    group.pieces.push_back(load_piece(load));
+    checkpoint.read(group);
+    run.step.set_load(load);
+    run.federation.set_rounds(checkpoint.manifest().round);
+}
+
+}  // namespace fomoe

@@ -1,0 +1,29 @@
+// The state of a run as the tensors of a checkpoint.
+#pragma once
+
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
+#include "federation/round.h"
+#include "train/step.h"
+
+namespace fomoe {
+
+// What the state is made of; views, all outlive the use.
+struct RunState {
+    const Config& config;
+    const std::vector<Parameter>& all;
+    const Placement& placement;
+    const World& world;
+    const ArenaLayout& layout;
+    InnerStep& step;
+    Federation& federation;
+};
+
+// Everything that this rank writes: its parts of the union model, of the outer momentum and of its
+// group's weights, moments and expert counts. `load` (L, E) must live until the save is over.
+std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load);
+
+// Fills the run from a checkpoint of the same groups and residents.
+void restore(const RunState& run, const Checkpoint& checkpoint);
+
+}  // namespace fomoe

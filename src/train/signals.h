@@ -1,0 +1,18 @@
+// A request from outside to save and stop.
+#pragma once
+
+namespace fomoe {
+
+// While it lives, SIGUSR1, SIGTERM or SIGINT asks the program to save and stop; any second one of
+// them ends the process at once, as without it. At most one at a time.
+class StopSignals {
+public:
+    StopSignals();
+    ~StopSignals();  // restores what was there before
+    StopSignals(const StopSignals&) = delete;
+    StopSignals& operator=(const StopSignals&) = delete;
+
+    bool requested() const;
+};
+
+}  // namespace fomoe

@@ -1,0 +1,210 @@
+#include "train/step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "optim/schedule.h"
+
+namespace fomoe {
+namespace {
+
+struct StepMemory {
+    Tensor weights, gradients, sum_squares, grad_scale;
+};
+StepMemory lay_out(const ArenaLayout& layout, Arena& arena) {
+    const Shape n(layout.size());
+    return {arena.take(DType::f32, n), arena.take(DType::f32, n), arena.take(DType::f64, Shape(1)),
+            arena.take(DType::f32, Shape(1))};
+}
+
+void fill_initial(const ArenaLayout& layout, uint64_t seed, Backend& backend, Tensor weights) {
+    constexpr int64_t kPiece = 1 << 20;
+    std::vector<float> values(kPiece);
+    backend.zero(weights);
+    for (const Parameter& p : layout.parameters)
+        for (int64_t begin = 0; begin < p.count(); begin += kPiece) {
+            const int64_t n = std::min(kPiece, p.count() - begin);
+            initial_values(p, seed, begin, n, values.data());
+            backend.copy_from_host(weights.slice(p.offset + begin, n), values.data());
+        }
+}
+
+}  // namespace
+
+GroupCommunicators::GroupCommunicators(Communicator& job, const World& world)
+    : group(job.split(world.group_color())),
+      expert_parallel(job.split(world.expert_parallel_color())),
+      expert_replicas(job.split(world.expert_replica_color())) {}
+
+Range InnerStep::sequences(const Config& config, const World& world) {
+    return cut(config.train.batch, world.own().ranks, world.local_rank);
+}
+
+InnerStep::InnerStep(const Config& config, const World& world, const Placement& placement,
+                     const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks)
+    : config_(config),
+      world_(world),
+      layout_(layout),
+      backend_(backend),
+      ranks_(ranks),
+      optimizer_(config.train.optimizer, layout, world, backend),
+      transformer_(config.model, layout, placement, world,
+                   Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
+                                            config.data.seq_len, config.data.document_mask),
+                   backend, *ranks.expert_parallel) {
+    Arena tape;
+    fomoe::lay_out(layout, tape);
+    memory_ = Arena(backend, tape.bytes());
+    const StepMemory memory = fomoe::lay_out(layout, memory_);
+    weights_ = memory.weights;
+    gradients_ = memory.gradients;
+    sum_squares_ = memory.sum_squares;
+    grad_scale_ = memory.grad_scale;
+    fill_initial(layout, config.seed, backend, weights_);
+    transformer_.bind(weights_, gradients_);
+
+    const int L = config.model.n_layers, E = config.model.moe.n_experts;
+    load_.assign(int64_t(L) * E, 0.0f);
+    resident_.resize(int64_t(L) * E);
+    for (int l = 0; l < L; ++l)
+        for (int e : placement.residents(l, world.group)) resident_[l * E + e] = true;
+}
+
+double InnerStep::accumulate(const Batch& batch) {
+    const int64_t micro = config_.train.micro_batch, T = config_.data.seq_len;
+    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
+    FOMOE_CHECK(batch.n_sequences % micro == 0, batch.n_sequences, " sequences, micro batch ",
+                micro);
+    double loss = 0;
+    for (int64_t first = 0; first < batch.n_sequences; first += micro) {
+        auto part = [&](const std::vector<int32_t>& all) {
+            return all.empty() ? std::span<const int32_t>{}
+                               : std::span(all).subspan(first * T, micro * T);
+        };
+        loss += transformer_.train({.token = part(batch.tokens),
+                                    .target = part(batch.targets),
+                                    .position = part(batch.positions),
+                                    .begin = part(batch.begin)},
+                                   scale);
+    }
+    return loss;
+}
+
+// Afterwards the slices that this rank steps hold the sums over the ranks that share them.
+void InnerStep::reduce_gradients() {
+    const auto& [dense, expert] = optimizer_.slices();
+    ranks_.group->reduce_scatter_sum(gradients_.slice(dense.begin, dense.size),
+                                     gradients_.slice(layout_.dense.begin, layout_.dense.size));
+    ranks_.expert_replicas->reduce_scatter_sum(
+        gradients_.slice(expert.begin, expert.size),
+        gradients_.slice(layout_.expert.begin, layout_.expert.size));
+}
+
+StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested) {
+    backend_.zero(gradients_);
+    transformer_.reset_totals();
+    const double loss_sum = accumulate(batch);
+    reduce_gradients();
+
+    backend_.zero(sum_squares_);
+    for (const InnerOptimizer::Slice& slice : optimizer_.slices())
+        backend_.run(
+            SumSquares{.sum = sum_squares_, .x = gradients_.slice(slice.begin, slice.size)});
+    double squares = 0;
+    backend_.copy_to_host(&squares, sum_squares_);
+
+    // One message for all that the ranks of the group must agree on.
+    const Transformer::Totals totals = transformer_.totals();
+    std::vector<double> sums{squares, loss_sum, totals.balance, totals.z,
+                             stop_requested ? 1.0 : 0.0};
+    sums.insert(sums.end(), totals.load.begin(), totals.load.end());
+    ranks_.group->all_reduce_sum(view(sums.data(), Shape(static_cast<int64_t>(sums.size()))));
+
+    const double valid = static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
+    const double moe_layers =
+        std::max(1, config_.model.n_layers - config_.model.moe.first_dense_layers);
+    StepResult result;
+    result.grad_norm = std::sqrt(sums[0]);
+    result.loss = sums[1] / valid;
+    result.aux = sums[2] / (valid * moe_layers);
+    result.z = sums[3] / (valid * moe_layers);
+    result.stop = sums[4] > 0;
+    result.valid_tokens = batch.group_valid_tokens;
+    result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
+    if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
+        throw Error(Exit::diverged,
+                    concat("step ", step, " of group '", world_.own().name, "': loss ", result.loss,
+                           ", gradient norm ", result.grad_norm,
+                           "; lower train.optimizer.lr or raise warmup, and resume from the last "
+                           "checkpoint"));
+
+    const float scale = clip_scale(result.grad_norm, config_.train.optimizer.clip);
+    backend_.copy_from_host(grad_scale_, &scale);
+    optimizer_.step(weights_, gradients_, grad_scale_, result.lr, step);
+    const auto& [dense, expert] = optimizer_.slices();
+    ranks_.group->all_gather(weights_.slice(layout_.dense.begin, layout_.dense.size),
+                             weights_.slice(dense.begin, dense.size));
+    ranks_.expert_replicas->all_gather(weights_.slice(layout_.expert.begin, layout_.expert.size),
+                                       weights_.slice(expert.begin, expert.size));
+
+    set_load({sums.begin() + 5, sums.end()});
+    update_selection_bias();
+    describe_load(result);
+    return result;
+}
+
+void InnerStep::set_load(const std::vector<float>& load) {
+    load_ = load;
+    if (config_.model.moe.aux_scope != AuxScope::group) return;
+    const int64_t L = config_.model.n_layers, E = config_.model.moe.n_experts;
+    std::vector<float> fractions(L * E, 1.0f / static_cast<float>(E));
+    for (int64_t l = 0; l < L; ++l) {
+        double sum = 0;
+        for (int64_t e = 0; e < E; ++e) sum += load[l * E + e];
+        for (int64_t e = 0; sum > 0 && e < E; ++e)
+            fractions[l * E + e] = static_cast<float>(load[l * E + e] / sum);
+    }
+    transformer_.set_fractions(fractions);
+}
+
+// Experts with less than the mean load become likelier to be chosen (arXiv 2408.15664).
+void InnerStep::update_selection_bias() {
+    const float rate = static_cast<float>(config_.model.moe.bias_update);
+    if (rate == 0) return;
+    const int64_t E = config_.model.moe.n_experts;
+    std::vector<float> bias(E);
+    for (const Parameter& p : layout_.parameters) {
+        if (p.trained) continue;
+        const float* load = load_.data() + p.layer * E;
+        double mean = 0;
+        for (int64_t e = 0; e < E; ++e) mean += load[e] / static_cast<double>(E);
+        const Tensor stored = weights_.slice(p.offset, E);
+        backend_.copy_to_host(bias.data(), stored);
+        for (int64_t e = 0; e < E; ++e) {
+            if (load[e] < mean) bias[e] += rate;
+            if (load[e] > mean) bias[e] -= rate;
+        }
+        backend_.copy_from_host(stored, bias.data());
+    }
+}
+
+void InnerStep::describe_load(StepResult& result) const {
+    const int first = config_.model.moe.first_dense_layers, L = config_.model.n_layers;
+    const int64_t E = config_.model.moe.n_experts;
+    double all = 0, absent = 0;
+    for (int l = first; l < L; ++l) {
+        double sum = 0, most = 0;
+        for (int64_t e = 0; e < E; ++e) {
+            const double n = load_[l * E + e];
+            sum += n;
+            most = std::max(most, n);
+            if (!resident_[l * E + e]) absent += n;
+        }
+        all += sum;
+        if (sum > 0) result.imbalance += most * E / sum / (L - first);
+    }
+    result.executed_choices = all - absent;
+    result.skipped = all > 0 ? absent / all : 0;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,79 @@
+// One inner step of a group: micro-batches, gradients summed over its ranks, clipping, AdamW.
+#pragma once
+
+#include "data/loader.h"
+#include "model/transformer.h"
+#include "optim/inner_optimizer.h"
+
+namespace fomoe {
+
+// The communicators of a rank inside its group.
+struct GroupCommunicators {
+    std::unique_ptr<Communicator> group;            // P ranks
+    std::unique_ptr<Communicator> expert_parallel;  // EP ranks: tokens travel
+    std::unique_ptr<Communicator> expert_replicas;  // P / EP ranks: the same experts
+
+    // Collective over the job's communicator.
+    GroupCommunicators(Communicator& job, const World& world);
+};
+
+// Figures of a group's step, equal on all its ranks.
+struct StepResult {
+    double loss = 0;       // mean over valid tokens, nats
+    double aux = 0;        // balancing loss, mean over the MoE layers, without its weight
+    double z = 0;          // mean of logsumexp^2 over valid tokens and MoE layers
+    double grad_norm = 0;  // before clipping
+    double lr = 0;
+    int64_t valid_tokens = 0;
+    double imbalance = 0;         // largest over mean load of the experts, mean over the MoE layers
+    double skipped = 0;           // share of choices whose expert is absent
+    double executed_choices = 0;  // (token, expert) pairs, over all layers
+    bool stop = false;            // some rank of the group was asked to stop
+};
+
+class InnerStep {
+public:
+    // Start values of the weights are those of config.seed.
+    InnerStep(const Config& config, const World& world, const Placement& placement,
+              const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks);
+
+    // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
+    // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was
+    // updated then.
+    StepResult run(int64_t step, const Batch& batch, bool stop_requested);
+
+    // This rank's sequences of a group's batch.
+    static Range sequences(const Config& config, const World& world);
+
+    Tensor weights() const { return weights_; }      // the arena (layout.size())
+    Tensor gradients() const { return gradients_; }  // after run(): summed, at the own slices
+    InnerOptimizer& optimizer() { return optimizer_; }
+    Transformer& transformer() { return transformer_; }
+
+    // The last step's expert choices (L, E) of the group: state of the balancing loss.
+    const std::vector<float>& load() const { return load_; }
+    void set_load(const std::vector<float>& load);
+
+private:
+    double accumulate(const Batch& batch);
+    void reduce_gradients();
+    void describe_load(StepResult& result) const;
+    void update_selection_bias();
+
+    const Config& config_;
+    const World& world_;
+    const ArenaLayout& layout_;
+    Backend& backend_;
+    GroupCommunicators& ranks_;
+    std::vector<bool> resident_;  // (L, E) held by the group
+
+    Arena memory_;
+    Tensor weights_, gradients_;
+    Tensor sum_squares_;  // (1) f64
+    Tensor grad_scale_;   // (1) f32
+    InnerOptimizer optimizer_;
+    Transformer transformer_;
+    std::vector<float> load_;
+};
+
+}  // namespace fomoe

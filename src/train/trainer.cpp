@@ -1,0 +1,229 @@
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory_use.h"
+#include "config/dump.h"
+#include "model/flops.h"
+#include "ops/matmul_ceiling.h"
+
+namespace fomoe {
+namespace {
+
+std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
+
+int64_t tokens_of_steps(const Config& config, int64_t steps) {
+    return steps * config.train.batch * config.data.seq_len *
+           static_cast<int64_t>(config.topology.groups.size());
+}
+
+}  // namespace
+
+void check_data(const Config& config) {
+    Loader(config, 0, Range{0, 0});
+    ValidLoader{config};
+}
+
+void check_tokens(const Config& config) {
+    Loader(config, 0, Range{0, 0}).check_tokens();
+    ValidLoader(config).check_tokens();
+}
+
+Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
+                 const Threads& threads)
+    : config_(config),
+      plan_(plan),
+      job_(job),
+      backend_(backend),
+      threads_(threads),
+      world_(config.topology, job.rank(), job.size()),
+      placement_(config.federation, config.model.moe.n_experts, world_.n_groups()),
+      all_(all_parameters(config.model, placement_)),
+      layout_(arena_layout(all_, placement_, world_)),
+      ranks_(job, world_),
+      memory_before_(memory_use().resident_bytes),
+      step_(config_, world_, placement_, layout_, backend, ranks_),
+      link_(world_, job, config.federation.exchange_timeout),
+      federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
+                  *ranks_.expert_replicas),
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {}
+
+void Trainer::describe() const {
+    double parameters = 0, experts = 0;
+    for (const Parameter& p : all_) {
+        parameters += p.count();
+        if (p.cls == ParamClass::expert) experts += p.count();
+    }
+    const MoeConfig& moe = config_.model.moe;
+    log_info(fmt::format("model: {:.2f}M parameters, {:.2f}M active for a token", parameters / 1e6,
+                         (parameters - experts + experts * moe.top_k / moe.n_experts) / 1e6));
+    for (int g = 0; g < world_.n_groups(); ++g) {
+        const World::Group& group = world_.groups[g];
+        log_info(
+            fmt::format("group {}: ranks {}-{}, expert_parallel {}, {} of {} experts", group.name,
+                        group.first_rank, group.first_rank + group.ranks - 1, group.expert_parallel,
+                        placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
+    }
+    const MemoryPlan plan =
+        memory_plan(config_, world_, layout_, threads_.count, federation_.bytes());
+    log_info(
+        fmt::format("memory planned for rank 0: {} (weights {}, gradients {}, moments {}, "
+                    "activations {}, scratch {}, outer state {})",
+                    mebibytes(plan.total()), mebibytes(plan.weights), mebibytes(plan.gradients),
+                    mebibytes(plan.moments), mebibytes(plan.activations), mebibytes(plan.scratch),
+                    mebibytes(plan.outer)));
+}
+
+void Trainer::start_or_resume() {
+    int64_t resumed = MetricsWriter::kNewRun;
+    if (plan_.checkpoint) {
+        const Checkpoint checkpoint(*plan_.checkpoint);
+        restore(state(), checkpoint);
+        resumed = checkpoint.manifest().step;
+        first_step_ = resumed + 1;
+        const bool own = plan_.checkpoint->parent_path() == plan_.checkpoints();
+        saved_step_ = own ? resumed : -1;
+        if (speaks()) {
+            log_info(
+                fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
+            for (const std::string& why :
+                 differences(checkpoint.manifest(), describe_run(config_, threads_.count)))
+                log_warning("the bits will not be those of a run that never stopped: " + why);
+        }
+    } else {
+        federation_.start(step_.weights());
+    }
+    if (speaks()) {
+        refuse_conflicts(plan_.checkpoints(), describe_run(config_, threads_.count),
+                         first_step_ - 1);
+        std::filesystem::create_directories(plan_.checkpoints());
+        atomic_write_file(plan_.config_file().string(), dump_config(config_));
+    }
+    job_.barrier();
+    if (world_.local_rank == 0) {
+        const std::string& group = world_.own().name;
+        metrics_ =
+            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, resumed);
+        metrics_->start(first_step_ - 1, config_.train.steps, world_.own().ranks);
+    }
+}
+
+void Trainer::report_step(int64_t step, const StepResult& result) {
+    const bool due =
+        step % config_.train.log_every == 0 || step == first_step_ || step == config_.train.steps;
+    if (!due) return;
+    const double tokens = double(config_.train.batch) * config_.data.seq_len * unreported_;
+    const FlopsPerToken flops = flops_per_token(config_.model, config_.data.seq_len);
+    const double rate = (flops.always * tokens + flops.per_choice * executed_) / step_seconds_;
+    const double per_step = since_start_.seconds() / (step - first_step_ + 1);
+    const StepMetrics metrics{
+        .step = step,
+        .steps = config_.train.steps,
+        .loss = result.loss,
+        .aux = result.aux,
+        .z = result.z,
+        .grad_norm = result.grad_norm,
+        .lr = result.lr,
+        .tokens_per_second = tokens / step_seconds_,
+        .mfu = rate / (ceiling_ * 1e9),
+        .imbalance = result.imbalance,
+        .skip = result.skipped,
+        .eta_seconds = per_step * (config_.train.steps - step),
+    };
+    if (speaks()) log_info(step_line(world_.own().name, metrics));
+    if (metrics_) metrics_->step(metrics);
+    step_seconds_ = executed_ = 0;
+    unreported_ = 0;
+}
+
+// Returns whether some rank of the federation was asked to stop.
+bool Trainer::round(int64_t step, bool stop) {
+    const RoundResult result = federation_.round(step_.weights(), stop);
+    if (world_.n_groups() == 1) return result.stop;
+    const RoundMetrics metrics{
+        .round = result.round,
+        .step = step,
+        .groups = result.contributed,
+        .groups_total = result.groups,
+        .sent_bytes = result.counted.total_sent(),
+        .predicted_bytes = result.predicted.total_sent(),
+        .seconds = result.seconds,
+        .drift = result.drift,
+        .hash = result.checksum,
+    };
+    if (metrics_) metrics_->round(metrics);
+    if (!speaks()) return result.stop;
+    log_info(round_line(metrics));
+    if (!result.committed)
+        log_warning(
+            fmt::format("round {} changed nothing: no group had a finite contribution, or "
+                        "its result was not finite; the next round starts from the same "
+                        "anchor",
+                        result.round));
+    return result.stop;
+}
+
+void Trainer::save(int64_t step) {
+    if (step == saved_step_) return;
+    const Timer timer;
+    Manifest about = describe_run(config_, threads_.count);
+    about.step = step;
+    for (Manifest::Group& group : about.groups) group.step = step;
+    about.round = federation_.rounds();
+    about.tokens = tokens_of_steps(config_, step);
+    std::vector<float> load = step_.load();
+    const std::filesystem::path path =
+        save_checkpoint(job_, plan_.checkpoints(),
+                        {.about = about, .config = &config_, .sets = state_to_save(state(), load)},
+                        {.keep = config_.checkpoint.keep});
+    saved_step_ = step;
+    if (metrics_) metrics_->checkpoint(step, path.string(), timer.seconds());
+    if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
+}
+
+Exit Trainer::run() {
+    if (speaks()) describe();
+    start_or_resume();
+    // All ranks at once, since that is how they will run.
+    job_.barrier();
+    double ceiling = cpu_matmul_ceiling(threads_.count);
+    ranks_.group->all_reduce_sum(view(&ceiling, Shape(1)));
+    ceiling_ = ceiling;
+
+    const int64_t steps = config_.train.steps, local_steps = config_.federation.local_steps;
+    const bool alone = world_.n_groups() == 1;
+    since_start_ = Timer();
+    bool stop = false;
+    int64_t step = first_step_ - 1;
+    while (step < steps && !stop) {
+        ++step;
+        const Batch batch = loader_.get(step - 1);
+        const Timer timer;
+        const StepResult result = step_.run(step, batch, signals_.requested());
+        step_seconds_ += timer.seconds();
+        executed_ += result.executed_choices;
+        ++unreported_;
+        ++steps_done_;
+        report_step(step, result);
+        // Groups agree to stop where they meet: at the end of a round.
+        if (step % local_steps == 0 || step == steps) stop = round(step, signals_.requested());
+        stop = stop || (alone && result.stop);
+        if (stop || step == steps ||
+            (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
+            save(step);
+    }
+    const bool finished = step >= steps;
+    if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
+    if (speaks()) {
+        const int64_t peak = memory_use().peak_bytes - memory_before_;
+        log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
+        log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,
+                                        plan_.directory.string())
+                          : fmt::format("stopped at step {}; run again to go on", step));
+    }
+    return finished ? Exit::done : Exit::resumable;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,68 @@
+// A run from start to end: steps in every group, rounds between them, checkpoints, and what is said
+// about it all.
+#pragma once
+
+#include "base/timer.h"
+#include "device/device.h"
+#include "plan/memory.h"
+#include "train/metrics.h"
+#include "train/run_directory.h"
+#include "train/run_state.h"
+#include "train/signals.h"
+
+namespace fomoe {
+
+// The data of the config can be opened. Throws Error(data) that names file and key.
+void check_data(const Config& config);
+// Every token id is below the vocabulary's size; reads all files.
+void check_tokens(const Config& config);
+
+class Trainer {
+public:
+    // Collective over the job. config.model.vocab_size must be resolved.
+    Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
+            const Threads& threads);
+
+    // Exit::done at the last step, Exit::resumable when asked to stop: the state is saved then.
+    // Throws Error(diverged) and Error(communication).
+    Exit run();
+    int64_t steps_done() const { return steps_done_; }  // by this process
+
+private:
+    void describe() const;
+    void start_or_resume();
+    void report_step(int64_t step, const StepResult& result);
+    bool round(int64_t step, bool stop);
+    void save(int64_t step);
+    bool speaks() const { return world_.rank == 0; }
+    RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }
+
+    const Config config_;
+    const RunPlan plan_;
+    Communicator& job_;
+    Backend& backend_;
+    Threads threads_;
+    World world_;
+    Placement placement_;
+    std::vector<Parameter> all_;
+    ArenaLayout layout_;
+    GroupCommunicators ranks_;
+    int64_t memory_before_;
+    InnerStep step_;
+    JobLink link_;
+    Federation federation_;
+    Loader loader_;
+    StopSignals signals_;
+    std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
+
+    double ceiling_ = 0;       // GFLOP/s of the group's ranks together
+    int64_t first_step_ = 1;   // of this process
+    int64_t saved_step_ = -1;  // of the last checkpoint
+    int64_t steps_done_ = 0;
+    Timer since_start_;
+    double step_seconds_ = 0;  // since the last report
+    double executed_ = 0;      // choices since the last report
+    int64_t unreported_ = 0;   // steps since the last report
+};
+
+}  // namespace fomoe

@@ -1,0 +1,171 @@
+#include "checkpoint/load.h"
+
+#include "checkpoint/small_run.h"
+#include "checkpoint/support.h"
+
+using namespace fomoe;
+using namespace fomoe::test;
+using Catch::Contains;
+namespace fs = std::filesystem;
+
+namespace {
+
+// Turns one bit of the file's last byte.
+void flip(const fs::path& path) {
+    std::string bytes = bytes_of(path);
+    bytes.back() ^= 1;
+    put_bytes(path, bytes);
+}
+
+}  // namespace
+
+TEST_CASE("every way to name a run leads to its checkpoint") {
+    const TempDirectory run;
+    const fs::path checkpoints = run / "checkpoints";
+    CHECK_FALSE(newest_checkpoint(run));
+    CHECK_THAT(refusal([&] { find_checkpoint(run); }), Contains("no complete checkpoint"));
+    CHECK_THAT(refusal([&] { find_checkpoint(run / "nowhere"); }), Contains("no such run"));
+    save_small(checkpoints, 10, small_config(1));
+    const fs::path step = save_small(checkpoints, 20, small_config(1));
+    for (const fs::path& name : {fs::path(run), checkpoints, checkpoints / "latest", step,
+                                 fs::path(step.string() + "/")}) {
+        CAPTURE(name);
+        CHECK(fs::equivalent(find_checkpoint(name), step));
+    }
+    CHECK(find_checkpoint(checkpoints / "step-00000010") == checkpoints / "step-00000010");
+    // The link leads nowhere: the highest step.
+    fs::remove(checkpoints / "latest");
+    fs::create_symlink("step-00000099", checkpoints / "latest");
+    CHECK(newest_checkpoint(run) == step);
+}
+
+TEST_CASE("state comes back to the bit, on the same ranks and on others") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const SaveOptions options{.max_file_bytes = GENERATE(int64_t{1} << 30, int64_t{400})};
+    const Checkpoint checkpoint(save_small(checkpoints, 3, config, options), Verify::hashes);
+    Config other = config;
+    other.topology.groups[0].ranks = GENERATE(4, 3);
+    other.topology.groups[0].expert_parallel = other.topology.groups[0].ranks == 4 ? 2 : 3;
+    for (int rank = 0; rank < other.topology.n_ranks(); ++rank) {
+        SmallRank wanted(other, rank), read(other, rank);
+        wanted.fill(3);
+        int64_t step = 0;
+        const std::string& name = wanted.world.own().name;
+        TensorSet set{group_directory(name), group_tensors(read.all, read.world.group, "weight/"),
+                      pieces_of(read.layout, "weight/", 0, read.tensor())};
+        set.tensors.push_back({"step", DType::i64, Shape(1)});
+        set.pieces.push_back({"step", 0, view(&step, Shape(1))});
+        checkpoint.read(set);
+        CHECK(read.weights == wanted.weights);
+        CHECK(step == 3);
+    }
+}
+
+TEST_CASE("the union model fills the arena of any layout") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const Checkpoint checkpoint(save_small(checkpoints, 3, config));
+    // Each parameter as its lowest owner has it.
+    std::map<std::string, std::vector<float>> values;
+    for (int rank = config.topology.n_ranks() - 1; rank >= 0; --rank) {
+        SmallRank self(config, rank);
+        self.fill(3);
+        for (const Parameter& p : self.layout.parameters) {
+            const float* from = self.weights.data() + p.offset;
+            values[p.name] = {from, from + p.count()};
+        }
+    }
+    Config alone = checkpoint.config();
+    CHECK(alone.model.vocab_size == 259);
+    CHECK(alone.topology.n_ranks() == 5);
+    alone.topology.groups = {GroupConfig()};
+    alone.topology.groups[0].ranks = 2;
+    alone.topology.groups[0].expert_parallel = GENERATE(1, 2);
+    for (int rank : {0, 1}) {
+        SmallRank self(alone, rank);
+        load_union(checkpoint, self.layout, self.tensor());
+        for (const Parameter& p : self.layout.parameters) {
+            const float* from = self.weights.data() + p.offset;
+            CHECK(values[p.name] == std::vector<float>(from, from + p.count()));
+        }
+    }
+}
+
+TEST_CASE("damaged, truncated and missing files are refused by name") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const fs::path step = save_small(checkpoints, 3, config);
+    const SmallRank self(config, 0);
+    const fs::path model = step / "model/model.safetensors";
+    SECTION("a flipped bit shows in the hash") {
+        flip(model);
+        Checkpoint{step};
+        CHECK_THAT(refusal([&] { Checkpoint(step, Verify::hashes); }),
+                   Contains("model.safetensors is damaged"));
+    }
+    SECTION("truncated") {
+        fs::resize_file(model, fs::file_size(model) - 1);
+        CHECK_THAT(refusal([&] { Checkpoint{step}; }), Contains("model.safetensors is truncated"));
+    }
+    SECTION("missing") {
+        fs::remove(step / "state/group/east/state.safetensors");
+        CHECK_THAT(refusal([&] { Checkpoint{step}; }), Contains("east/state.safetensors"));
+    }
+    SECTION("foreign, of the right size") {
+        put_bytes(model, std::string(fs::file_size(model), 'x'));
+        const Checkpoint checkpoint(step);
+        std::vector<float> arena(self.layout.size());
+        CHECK_THAT(refusal([&] {
+                       load_union(checkpoint, self.layout, view(arena.data(), Shape(arena.size())));
+                   }),
+                   Contains("model.safetensors: its header would have"));
+    }
+    SECTION("a config that does not parse") {
+        std::string text = bytes_of(step / "config.yaml");
+        text[0] = '[';
+        put_bytes(step / "config.yaml", text);
+        CHECK_THAT(refusal([&] { Checkpoint(step).config(); }), Contains("config.yaml"));
+    }
+    SECTION("a part that is not there") {
+        CHECK_THAT(refusal([&] {
+                       Checkpoint(step).read({"state/group/north", {}, {}});
+                   }),
+                   Contains("north"));
+    }
+}
+
+TEST_CASE("a checkpoint of another shape names the tensor and the key") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const Checkpoint checkpoint(save_small(checkpoints, 3, config));
+    const auto check = [&](const Config& now) {
+        check_same_model(checkpoint, now, SmallRank(now, 0).all);
+    };
+    check(config);
+    check_same_groups(checkpoint, config);
+
+    Config wide = config;
+    wide.model.d_model = 8;
+    CHECK_THAT(refusal([&] { check(wide); }),
+               Contains("'model.embed_tokens.weight' is F32 (259, 6)") && Contains("(259, 8)") &&
+                   Contains("model.d_model: 6 then, 8 now"));
+    Config deep = config;
+    deep.model.n_layers = 3;
+    CHECK_THAT(refusal([&] { check(deep); }),
+               Contains("no tensor 'model.layers.2.") && Contains("model.n_layers: 2 then, 3 now"));
+    Config shallow = config;
+    shallow.model.n_layers = 1;
+    CHECK_THAT(refusal([&] { check(shallow); }),
+               Contains("has a tensor 'model.layers.1.") && Contains("model.n_layers: 2 then"));
+
+    Config renamed = config;
+    renamed.topology.groups[1].name = "north";
+    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, renamed); }),
+               Contains("topology.groups is west, east"));
+    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, small_config(2)); }),
+               Contains("federation.replication is 1"));
+    Config more_ranks = config;
+    more_ranks.topology.groups[1].ranks = 2;
+    check_same_groups(checkpoint, more_ranks);
+}

@@ -1,0 +1,196 @@
+#include "checkpoint/save.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/file.h"
+#include "base/random.h"
+#include "base/timer.h"
+#include "checkpoint/load.h"
+#include "checkpoint/small_run.h"
+#include "checkpoint/support.h"
+
+using namespace fomoe;
+using namespace fomoe::test;
+using Catch::Contains;
+namespace fs = std::filesystem;
+
+TEST_CASE("a checkpoint has every file in its manifest, and latest leads to it") {
+    const TempDirectory run;
+    const Config config = small_config(1);
+    const fs::path step = save_small(run / "checkpoints", 640, config);
+    CHECK(fs::read_symlink(run / "checkpoints/latest") == "step-00000640");
+    const Manifest manifest = read_manifest(step);
+    CHECK(manifest.step == 640);
+    CHECK(manifest.round == 64);
+    verify_files(step, manifest, Verify::hashes);
+
+    std::set<std::string> listed, present;
+    for (const FileRecord& file : manifest.files) listed.insert(file.path);
+    for (const auto& entry : fs::recursive_directory_iterator(step)) {
+        if (entry.is_regular_file()) present.insert(fs::relative(entry.path(), step).string());
+    }
+    present.erase("manifest.json");
+    CHECK(listed == present);
+    CHECK(listed == std::set<std::string>{
+                        "config.yaml", "model/config.json", "model/model.safetensors",
+                        "model/model.safetensors.index.json", "state/group/east/state.safetensors",
+                        "state/group/west/state.safetensors"});
+
+    const auto model = nlohmann::json::parse(bytes_of(step / "model/config.json"));
+    CHECK(model["model_type"] == "fomoe");
+    CHECK(model["tokenizer"] == "bytes");
+    CHECK(model["vocab_size"] == 259);
+    CHECK(model["moe"]["router"] == "softmax");
+    CHECK(model["moe"]["bias_update"] == 0.001);
+    CHECK(model["tie_embeddings"] == false);
+    const auto index = nlohmann::json::parse(bytes_of(step / "model/model.safetensors.index.json"));
+    CHECK(index["weight_map"]["model.norm.weight"] == "model.safetensors");
+    CHECK(index["weight_map"].size() == SmallRank(config, 0).all.size());
+}
+
+TEST_CASE("the same values give the same bytes, whatever the ranks") {
+    const TempDirectory one, four;
+    Config config = small_config(1);
+    const std::string wide = bytes_of(save_small(four, 7, config) / "model/model.safetensors");
+    config.topology.groups[0].ranks = 1;
+    config.topology.groups[0].expert_parallel = 1;
+    CHECK(bytes_of(save_small(one, 7, config) / "model/model.safetensors") == wide);
+}
+
+TEST_CASE("a save that was killed leaves nothing that counts, and the next one clears it") {
+    const TempDirectory run;
+    const Config config = small_config(1);
+    const fs::path checkpoints = run / "checkpoints";
+    save_small(checkpoints, 10, config);
+    // Killed before and after the manifest, and while a link moved.
+    fs::create_directories(checkpoints / "step-00000020.tmp/model");
+    fs::copy(checkpoints / "step-00000010", checkpoints / "step-00000030.tmp",
+             fs::copy_options::recursive);
+    fs::create_symlink("step-00000010", checkpoints / "latest.tmp");
+    put_bytes(checkpoints / "notes.tmp", "the user's own");
+
+    CHECK(find_checkpoint(run) == checkpoints / "step-00000010");
+    CHECK(complete_checkpoints(checkpoints).size() == 1);
+    CHECK_THAT(refusal([&] { find_checkpoint(checkpoints / "step-00000020.tmp"); }),
+               Contains("no complete checkpoint"));
+    CHECK_THAT(refusal([&] { find_checkpoint(checkpoints / "step-00000030.tmp"); }),
+               Contains("never finished"));
+
+    save_small(checkpoints, 20, config);
+    CHECK(find_checkpoint(run) == checkpoints / "step-00000020");
+    CHECK_FALSE(fs::exists(checkpoints / "step-00000020.tmp"));
+    CHECK_FALSE(fs::exists(checkpoints / "step-00000030.tmp"));
+    CHECK_FALSE(fs::exists(checkpoints / "latest.tmp"));
+    CHECK(fs::exists(checkpoints / "notes.tmp"));
+}
+
+TEST_CASE("a save that fails leaves the last checkpoint as it was") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    save_small(checkpoints, 10, config);
+    CHECK_THROWS_AS(run_ranks(config.topology.n_ranks(),
+                              [&](Communicator& comm) {
+                                  const SmallRank self(config, comm.rank());
+                                  int64_t step = 20;
+                                  CheckpointState state = small_state(config, self, step);
+                                  if (comm.rank() == 4) state.sets[2].pieces.pop_back();
+                                  save_checkpoint(comm, checkpoints, state);
+                              }),
+                    Error);
+    CHECK(find_checkpoint(checkpoints) == checkpoints / "step-00000010");
+    Checkpoint(checkpoints / "step-00000010", Verify::hashes);
+}
+
+TEST_CASE("a complete checkpoint is never overwritten") {
+    const TempDirectory checkpoints;
+    Config config = small_config(1);
+    const fs::path step = save_small(checkpoints, 10, config);
+    const std::string manifest = bytes_of(step / "manifest.json");
+    const auto written = fs::last_write_time(step / "model/model.safetensors");
+
+    SECTION("the same training finds it done") {
+        fs::remove(checkpoints / "latest");
+        config.train.steps += 100;
+        save_small(checkpoints, 10, config);
+        CHECK(fs::read_symlink(checkpoints / "latest") == "step-00000010");
+    }
+    SECTION("another training is refused") {
+        config.train.optimizer.lr *= 2;
+        const Manifest about = describe_run(config, 1);
+        CHECK_THAT(refusal([&] { save_small(checkpoints, 10, config); }),
+                   Contains("step-00000010 was written by another training"));
+        CHECK_THAT(refusal([&] { refuse_conflicts(checkpoints, about, 5); }),
+                   Contains("step-00000010"));
+        refuse_conflicts(checkpoints, about, 10);
+    }
+    SECTION("what is no checkpoint stays too") {
+        fs::create_directory(checkpoints / "step-00000011");
+        CHECK_THAT(refusal([&] { save_small(checkpoints, 11, config); }),
+                   Contains("step-00000011 is not a complete checkpoint"));
+        CHECK(fs::is_empty(checkpoints / "step-00000011"));
+    }
+    CHECK(bytes_of(step / "manifest.json") == manifest);
+    CHECK(fs::last_write_time(step / "model/model.safetensors") == written);
+}
+
+TEST_CASE("the newest checkpoints stay") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const auto steps = [&] {
+        std::vector<int64_t> found;
+        for (const auto& [step, path] : complete_checkpoints(checkpoints)) found.push_back(step);
+        return found;
+    };
+    for (int step : {10, 20, 30, 40}) save_small(checkpoints, step, config, {.keep = 2});
+    CHECK(steps() == std::vector<int64_t>{30, 40});
+    // One that goes on from an earlier step is kept, whatever its number.
+    save_small(checkpoints, 5, config, {.keep = 2});
+    CHECK(steps() == std::vector<int64_t>{5, 40});
+    CHECK(find_checkpoint(checkpoints) == checkpoints / "step-00000005");
+    save_small(checkpoints, 50, config, {.keep = 0});
+    CHECK(steps() == std::vector<int64_t>{5, 40, 50});
+}
+
+TEST_CASE("a directory that cannot be written is one clear error") {
+    const TempDirectory run;
+    put_bytes(run / "checkpoints", "a file");
+    CHECK_THAT(refusal([&] { save_small(run / "checkpoints", 1, small_config(1)); }),
+               Contains("checkpoints"));
+}
+
+TEST_CASE("saves that are killed at any moment never leave a damaged checkpoint", "[kill]") {
+    const TempDirectory checkpoints;
+    Config config = small_config(1);
+    config.model.d_model = 64;
+    const Timer timer;
+    save_small(checkpoints, 1, config);
+    const double one_save = timer.seconds();
+    int64_t last = 1, grown = 0;
+    for (int kill_at = 0; kill_at < 30; ++kill_at) {
+        const pid_t child = fork();
+        if (child == 0) {
+            for (int64_t step = last + 1;; ++step) save_small(checkpoints, step, config);
+        }
+        usleep(useconds_t(2.5e6 * one_save * random_uniform(7, kill_at)));
+        kill(child, SIGKILL);
+        int status = 0;
+        waitpid(child, &status, 0);
+        REQUIRE(WIFSIGNALED(status));
+        REQUIRE(WTERMSIG(status) == SIGKILL);
+
+        const Checkpoint checkpoint(find_checkpoint(checkpoints), Verify::hashes);
+        CHECK(checkpoint.manifest().step >= last);
+        grown += checkpoint.manifest().step > last;
+        last = checkpoint.manifest().step;
+        for (const auto& [step, path] : complete_checkpoints(checkpoints))
+            Checkpoint(path, Verify::hashes);
+    }
+    CHECK(grown > 0);
+    save_small(checkpoints, last + 10, config);
+    CHECK(find_checkpoint(checkpoints) == checkpoints / step_directory(last + 10));
+}

@@ -1,0 +1,106 @@
+#include "config/validate.h"
+
+#include <catch2/catch.hpp>
+#include <functional>
+
+using namespace fomoe;
+
+namespace {
+
+// Two groups of four ranks; every rule holds.
+Config good() {
+    Config config;
+    config.data.sources = {{"a", "/a"}, {"b", "/b"}};
+    config.topology.groups = {{.name = "west", .ranks = 4, .expert_parallel = 2},
+                              {.name = "east", .ranks = 4}};
+    config.train.micro_batch = 4;
+    return config;
+}
+
+// The only problem after the change, "path: message".
+std::string problem(const std::function<void(Config&)>& change) {
+    Config config = good();
+    change(config);
+    const std::vector<Problem> problems = validate(config);
+    if (problems.size() != 1) return "problems: " + std::to_string(problems.size());
+    return problems[0].path + ": " + problems[0].message;
+}
+
+}  // namespace
+
+TEST_CASE("a config without mistakes has no problems") { CHECK(validate(good()).empty()); }
+
+TEST_CASE("model rules fill in their numbers") {
+    CHECK(problem([](Config& c) {
+              c.model.n_heads = 3;
+              c.model.d_model = 8;
+              c.model.n_kv_heads = 1;
+          }) ==
+          "model.n_heads: 3 heads do not divide d_model 8 (1, 2, 4 or 8 would); or give d_head");
+    CHECK(problem([](Config& c) { c.model.n_kv_heads = 3; }) ==
+          "model.n_kv_heads: 3 does not divide the 4 query heads (1, 2 or 4 would)");
+    CHECK(problem([](Config& c) { c.model.d_head = 5; }) ==
+          "model.rotary_fraction: 1 of a head of 5 rotates 5 elements, which must be even");
+    CHECK(problem([](Config& c) { c.model.moe.top_k = 17; }) ==
+          "model.moe.top_k: 17 is more than the 16 experts");
+    CHECK(problem([](Config& c) { c.model.moe.first_dense_layers = 1; }) ==
+          "model.moe.first_dense_layers: dense layers need d_dense, their hidden size");
+    CHECK(problem([](Config& c) {
+              c.model.moe.d_dense = 8;
+              c.model.moe.first_dense_layers = 5;
+          }) == "model.moe.first_dense_layers: 5 is more than the 4 layers");
+    CHECK(problem([](Config& c) { c.model.vocab_size = 256; }) ==
+          "model.vocab_size: 256 is less than the 257 ids of the tokenizer 'bytes'; 0 takes its "
+          "size");
+}
+
+TEST_CASE("group rules fill in their numbers") {
+    CHECK(problem([](Config& c) { c.topology.groups[1].expert_parallel = 3; }) ==
+          "topology.groups[1].expert_parallel: 3 does not divide the 4 ranks of 'east' (1, 2 or 4 "
+          "would)");
+    CHECK(problem([](Config& c) { c.topology.groups[1].name = "west"; }) ==
+          "topology.groups[1].name: another group is already called 'west'");
+    CHECK(problem([](Config& c) {
+              c.topology.groups[1].name = "a/b";
+          }).find("cannot name a group") != std::string::npos);
+    CHECK(problem([](Config& c) { c.topology.groups[1].name = ""; }) ==
+          "topology.groups[1].name: missing; every group has a name");
+    CHECK(problem([](Config& c) {
+              c.topology.groups[0].data = {{"c", 1}};
+          }) == "topology.groups[0].data.c: no such source; data.sources has a, b");
+    CHECK(problem([](Config& c) { c.name = "../up"; }).find("name: '../up' cannot name") == 0);
+    CHECK(problem([](Config& c) { c.data.sources = {}; }).find("data.sources: no source") == 0);
+}
+
+TEST_CASE("batch and schedule rules fill in their numbers") {
+    CHECK(problem([](Config& c) {
+              c.topology.groups[1].ranks = 3;
+              c.train.micro_batch = 1;
+          }) ==
+          "train.batch: 16 sequences do not divide among the 3 ranks of 'east' (1, 2, 4, 8 or "
+          "16 ranks would do, or a batch of 15 or 18)");
+    CHECK(problem([](Config& c) {
+              c.topology.groups.resize(1);
+              c.train.micro_batch = 8;
+          }) ==
+          "train.micro_batch: 8 does not divide the 4 sequences that each rank of 'west' has of "
+          "batch 16 (1, 2 or 4 would)");
+    CHECK(problem([](Config& c) { c.train.optimizer.warmup = 2000; }) ==
+          "train.optimizer.warmup: 2000 is more than the 1000 steps of the run");
+    CHECK(problem([](Config& c) { c.train.optimizer.min_lr = 0.5; }) ==
+          "train.optimizer.min_lr: 0.5 is more than lr 0.001");
+}
+
+TEST_CASE("placement rules fill in their numbers") {
+    CHECK(problem([](Config& c) { c.federation.replication = 3; }) ==
+          "federation.replication: 3 does not divide the 2 groups (1 or 2 would)");
+    CHECK(problem([](Config& c) { c.model.moe.n_experts = 5; }) ==
+          "federation.replication: 2 groups with replication 1 hold 2 blocks of experts, which do "
+          "not divide n_experts 5 (replication 2 would)");
+    CHECK(problem([](Config& c) {
+              c.model.moe.n_experts = 4;
+              c.topology.groups[1].expert_parallel = 4;
+          }) ==
+          "topology.groups[1].expert_parallel: 4 shards for the 2 experts that 'east' holds of "
+          "4 (1 or 2 would)");
+}

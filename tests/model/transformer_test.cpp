@@ -1,0 +1,349 @@
+// The whole model: its gradients by finite differences, and what its outputs may depend on.
+#include "model/transformer.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "support/tiny.h"
+
+using namespace fomoe;
+
+namespace {
+
+// One rank of the first group with a micro-batch of its own.
+class Rig {
+public:
+    explicit Rig(Config config, int sequences = 4)
+        : config_(std::move(config)),
+          world_(config_.topology, 0, config_.topology.n_ranks()),
+          placement_(placement_of(config_)),
+          layout_(arena_layout(all_parameters(config_.model, placement_), placement_, world_)),
+          shape_(Transformer::batch_shape(config_.model, layout_, world_, sequences,
+                                          config_.data.seq_len, config_.data.document_mask)),
+          memory_(*backend_, 8 * layout_.size() + 2 * Arena::kAlign),
+          weights_(memory_.take(DType::f32, Shape(layout_.size()))),
+          gradients_(memory_.take(DType::f32, Shape(layout_.size()))),
+          model_(config_.model, layout_, placement_, world_, shape_, *backend_, *alone_) {
+        config_.train.batch = sequences;
+        batch_ = tiny_batch(config_, 5, {0, sequences});
+        backend_->zero(weights_);
+        fill_initial_values(layout_, config_.seed, weights_);
+        model_.bind(weights_, gradients_);
+    }
+
+    // Start values are not general: norms are 1, the selection bias is 0.
+    void disturb(float deviation) {
+        for (const Parameter& p : layout_.parameters) {
+            const uint64_t key = random_key(99, p.name);
+            const float size = !p.trained          ? 0.05f
+                               : p.shape.rank == 2 ? 0.3f * deviation
+                                                   : deviation;
+            for (int64_t i = 0; i < p.count(); ++i)
+                weight(p)[i] += size * random_normal(key, static_cast<uint64_t>(i));
+        }
+    }
+    // The f of the balancing loss, far from uniform; group scope only.
+    void set_fractions() {
+        const int64_t L = config_.model.n_layers, E = config_.model.moe.n_experts;
+        std::vector<float> fractions(L * E);
+        for (int64_t i = 0; i < L * E; ++i)
+            fractions[i] = 2.0f * static_cast<float>(1 + i % E) / static_cast<float>(E * (E + 1));
+        model_.set_fractions(fractions);
+    }
+
+    struct Evaluation {
+        double loss;
+        std::vector<float> load;
+    };
+    // The loss whose gradient train() adds, in f64 from f32 token losses.
+    Evaluation evaluate() {
+        backend_->zero(gradients_);
+        model_.reset_totals();
+        const double scale = 1.0 / static_cast<double>(batch_.valid_tokens);
+        const double token_losses = model_.train(token_batch(batch_), scale);
+        const Transformer::Totals totals = model_.totals();
+        const MoeConfig& moe = config_.model.moe;
+        const int layers = config_.model.n_layers - moe.first_dense_layers;
+        return {scale * (token_losses + moe.aux_loss / layers * totals.balance +
+                         moe.z_loss / layers * totals.z),
+                totals.load};
+    }
+
+    float* weight(const Parameter& p) const { return weights_.as<float>() + p.offset; }
+    std::vector<double> gradient(const Parameter& p) const {
+        const float* g = gradients_.as<float>() + p.offset;
+        return {g, g + p.count()};
+    }
+    std::vector<float> token_losses() {
+        std::vector<float> losses(shape_.tokens());
+        model_.evaluate(token_batch(batch_), losses);
+        return losses;
+    }
+
+    const ArenaLayout& layout() const { return layout_; }
+    const BatchShape& shape() const { return shape_; }
+    Transformer& model() { return model_; }
+    Batch& batch() { return batch_; }
+    const Config& config() const { return config_; }
+
+private:
+    Config config_;
+    World world_;
+    Placement placement_;
+    ArenaLayout layout_;
+    BatchShape shape_;
+    std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+    std::unique_ptr<Communicator> alone_ = make_self_communicator();
+    Arena memory_;
+    Tensor weights_, gradients_;
+    Transformer model_;
+    Batch batch_;
+};
+
+double norm(const std::vector<double>& x) {
+    double squares = 0;
+    for (double value : x) squares += value * value;
+    return std::sqrt(squares);
+}
+
+// The slope of the loss in one direction within a parameter, from its gradient and measured.
+struct Slope {
+    double given, measured, noise;
+    double bound(double slope) const { return 5e-3 * std::abs(slope) + noise; }
+    bool agrees(double slope) const { return std::abs(measured - slope) <= bound(slope); }
+};
+
+// A loss near 4 that is the mean of some 70 token losses in f32 has errors of this size.
+constexpr double kLossNoise = 3e-7;
+
+// Central differences from weights at the distance `step`; no value where a token changes experts.
+std::optional<double> slope(Rig& rig, const Parameter& p, const std::vector<double>& direction,
+                            double step, const std::vector<float>& load) {
+    const std::vector<float> old(rig.weight(p), rig.weight(p) + p.count());
+    // As f32 sees it, the way between the points is not quite `direction`.
+    const auto at = [&](double sign) {
+        for (int64_t i = 0; i < p.count(); ++i)
+            rig.weight(p)[i] = static_cast<float>(old[i] + sign * step * direction[i]);
+        return rig.evaluate();
+    };
+    const Rig::Evaluation up = at(1), down = at(-1);
+    std::copy(old.begin(), old.end(), rig.weight(p));
+    if (up.load != load || down.load != load) return {};
+    return (up.loss - down.loss) / (2 * step);
+}
+
+// Large weights, so that every term matters, and tokens for every expert.
+Config differentiable(Config config) {
+    config.model.init_std = 0.3;
+    config.model.moe.n_experts = 6;
+    config.data.seq_len = 20;
+    return config;
+}
+
+// Two directions in every parameter: random, each with a share along the gradient, so that the
+// slope is not lost in rounding errors.
+void check_gradients(Rig& rig) {
+    const std::vector<float> load = rig.evaluate().load;
+    std::map<std::string, std::vector<double>> gradients;
+    for (const Parameter& p : rig.layout().parameters) gradients[p.name] = rig.gradient(p);
+
+    double worst = 0;
+    std::string worst_name;
+    int flips = 0;
+    for (const Parameter& p : rig.layout().parameters) {
+        const std::vector<double>& g = gradients[p.name];
+        INFO(p.name);
+        if (!p.trained) {
+            CHECK(norm(g) == 0);
+            continue;
+        }
+        REQUIRE(norm(g) > 0);
+        double length = 0;
+        for (int64_t i = 0; i < p.count(); ++i)
+            length += double{rig.weight(p)[i]} * rig.weight(p)[i];
+        length = std::sqrt(length);
+        for (uint64_t seed : {1, 2}) {
+            std::vector<double> direction(p.count());
+            for (size_t i = 0; i < g.size(); ++i)
+                direction[i] = random_normal(random_key(seed, p.name), i);
+            const double own = norm(direction);
+            for (size_t i = 0; i < g.size(); ++i)
+                direction[i] = direction[i] / own + g[i] / norm(g);
+            const double whole = norm(direction);
+            double given = 0;
+            for (size_t i = 0; i < g.size(); ++i) given += (direction[i] /= whole) * g[i];
+
+            std::optional<double> measured;
+            double step = 0.003 * length;
+            for (int attempt = 0; attempt < 5 && !measured; ++attempt) {
+                if (attempt > 0) step *= 0.4;
+                measured = slope(rig, p, direction, step, load);
+                flips += !measured;
+            }
+            REQUIRE(measured);
+            const Slope s{given, *measured, kLossNoise / step};
+            INFO("slope " << s.given << ", measured " << s.measured << " +- " << s.noise);
+            CHECK(s.agrees(s.given));
+            // A gradient that is off by one part in twenty would be seen.
+            CHECK_FALSE(s.agrees(1.05 * s.given));
+            CHECK_FALSE(s.agrees(0.95 * s.given));
+            const double error = std::abs(s.measured / s.given - 1);
+            if (error > worst) {
+                worst = error;
+                worst_name = p.name;
+            }
+        }
+    }
+    INFO("largest relative error " << worst << " in " << worst_name << "; " << flips
+                                   << " steps in which tokens changed experts");
+    CHECK(worst < 1e-2);
+}
+
+}  // namespace
+
+TEST_CASE("finite differences: sigmoid router, shared experts, norm of each head, documents") {
+    for (AuxScope scope : {AuxScope::sequence, AuxScope::group}) {
+        Config config = differentiable(tiny_sigmoid_config());
+        config.model.moe.aux_scope = scope;
+        Rig rig(config);
+        rig.disturb(0.2f);
+        if (scope == AuxScope::group) rig.set_fractions();
+        check_gradients(rig);
+    }
+}
+
+TEST_CASE("finite differences: norm of all heads together, scores that are not normalised") {
+    Config config = differentiable(tiny_sigmoid_config());
+    config.model.qk_norm = QkNorm::full;
+    config.model.moe.normalize_top_k = false;
+    config.model.moe.n_shared_experts = 2;
+    Rig rig(config);
+    rig.disturb(0.2f);
+    rig.set_fractions();
+    check_gradients(rig);
+}
+
+TEST_CASE("finite differences: dense layer, gelu experts, tied embeddings, absent experts") {
+    for (bool normalize : {false, true}) {
+        Config config = differentiable(tiny_softmax_config());
+        config.model.moe.normalize_top_k = normalize;
+        config.model.moe.aux_scope = AuxScope::sequence;
+        config.topology = tiny_topology({{1, 1}, {1, 1}});
+        Rig rig(config);
+        rig.disturb(0.2f);
+        const std::vector<float> load = rig.evaluate().load;
+        float absent = 0;
+        for (int e = 3; e < 6; ++e) absent += load[6 + e];
+        REQUIRE(absent > 0);
+        check_gradients(rig);
+    }
+}
+
+TEST_CASE("a second backward pass adds to the gradients and to the totals") {
+    Rig rig(tiny_sigmoid_config());
+    rig.evaluate();
+    std::map<std::string, std::vector<double>> once;
+    for (const Parameter& p : rig.layout().parameters) once[p.name] = rig.gradient(p);
+    const Transformer::Totals first = rig.model().totals();
+    rig.model().train(token_batch(rig.batch()),
+                      1.0 / static_cast<double>(rig.batch().valid_tokens));
+    for (const Parameter& p : rig.layout().parameters) {
+        INFO(p.name);
+        const std::vector<double> twice = rig.gradient(p);
+        double error = 0;
+        for (size_t i = 0; i < twice.size(); ++i)
+            error = std::max(error, std::abs(twice[i] - 2 * once[p.name][i]));
+        CHECK(error <= 1e-5 * norm(twice));
+    }
+    CHECK(rig.model().totals().balance == Approx(2 * first.balance));
+    CHECK(rig.model().totals().z == Approx(2 * first.z));
+    for (size_t i = 0; i < first.load.size(); ++i)
+        CHECK(rig.model().totals().load[i] == 2 * first.load[i]);
+}
+
+TEST_CASE("every valid token makes top_k choices in every layer with experts") {
+    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        Rig rig(config);
+        const std::vector<float> load = rig.evaluate().load;
+        const int E = config.model.moe.n_experts;
+        for (int l = 0; l < config.model.n_layers; ++l) {
+            const float sum =
+                std::accumulate(load.begin() + l * E, load.begin() + (l + 1) * E, 0.0f);
+            const bool dense = l < config.model.moe.first_dense_layers;
+            CHECK(sum == (dense ? 0 : 2 * rig.batch().valid_tokens));
+        }
+    }
+}
+
+TEST_CASE("evaluation has the losses of training, and the logits have those of evaluation") {
+    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        Rig rig(config);
+        const std::vector<float> losses = rig.token_losses();
+        std::vector<float> again(losses.size());
+        CHECK(rig.model().evaluate(token_batch(rig.batch()), again) ==
+              rig.model().train(token_batch(rig.batch()), 1.0));
+        std::vector<float> logits(config.model.vocab_size);
+        for (size_t row = 0; row < losses.size(); row += 5) {
+            const int target = rig.batch().targets[row];
+            if (target < 0) {
+                CHECK(losses[row] == 0);
+                continue;
+            }
+            rig.model().logits(token_batch(rig.batch()), static_cast<int64_t>(row), logits);
+            double sum = 0;
+            for (float z : logits) sum += std::exp(double{z});
+            CHECK(losses[row] == Approx(std::log(sum) - logits[target]).epsilon(1e-5));
+        }
+    }
+}
+
+TEST_CASE("a token is seen by later tokens of its document only") {
+    Rig rig(tiny_sigmoid_config());
+    const std::vector<float> before = rig.token_losses();
+    const int64_t T = rig.shape().seq_len;
+    Batch& batch = rig.batch();
+    for (int64_t changed : {int64_t{0}, T / 2, T - 1}) {
+        const int64_t n = T + changed;  // in the second sequence
+        int32_t& token = batch.tokens[n];
+        const int32_t old = token;
+        token = (token + 1) % rig.config().model.vocab_size;
+        const std::vector<float> after = rig.token_losses();
+        token = old;
+        const int32_t end = [&] {
+            for (int64_t t = changed; t < T; ++t)
+                if (batch.begin[T + t] != batch.begin[n]) return static_cast<int32_t>(t);
+            return static_cast<int32_t>(T);
+        }();
+        for (int64_t i = 0; i < rig.shape().tokens(); ++i) {
+            INFO("token " << n << " changed, its document ends at " << end << ", loss " << i);
+            const bool sees = i >= n && i < T + end && batch.targets[i] >= 0;
+            CHECK((after[i] != before[i]) == sees);
+        }
+    }
+}
+
+TEST_CASE("a narrowed set of residents computes what the group that holds only these does") {
+    Config config = tiny_sigmoid_config();
+    Rig all(config);
+    config.topology = tiny_topology({{1, 1}, {1, 1}});
+    Rig half(config);
+    CHECK(all.token_losses() != half.token_losses());
+    std::vector<int32_t> slots(16, -1);
+    for (int l : {0, 1})
+        for (int e = 0; e < 4; ++e) slots[l * 8 + e] = e;
+    all.model().set_residents(slots);
+    CHECK(all.token_losses() == half.token_losses());
+}
+
+TEST_CASE("a micro-batch of another size or without its documents is refused") {
+    Rig rig(tiny_sigmoid_config());
+    std::vector<float> losses(rig.shape().tokens());
+    Batch batch = rig.batch();
+    batch.begin.clear();
+    CHECK_THROWS_AS(rig.model().evaluate(token_batch(batch), losses), Error);
+    batch = tiny_batch(rig.config(), 5, {0, 3});
+    CHECK_THROWS_AS(rig.model().evaluate(token_batch(batch), losses), Error);
+    CHECK(Transformer::activation_bytes(rig.config().model, rig.shape()) > 0);
+}

@@ -1,0 +1,61 @@
+// Causal attention and its gradient.
+#include "support/finite_difference.h"
+
+using namespace fomoe;
+
+TEST_CASE("attention: as the reference") {
+    check_cases<Attention>();
+    check_cases<AttentionBackward>();
+}
+
+TEST_CASE("attention: wrong operands are refused") {
+    check_refusals<Attention>();
+    check_refusals<AttentionBackward>();
+
+    Pool pool("refused");
+    Attention op = cases<Attention>()[3].build(pool);
+    op.sequences = 3;
+    CHECK_THROWS_AS(op.check(), Error);  // 34 rows in 3 sequences
+    op = cases<Attention>()[3].build(pool);
+    op.heads = 0;
+    CHECK_THROWS_AS(op.check(), Error);
+}
+
+TEST_CASE("attention: gradients by finite differences") {
+    differentiate_cases<AttentionBackward>([](const Differentiated<AttentionBackward>& run) {
+        const auto& op = run.wide;
+        const Attention forward{.y = run.output(op.y.shape),
+                                .lse = run.output(op.lse.shape),
+                                .qkv = op.qkv,
+                                .begin = op.begin,
+                                .sequences = op.sequences,
+                                .heads = op.heads,
+                                .kv_heads = op.kv_heads,
+                                .scale = op.scale};
+        const auto loss = [&] {
+            reference(forward);
+            return dot(forward.y, op.dy);
+        };
+        check_gradient("qkv", loss, op.qkv, values(run.after.dqkv));
+    });
+}
+
+TEST_CASE("attention: tokens that may not be seen have no influence") {
+    const auto backend = make_cpu_backend(2);
+    for (const auto& each : cases<Attention>()) {
+        if (each.name != "grouped_documents") continue;
+        Pool pool = each.pool();
+        const Attention op = each.build(pool);
+        const Attention first = run_on(*backend, op, pool);
+        // Change the last token: nothing before it may move by a bit.
+        Attention changed = op;
+        const Tensor qkv = pool.copy(op.qkv);
+        for (int64_t i = 0; i < qkv.shape[1]; ++i)
+            qkv.as<float>()[(qkv.shape[0] - 1) * qkv.shape[1] + i] = 1e4f;
+        changed.qkv = qkv;
+        const Attention second = run_on(*backend, changed, pool);
+        const int64_t before_last = (op.y.shape[0] - 1) * op.y.shape[1];
+        CHECK(std::memcmp(first.y.data, second.y.data, before_last * 4) == 0);
+        CHECK(std::memcmp(first.y.data, second.y.data, first.y.bytes()) != 0);
+    }
+}

@@ -1,0 +1,328 @@
+// Cases of the ops that know neither heads nor experts.
+#include "support/cases.h"
+#include "support/reference.h"
+
+namespace fomoe {
+namespace {
+
+struct EmbeddingShape {
+    int64_t N, V, D;
+};
+
+std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
+    return {
+        {"one", Size::small, {1, 1, 1}},
+        {"odd", Size::small, {13, 7, 5}},
+        {"few_tokens", Size::small, {3, 101, 33}},
+        {"one_word", Size::small, {29, 1, 19}},
+        {"typical", Size::typical, {512, 1000, 96}},
+        {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
+        {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
+    };
+}
+
+struct NormShape {
+    int64_t N, D;
+    bool residual = false;  // for the backward op: whether dsum is there
+    bool in_place = false;
+    float eps = 1e-5f;
+    float deviation = 1.0f;
+};
+
+RmsNorm rms_norm(Pool& pool, NormShape s) {
+    RmsNorm op;
+    op.y = pool.blank(Shape(s.N, s.D));
+    op.rstd = pool.blank(Shape(s.N));
+    const Tensor x = pool.normal(Shape(s.N, s.D), s.deviation);
+    op.x = x;
+    op.weight = pool.normal(Shape(s.D), 0.5f, 1.0f);
+    op.eps = s.eps;
+    if (s.residual) {
+        op.residual = pool.normal(Shape(s.N, s.D), s.deviation);
+        op.sum = s.in_place ? x : pool.blank(Shape(s.N, s.D));
+    }
+    return op;
+}
+
+RmsNormBackward rms_norm_backward(Pool& pool, NormShape s) {
+    const RmsNorm forward = rms_norm(pool, {.N = s.N, .D = s.D, .deviation = s.deviation});
+    const RmsNorm wide = widened(forward, pool);
+    reference(wide);
+    RmsNormBackward op;
+    op.dweight = pool.normal(Shape(s.D));
+    op.dy = pool.normal(Shape(s.N, s.D));
+    op.sum = forward.x;
+    op.rstd = pool.narrow(wide.rstd);
+    op.weight = forward.weight;
+    const Tensor dsum = pool.normal(Shape(s.N, s.D));
+    if (s.residual) op.dsum = dsum;
+    op.dx = s.in_place ? dsum : pool.blank(Shape(s.N, s.D));
+    return op;
+}
+
+std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
+    return {
+        {"one", Size::small, {1, 1, true}},  // the norm's own gradient cancels to nearly 0
+        {"row", Size::small, {1, 37, true}},
+        {"odd", Size::small, {7, 13}},
+        {"odd_residual", Size::small, {7, 13, true}},
+        {"odd_in_place", Size::small, {11, 29, true, true}},
+        {"wide_in_place", Size::small, {5, 131, true, true}},
+        {"large_values", Size::small, {3, 17, true, false, 1e-5f, 1e3f}},
+        {"typical", Size::typical, {512, 256, true, true}},
+        {"N2048_D512", Size::bench, {2048, 512, true, true}},
+        {"N4096_D256", Size::bench, {4096, 256, true, true}},
+    };
+}
+
+struct LinearShape {
+    int64_t N, I, O;
+    bool accumulate = false;
+    bool dx = true;
+};
+
+std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
+    return {
+        {"one", Size::small, {1, 1, 1}},
+        {"one_row", Size::small, {1, 19, 23}},
+        {"one_row_accumulate", Size::small, {1, 19, 23, true}},
+        {"one_output", Size::small, {17, 31, 1}},
+        {"one_input", Size::small, {17, 1, 5, true}},
+        {"odd", Size::small, {13, 29, 37}},
+        {"odd_accumulate", Size::small, {13, 29, 37, true}},
+        {"odd_weight_only", Size::small, {11, 7, 17, false, false}},
+        {"tall", Size::typical, {419, 33, 65}},
+        {"typical", Size::typical, {256, 192, 320}},
+        {"typical_accumulate", Size::typical, {256, 192, 320, true}},
+        {"router", Size::typical, {509, 256, 16}},
+        {"wide_and_deep", Size::typical, {71, 523, 541}},
+        {"deep", Size::typical, {37, 1031, 67, true}},
+        {"long", Size::typical, {1031, 67, 71, true}},
+        {"qkv_N2048_D512", Size::bench, {2048, 512, 1536}},
+        {"out_N2048_D512_accumulate", Size::bench, {2048, 512, 512, true}},
+        {"router_N2048_E16", Size::bench, {2048, 512, 16}},
+        {"qkv_N4096_D256", Size::bench, {4096, 256, 768}},
+    };
+}
+
+struct LossShape {
+    int64_t N, D, V;
+    bool gradients = true;
+    int64_t invalid_every = 0;  // every so many tokens have no target; 1: none has one
+    float deviation = 1.0f;     // of the logits
+    float scale = 0.37f;
+};
+
+std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
+    return {
+        {"one", Size::small, {1, 1, 1}},
+        {"one_row", Size::small, {1, 13, 31}},
+        {"odd", Size::small, {17, 11, 37}},
+        {"two_words", Size::small, {5, 7, 2}},
+        {"invalid_targets", Size::small, {19, 13, 29, true, 3}},
+        {"no_valid_target", Size::small, {7, 5, 11, true, 1}},
+        {"loss_only", Size::small, {23, 11, 41, false, 4}},
+        {"large_logits", Size::small, {9, 5, 23, true, 0, 40.0f}},
+        {"one_sequence_of_257", Size::typical, {257, 24, 257}},
+        {"long_and_wide", Size::typical, {521, 12, 2003, true, 6}},
+        {"wide_vocabulary", Size::typical, {67, 20, 5003, true, 5}},
+        {"wider_vocabulary_loss_only", Size::typical, {9, 12, 32003, false, 5}},
+        {"N2048_D512_V32000", Size::bench, {2048, 512, 32000}},
+        {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
+        {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
+    };
+}
+
+LinearCrossEntropy loss(Pool& pool, LossShape s) {
+    LinearCrossEntropy op;
+    op.loss = pool.blank(Shape(s.N));
+    op.x = pool.normal(Shape(s.N, s.D));
+    op.weight = pool.normal(Shape(s.V, s.D), s.deviation / std::sqrt(float(s.D)));
+    const Tensor target = pool.integers(Shape(s.N), 0, s.V);
+    for (int64_t n = 0; s.invalid_every && n < s.N; n += s.invalid_every)
+        target.as<int32_t>()[n] = n % 2 ? -1 : -100;
+    op.target = target;
+    op.scale = s.scale;
+    if (s.gradients) {
+        op.dx = pool.blank(Shape(s.N, s.D));
+        op.dweight = pool.normal(Shape(s.V, s.D), 0.1f);
+    }
+    return op;
+}
+
+struct ActivateShape {
+    int64_t N, F;
+    Activation activation = Activation::swiglu;
+    bool in_place = false;
+};
+
+std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
+    return {
+        {"one", Size::small, {1, 1}},
+        {"swiglu", Size::small, {7, 13}},
+        {"swiglu_in_place", Size::small, {11, 37, Activation::swiglu, true}},
+        {"silu", Size::small, {7, 13, Activation::silu}},
+        {"relu", Size::small, {5, 29, Activation::relu}},
+        {"gelu", Size::small, {5, 29, Activation::gelu}},
+        {"gelu_in_place", Size::small, {3, 17, Activation::gelu, true}},
+        {"relu_in_place", Size::small, {3, 17, Activation::relu, true}},
+        {"typical_swiglu", Size::typical, {512, 192}},
+        {"typical_gelu", Size::typical, {512, 192, Activation::gelu, true}},
+        {"swiglu_N2048_F768", Size::bench, {2048, 768}},
+        {"gelu_N4096_F256", Size::bench, {4096, 256, Activation::gelu}},
+    };
+}
+
+struct AdamShape {
+    int64_t P;
+    int64_t step = 1;
+    float weight_decay = 0.1f;
+    float grad_scale = 0.5f;
+    bool idle = false;  // the gradient is 0, the moments are not
+};
+
+AdamW adamw(Pool& pool, AdamShape s) {
+    AdamW op;
+    op.weight = pool.normal(Shape(s.P));
+    op.m = pool.normal(Shape(s.P), 0.1f);
+    const Tensor v = pool.normal(Shape(s.P), 0.3f);
+    for (int64_t i = 0; i < s.P; ++i) v.as<float>()[i] *= v.as<float>()[i];
+    op.v = v;
+    op.grad = pool.normal(Shape(s.P), s.idle ? 0.0f : 1.0f);
+    op.grad_scale = pool.from<float>({s.grad_scale});
+    op.lr = 0.3f;
+    op.eps = 1e-3f;
+    op.weight_decay = s.weight_decay;
+    op.step = s.step;
+    return op;
+}
+
+// One case per row of a table of shapes.
+template <class Op, class Table, class Build>
+std::vector<Case<Op>> from_table(const Table& table, Build build, double bound = 1e-11) {
+    std::vector<Case<Op>> made;
+    for (const auto& [name, size, shape] : table)
+        made.push_back(
+            {name, size, [=, shape = shape](Pool& pool) { return build(pool, shape); }, bound});
+    return made;
+}
+
+}  // namespace
+
+template <>
+std::vector<Case<Embedding>> cases() {
+    return from_table<Embedding>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
+        return Embedding{.y = pool.blank(Shape(s.N, s.D)),
+                         .token = pool.integers(Shape(s.N), 0, s.V),
+                         .weight = pool.normal(Shape(s.V, s.D))};
+    });
+}
+
+template <>
+std::vector<Case<EmbeddingBackward>> cases() {
+    return from_table<EmbeddingBackward>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
+        return EmbeddingBackward{.dweight = pool.normal(Shape(s.V, s.D)),
+                                 .dy = pool.normal(Shape(s.N, s.D)),
+                                 .token = pool.integers(Shape(s.N), 0, s.V)};
+    });
+}
+
+template <>
+std::vector<Case<RmsNorm>> cases() {
+    auto made = from_table<RmsNorm>(norm_shapes(), rms_norm);
+    made.push_back({"eps_matters", Size::small, [](Pool& pool) {
+                        return rms_norm(pool, {.N = 5, .D = 7, .eps = 0.5f, .deviation = 0.3f});
+                    }});
+    made.push_back({"sum_is_the_residual", Size::small, [](Pool& pool) {
+                        RmsNorm op = rms_norm(pool, {.N = 6, .D = 21, .residual = true});
+                        op.sum = pool.copy(op.residual);
+                        op.residual = op.sum;
+                        return op;
+                    }});
+    return made;
+}
+
+template <>
+std::vector<Case<RmsNormBackward>> cases() {
+    return from_table<RmsNormBackward>(norm_shapes(), rms_norm_backward);
+}
+
+template <>
+std::vector<Case<Linear>> cases() {
+    return from_table<Linear>(linear_shapes(), [](Pool& pool, LinearShape s) {
+        const Shape out(s.N, s.O);
+        return Linear{.y = s.accumulate ? pool.normal(out) : pool.blank(out),
+                      .x = pool.normal(Shape(s.N, s.I)),
+                      .weight = pool.normal(Shape(s.O, s.I)),
+                      .accumulate = s.accumulate};
+    });
+}
+
+template <>
+std::vector<Case<LinearBackward>> cases() {
+    return from_table<LinearBackward>(linear_shapes(), [](Pool& pool, LinearShape s) {
+        LinearBackward op;
+        if (s.dx) op.dx = s.accumulate ? pool.normal(Shape(s.N, s.I)) : pool.blank(Shape(s.N, s.I));
+        op.dweight = pool.normal(Shape(s.O, s.I));
+        op.dy = pool.normal(Shape(s.N, s.O));
+        op.x = pool.normal(Shape(s.N, s.I));
+        op.weight = pool.normal(Shape(s.O, s.I));
+        op.accumulate_dx = s.accumulate;
+        return op;
+    });
+}
+
+template <>
+std::vector<Case<LinearCrossEntropy>> cases() {
+    return from_table<LinearCrossEntropy>(loss_shapes(), loss);
+}
+
+template <>
+std::vector<Case<Activate>> cases() {
+    return from_table<Activate>(activate_shapes(), [](Pool& pool, ActivateShape s) {
+        return Activate{.y = pool.blank(Shape(s.N, s.F)),
+                        .hidden = pool.normal(Shape(s.N, matrices_in(s.activation) * s.F), 2.0f),
+                        .activation = s.activation};
+    });
+}
+
+template <>
+std::vector<Case<ActivateBackward>> cases() {
+    return from_table<ActivateBackward>(activate_shapes(), [](Pool& pool, ActivateShape s) {
+        const Shape wide(s.N, matrices_in(s.activation) * s.F);
+        const Tensor hidden = pool.normal(wide, 2.0f);
+        return ActivateBackward{.dhidden = s.in_place ? hidden : pool.blank(wide),
+                                .dy = pool.normal(Shape(s.N, s.F)),
+                                .hidden = hidden,
+                                .activation = s.activation};
+    });
+}
+
+template <>
+std::vector<Case<AdamW>> cases() {
+    const std::vector<std::tuple<std::string, Size, AdamShape>> table = {
+        {"one", Size::small, {1}},
+        {"first_step", Size::small, {37, 1}},
+        {"second_step_no_decay", Size::small, {101, 2, 0.0f, 1.0f}},
+        {"later_step", Size::small, {1009, 1000, 0.01f, 0.125f}},
+        {"no_gradient", Size::small, {67, 3, 0.1f, 1.0f, true}},
+        {"typical", Size::typical, {100003, 7}},
+        {"P16M", Size::bench, {1 << 24, 7}},
+    };
+    return from_table<AdamW>(table, adamw);
+}
+
+template <>
+std::vector<Case<SumSquares>> cases() {
+    const std::vector<std::tuple<std::string, Size, int64_t>> table = {
+        {"one", Size::small, 1},        {"odd", Size::small, 37},
+        {"prime", Size::small, 10007},  {"typical", Size::typical, 1000003},
+        {"P16M", Size::bench, 1 << 24},
+    };
+    const auto build = [](Pool& pool, int64_t P) {
+        return SumSquares{.sum = pool.from<double>({2.5}), .x = pool.normal(Shape(P))};
+    };
+    return from_table<SumSquares>(table, build, 1e-26);  // f32 sums would be 1e-14
+}
+
+}  // namespace fomoe

@@ -1,0 +1,258 @@
+// Cases of the experts and of the movement of tokens.
+#include <algorithm>
+#include <cmath>
+
+#include "support/cases.h"
+#include "support/reference.h"
+
+namespace fomoe {
+namespace {
+
+// How the choices fall on the residents.
+enum class Split {
+    even,         // K distinct slots of each token, by chance
+    some_absent,  // a third of them absent
+    all_absent,
+    all_on_one,      // one choice of every token on slot R / 2, the others absent
+    same_for_all_k,  // every choice of every token on slot R - 1
+    one_without,     // slot 0 gets nothing
+};
+
+// (N, K) slots of R residents, or -1.
+Tensor slots(Pool& pool, int64_t N, int64_t K, int64_t R, Split split) {
+    const Tensor slot = pool.integers(Shape(N, K), -1, 0);
+    if (R == 0 || split == Split::all_absent) return slot;
+    const Tensor draw = pool.integers(Shape(std::max<int64_t>(N, 1) * K), 0, 1 << 20);
+    for (int64_t n = 0; n < N; ++n)
+        for (int64_t k = 0; k < K; ++k) {
+            const int32_t drawn = draw.as<int32_t>()[n * K + k];
+            const int64_t first = draw.as<int32_t>()[n * K] % R;  // then every third from there
+            int64_t chosen = R > 3 ? (first + 3 * k) % R : (first + k) % R;
+            if (split == Split::some_absent && drawn % 3 == 0) chosen = -1;
+            if (split == Split::all_on_one) chosen = k == n % K ? R / 2 : -1;
+            if (split == Split::same_for_all_k) chosen = R - 1;
+            if (split == Split::one_without && chosen == 0) chosen = R > 1 ? R - 1 : -1;
+            if (k >= R && split == Split::even) chosen = -1;
+            slot.as<int32_t>()[n * K + k] = static_cast<int32_t>(chosen);
+        }
+    return slot;
+}
+
+struct ExpertsShape {
+    int64_t N, D, K, R;
+    int d_expert;
+    Activation activation = Activation::swiglu;
+    Split split = Split::even;
+    int64_t spare_rows = 0;  // of hidden and choice beyond N K
+};
+
+std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
+    const auto swiglu = Activation::swiglu, silu = Activation::silu, relu = Activation::relu,
+               gelu = Activation::gelu;
+    return {
+        {"one", Size::small, {1, 1, 1, 1, 1}},
+        {"one_token", Size::small, {1, 7, 2, 5, 3}},
+        {"odd", Size::small, {17, 11, 2, 5, 7}},
+        {"silu", Size::small, {13, 9, 2, 3, 5, silu}},
+        {"relu", Size::small, {13, 9, 2, 3, 5, relu}},
+        {"gelu", Size::small, {13, 9, 2, 3, 5, gelu, Split::some_absent}},
+        {"some_absent", Size::small, {19, 13, 3, 7, 5, swiglu, Split::some_absent, 5}},
+        {"all_absent", Size::small, {7, 5, 2, 3, 3, swiglu, Split::all_absent}},
+        {"no_resident", Size::small, {7, 5, 2, 0, 3}},
+        {"no_token", Size::small, {0, 5, 2, 3, 3}},
+        {"no_token_spare_rows", Size::small, {0, 5, 2, 3, 3, swiglu, Split::even, 4}},
+        {"all_on_one", Size::small, {23, 7, 2, 5, 5, swiglu, Split::all_on_one}},
+        {"all_choices_on_one", Size::small, {11, 7, 2, 3, 5, gelu, Split::same_for_all_k}},
+        {"one_expert_without", Size::small, {9, 7, 2, 4, 5, swiglu, Split::one_without, 3}},
+        {"many_experts_few_tokens", Size::small, {3, 5, 2, 31, 3}},
+        {"top_1", Size::small, {15, 6, 1, 4, 5}},
+        {"top_4", Size::small, {12, 7, 4, 13, 3, swiglu, Split::some_absent}},
+        {"typical", Size::typical, {256, 64, 2, 8, 48}},
+        {"typical_skip", Size::typical, {257, 65, 2, 8, 33, swiglu, Split::some_absent}},
+        {"typical_gelu", Size::typical, {256, 64, 2, 4, 128, gelu}},
+        {"long", Size::typical, {389, 33, 2, 5, 23, swiglu, Split::some_absent}},
+        {"long_top_4", Size::typical, {331, 19, 4, 7, 13, gelu}},
+        {"long_one_hot", Size::typical, {1201, 13, 2, 5, 17, swiglu, Split::all_on_one}},
+        {"typical_one_hot", Size::typical, {256, 48, 2, 8, 64, swiglu, Split::all_on_one}},
+        {"N2048_D512_E16_K2_F768", Size::bench, {2048, 512, 2, 16, 768}},
+        {"N2048_D512_E16_K2_F768_absent",
+         Size::bench,
+         {2048, 512, 2, 16, 768, swiglu, Split::some_absent}},
+        {"N4096_D256_E16_K2_F256", Size::bench, {4096, 256, 2, 16, 256}},
+    };
+}
+
+ExpertsForward experts_forward(Pool& pool, ExpertsShape s) {
+    ExpertsForward op;
+    const int64_t U = matrices_in(s.activation), M = s.N * s.K + s.spare_rows;
+    const int64_t expert_size = (U + 1) * s.d_expert * s.D;
+    op.y = pool.blank(Shape(s.N, s.D));
+    op.hidden = pool.blank(Shape(M, U * s.d_expert));
+    op.choice = pool.blank(Shape(M), DType::i32);
+    op.offset = pool.blank(Shape(s.R + 1), DType::i32);
+    op.x = pool.normal(Shape(s.N, s.D));
+    op.slot = slots(pool, s.N, s.K, s.R, s.split);
+    op.gate = pool.normal(Shape(s.N, s.K), 0.3f, 0.7f);
+    op.activation = s.activation;
+    op.d_expert = s.d_expert;
+
+    // Experts lie in falling order, with a gap of 16 elements before each.
+    std::vector<int64_t> offsets;
+    for (int64_t r = 0; r < s.R; ++r) offsets.push_back(16 + (s.R - 1 - r) * (expert_size + 16));
+    op.expert_offset = pool.from<int64_t>(offsets);
+    op.weights = pool.normal(Shape(s.R * (expert_size + 16)), 1.5f / std::sqrt(float(s.D)));
+    return op;
+}
+
+ExpertsBackward experts_backward(Pool& pool, ExpertsShape s, bool bench) {
+    const ExpertsForward forward = experts_forward(pool, s);
+    ExpertsForward wide = widened(forward, pool);
+    if (bench) {  // a forward pass in f64 of this size takes minutes: only sort the rows
+        const ExpertsForward narrow = experts_forward(pool, {.N = s.N,
+                                                             .D = 1,
+                                                             .K = s.K,
+                                                             .R = s.R,
+                                                             .d_expert = 1,
+                                                             .activation = s.activation,
+                                                             .split = s.split,
+                                                             .spare_rows = s.spare_rows});
+        ExpertsForward sorted = narrow;
+        sorted.slot = forward.slot;
+        sorted = widened(sorted, pool);
+        reference(sorted);
+        wide.choice = sorted.choice;
+        wide.offset = sorted.offset;
+        wide.hidden = pool.widen(pool.normal(forward.hidden.shape));
+    } else {
+        reference(wide);
+    }
+    ExpertsBackward op;
+    op.dx = pool.blank(forward.x.shape);
+    op.dgate = pool.blank(forward.gate.shape);
+    op.dweights = pool.normal(forward.weights.shape);
+    op.dy = pool.normal(forward.y.shape);
+    op.x = forward.x;
+    op.slot = forward.slot;
+    op.gate = forward.gate;
+    op.hidden = pool.narrow(wide.hidden);
+    op.choice = wide.choice;
+    op.offset = wide.offset;
+    op.weights = forward.weights;
+    op.expert_offset = forward.expert_offset;
+    op.activation = s.activation;
+    op.d_expert = s.d_expert;
+    return op;
+}
+
+struct DispatchShape {
+    int64_t N, K, R;
+    std::vector<int32_t> first_slot;
+    Split split = Split::even;
+    int64_t spare_rows = 0;
+};
+
+std::vector<std::tuple<std::string, Size, DispatchShape>> dispatch_shapes() {
+    return {
+        {"one", Size::small, {1, 1, 1, {0, 1}}},
+        {"one_destination", Size::small, {13, 2, 5, {0, 5}, Split::some_absent}},
+        {"two", Size::small, {17, 2, 8, {0, 4, 8}}},
+        {"uneven", Size::small, {17, 3, 7, {0, 3, 5, 7}, Split::some_absent}},
+        {"more_destinations_than_choices", Size::small, {11, 2, 9, {0, 2, 4, 5, 7, 9}}},
+        {"a_destination_without_slots", Size::small, {9, 2, 5, {0, 2, 2, 5}}},
+        {"all_to_one", Size::small, {12, 2, 4, {0, 1, 2, 3, 4}, Split::all_on_one, 5}},
+        {"all_absent", Size::small, {7, 2, 4, {0, 2, 4}, Split::all_absent}},
+        {"no_resident", Size::small, {5, 2, 0, {0, 0, 0}}},
+        {"typical", Size::typical, {1000, 2, 16, {0, 4, 8, 12, 16}, Split::some_absent, 24}},
+        {"N2048_E16_Q4", Size::bench, {2048, 2, 16, {0, 4, 8, 12, 16}}},
+    };
+}
+
+DispatchPlan dispatch_plan(Pool& pool, const DispatchShape& s) {
+    const int64_t Q = static_cast<int64_t>(s.first_slot.size()) - 1;
+    const int64_t M = s.N * std::min(s.K, Q) + s.spare_rows;
+    return {.offset = pool.blank(Shape(Q + 1), DType::i32),
+            .token = pool.blank(Shape(M), DType::i32),
+            .row_slot = pool.blank(Shape(M, s.K), DType::i32),
+            .position = pool.blank(Shape(s.N, Q), DType::i32),
+            .slot = slots(pool, s.N, s.K, s.R, s.split),
+            .first_slot = pool.from<int32_t>(s.first_slot)};
+}
+
+struct RowsShape {
+    int64_t N, M, D, Q = 1;
+};
+
+}  // namespace
+
+template <>
+std::vector<Case<ExpertsForward>> cases() {
+    std::vector<Case<ExpertsForward>> made;
+    for (const auto& [name, size, shape] : experts_shapes())
+        made.push_back(
+            {name, size, [shape = shape](Pool& pool) { return experts_forward(pool, shape); }});
+    return made;
+}
+
+template <>
+std::vector<Case<ExpertsBackward>> cases() {
+    std::vector<Case<ExpertsBackward>> made;
+    for (const auto& [name, size, shape] : experts_shapes()) {
+        const bool bench = size == Size::bench;
+        made.push_back({name, size, [shape = shape, bench](Pool& pool) {
+                            return experts_backward(pool, shape, bench);
+                        }});
+    }
+    return made;
+}
+
+template <>
+std::vector<Case<DispatchPlan>> cases() {
+    std::vector<Case<DispatchPlan>> made;
+    for (const auto& [name, size, shape] : dispatch_shapes())
+        made.push_back(
+            {name, size, [shape = shape](Pool& pool) { return dispatch_plan(pool, shape); }});
+    return made;
+}
+
+template <>
+std::vector<Case<Permute>> cases() {
+    const std::vector<std::tuple<std::string, Size, RowsShape>> table = {
+        {"one", Size::small, {1, 1, 1}},
+        {"odd", Size::small, {13, 29, 7}},
+        {"fewer_rows", Size::small, {31, 3, 17}},
+        {"no_row", Size::small, {5, 0, 3}},
+        {"typical", Size::typical, {512, 1000, 96}},
+        {"N2048_D512", Size::bench, {2048, 4096, 512}},
+    };
+    std::vector<Case<Permute>> made;
+    for (const auto& [name, size, shape] : table)
+        made.push_back({name, size, [s = shape](Pool& pool) {
+                            return Permute{.y = pool.blank(Shape(s.M, s.D)),
+                                           .x = pool.normal(Shape(s.N, s.D)),
+                                           .index = pool.integers(Shape(s.M), 0, s.N)};
+                        }});
+    return made;
+}
+
+template <>
+std::vector<Case<Combine>> cases() {
+    const std::vector<std::tuple<std::string, Size, RowsShape>> table = {
+        {"one", Size::small, {1, 1, 1}},
+        {"odd", Size::small, {13, 29, 7, 3}},
+        {"few_rows", Size::small, {31, 2, 17, 5}},
+        {"no_row", Size::small, {5, 0, 3, 2}},
+        {"no_token", Size::small, {0, 4, 3, 2}},
+        {"typical", Size::typical, {512, 1000, 96, 4}},
+        {"N2048_D512", Size::bench, {2048, 4096, 512, 2}},
+    };
+    std::vector<Case<Combine>> made;
+    for (const auto& [name, size, shape] : table)
+        made.push_back({name, size, [s = shape](Pool& pool) {
+                            return Combine{.y = pool.blank(Shape(s.N, s.D)),
+                                           .x = pool.normal(Shape(s.M, s.D)),
+                                           .position = pool.integers(Shape(s.N, s.Q), -1, s.M)};
+                        }});
+    return made;
+}
+
+}  // namespace fomoe

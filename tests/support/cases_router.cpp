@@ -1,0 +1,197 @@
+// Cases of the router.
+#include "support/cases.h"
+#include "support/reference.h"
+
+namespace fomoe {
+namespace {
+
+enum class Residents { all, half, one, none };
+
+// What is odd about the logits.
+enum class Logits {
+    normal,
+    all_equal,     // every expert ties
+    pairs_equal,   // expert 2 i + 1 ties with expert 2 i
+    far_from_zero  // 300 is added to all
+};
+
+struct RouterShape {
+    int64_t N, E, K;
+    int64_t sequences = 1;
+    RouterScore score = RouterScore::softmax;
+    bool normalize = true;
+    bool bias = false;
+    Residents residents = Residents::half;
+    int64_t invalid_every = 0;  // every so many tokens are not valid; 1: none is
+    Logits logits = Logits::normal;
+    float scale = 1.0f;
+};
+
+std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
+    const auto softmax = RouterScore::softmax, sigmoid = RouterScore::sigmoid;
+    using enum Residents;
+    return {
+        {"one", Size::small, {1, 1, 1}},
+        {"one_token", Size::small, {1, 7, 2, 1, softmax, true, false, all}},
+        {"odd", Size::small, {15, 7, 2, 3}},
+        {"all_experts_chosen", Size::small, {5, 3, 3}},
+        {"top_1", Size::small, {11, 5, 1}},
+        {"top_1_unnormalised", Size::small, {11, 5, 1, 1, softmax, false}},
+        {"unnormalised", Size::small, {14, 9, 3, 2, softmax, false, false, half, 0, {}, 2.5f}},
+        {"scaled", Size::small, {14, 9, 3, 2, softmax, true, false, half, 4, {}, 1.7f}},
+        {"bias", Size::small, {20, 11, 4, 2, softmax, true, true, half, 3}},
+        {"sigmoid", Size::small, {20, 11, 4, 2, sigmoid, true, false, half, 3}},
+        {"sigmoid_bias", Size::small, {21, 13, 4, 3, sigmoid, true, true, half, 5, {}, 1.3f}},
+        {"sigmoid_unnormalised", Size::small, {21, 13, 2, 3, sigmoid, false, true, half}},
+        {"all_resident", Size::small, {18, 8, 2, 2, softmax, true, false, all, 5}},
+        {"one_resident", Size::small, {18, 8, 2, 2, softmax, true, false, one}},
+        {"no_resident", Size::small, {18, 8, 2, 2, softmax, true, false, Residents::none}},
+        {"no_resident_sigmoid", Size::small, {9, 8, 2, 1, sigmoid, true, true, Residents::none}},
+        {"no_valid_token", Size::small, {12, 6, 2, 2, softmax, true, false, half, 1}},
+        {"far_from_zero",
+         Size::small,
+         {12, 6, 2, 2, softmax, true, false, half, 5, Logits::far_from_zero}},
+        {"ties", Size::typical, {9, 8, 3, 1, softmax, true, false, half, 0, Logits::all_equal}},
+        {"ties_in_pairs",
+         Size::typical,
+         {24, 16, 3, 2, softmax, true, false, half, 0, Logits::pairs_equal}},
+        {"ties_sigmoid",
+         Size::typical,
+         {24, 20, 5, 2, sigmoid, true, false, half, 0, Logits::pairs_equal}},
+        {"typical", Size::typical, {512, 16, 2, 4, softmax, true, false, half, 7}},
+        {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
+        {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
+        {"N4096_E16_K2", Size::bench, {4096, 16, 2, 16}},
+        {"N2048_E128_K8_sigmoid", Size::bench, {2048, 128, 8, 4, sigmoid, true, true}},
+    };
+}
+
+Router router(Pool& pool, RouterShape s) {
+    Router op;
+    op.gate = pool.blank(Shape(s.N, s.K));
+    op.expert = pool.blank(Shape(s.N, s.K), DType::i32);
+    op.slot = pool.blank(Shape(s.N, s.K), DType::i32);
+    op.count = pool.blank(Shape(s.sequences, s.E));
+    op.mass = pool.blank(Shape(s.sequences, s.E));
+    op.z = pool.blank(Shape(s.sequences));
+    const bool equal = s.logits == Logits::all_equal;
+    const Tensor logits = pool.normal(Shape(s.N, s.E), equal ? 0.0f : 1.5f,
+                                      s.logits == Logits::far_from_zero ? 300.0f : 0.25f);
+    if (s.logits == Logits::pairs_equal)
+        for (int64_t i = 1; i < s.N * s.E; i += 2)
+            logits.as<float>()[i] = logits.as<float>()[i - 1];
+    op.logits = logits;
+    if (s.bias) op.bias = pool.normal(Shape(s.E), 0.4f);
+
+    // Residents take slots in rising order, from an expert in the middle on.
+    std::vector<int32_t> resident(s.E, -1);
+    const int64_t held = s.residents == Residents::all    ? s.E
+                         : s.residents == Residents::half ? (s.E + 1) / 2
+                         : s.residents == Residents::one  ? 1
+                                                          : 0;
+    for (int64_t i = 0; i < held; ++i)
+        resident[s.E - held - (s.E - held) / 3 + i] = static_cast<int32_t>(i);
+    op.resident = pool.from<int32_t>(resident);
+    const Tensor target = pool.integers(Shape(s.N), 0, 100);
+    for (int64_t n = 0; s.invalid_every && n < s.N; n += s.invalid_every)
+        target.as<int32_t>()[n] = -1;
+    op.target = target;
+    op.score = s.score;
+    op.normalize = s.normalize;
+    op.scale = s.scale;
+    return op;
+}
+
+RouterBackward router_backward(Pool& pool, RouterShape s) {
+    const Router forward = router(pool, s);
+    const Router wide = widened(forward, pool);
+    reference(wide);
+    RouterBackward op;
+    op.dlogits = pool.blank(forward.logits.shape);
+    op.dgate = pool.normal(forward.gate.shape);
+    op.expert = wide.expert;
+    op.slot = wide.slot;
+    op.logits = forward.logits;
+    op.dmass = pool.normal(forward.mass.shape);
+    op.target = forward.target;
+    op.score = s.score;
+    op.normalize = s.normalize;
+    op.scale = s.scale;
+    op.dz = s.logits == Logits::far_from_zero ? 0.001f : 0.13f;
+    return op;
+}
+
+// Counts as a router leaves them: K choices of each valid token, none in the first sequence.
+Balance balance(Pool& pool, int64_t sequences, int64_t E, bool fraction) {
+    Balance op;
+    op.dmass = pool.blank(Shape(sequences, E));
+    op.load = pool.normal(Shape(E), 2.0f, 5.0f);
+    op.loss = pool.from<double>({0.25, -1.5}, Shape(2));
+    const Tensor count = pool.blank(Shape(sequences, E)),
+                 choices = pool.integers(count.shape, 0, 9);
+    for (int64_t i = 0; i < count.count(); ++i)
+        count.as<float>()[i] = i < E ? 0.0f : static_cast<float>(choices.as<int32_t>()[i]);
+    op.count = count;
+    op.mass = pool.normal(Shape(sequences, E), 0.5f, 2.0f);
+    op.z = pool.normal(Shape(sequences), 1.0f, 4.0f);
+    if (fraction) op.fraction = pool.normal(Shape(E), 0.02f, 0.1f);
+    op.weight = 0.3f;
+    return op;
+}
+
+}  // namespace
+
+template <>
+std::vector<Case<Balance>> cases() {
+    std::vector<Case<Balance>> made;
+    for (const bool fraction : {false, true}) {
+        const std::string kind = fraction ? "given" : "by_sequence";
+        made.push_back({kind + "_one", Size::small,
+                        [=](Pool& pool) { return balance(pool, 1, 1, fraction); }});
+        made.push_back(
+            {kind, Size::small, [=](Pool& pool) { return balance(pool, 5, 7, fraction); }});
+    }
+    made.push_back(
+        {"B16_E128", Size::bench, [](Pool& pool) { return balance(pool, 16, 128, false); }});
+    return made;
+}
+
+template <>
+std::vector<Case<Router>> cases() {
+    std::vector<Case<Router>> made;
+    for (const auto& [name, size, shape] : router_shapes())
+        made.push_back({name, size, [shape = shape](Pool& pool) { return router(pool, shape); }});
+    return made;
+}
+
+template <>
+std::vector<Case<RouterBackward>> cases() {
+    std::vector<Case<RouterBackward>> made;
+    for (const auto& [name, size, shape] : router_shapes()) {
+        made.push_back(
+            {name, size, [shape = shape](Pool& pool) { return router_backward(pool, shape); }});
+        // Each source of the gradient alone.
+        if (name != "sigmoid_bias" && name != "scaled") continue;
+        made.push_back({name + "_gates_only", size, [shape = shape](Pool& pool) {
+                            RouterBackward op = router_backward(pool, shape);
+                            op.dmass = pool.normal(op.dmass.shape, 0.0f);
+                            op.dz = 0;
+                            return op;
+                        }});
+        made.push_back({name + "_mass_only", size, [shape = shape](Pool& pool) {
+                            RouterBackward op = router_backward(pool, shape);
+                            op.dgate = pool.normal(op.dgate.shape, 0.0f);
+                            op.dz = 0;
+                            return op;
+                        }});
+        made.push_back({name + "_z_only", size, [shape = shape](Pool& pool) {
+                            RouterBackward op = router_backward(pool, shape);
+                            op.dgate = pool.normal(op.dgate.shape, 0.0f);
+                            op.dmass = pool.normal(op.dmass.shape, 0.0f);
+                            return op;
+                        }});
+    }
+    return made;
+}
+
+}  // namespace fomoe

@@ -1,0 +1,172 @@
+// The lines that people and programs read.
+#include "train/metrics.h"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "base/error.h"
+
+using namespace fomoe;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+namespace {
+
+class Folder {
+public:
+    Folder() : path_(fs::temp_directory_path() / concat("fomoe-metrics-", getpid())) {
+        fs::remove_all(path_);
+    }
+    ~Folder() { fs::remove_all(path_); }
+    std::string file() const { return path_ / "metrics" / "west.jsonl"; }
+
+private:
+    fs::path path_;
+};
+
+std::vector<json> lines_of(const std::string& path) {
+    std::vector<json> lines;
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) lines.push_back(json::parse(line));
+    return lines;
+}
+
+// Steps `from` to `to`, a round behind every fourth, as a run would write them.
+void write_steps(MetricsWriter& writer, int64_t from, int64_t to) {
+    for (int64_t s = from; s <= to; ++s) {
+        writer.step({.step = s, .steps = 100, .loss = 10.0 - 0.1 * s});
+        if (s % 4 == 0) writer.round({.round = s / 4, .step = s, .groups = 2, .groups_total = 2});
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a step line has its fields in a fixed order") {
+    const StepMetrics metrics{.step = 1200,
+                              .steps = 50000,
+                              .loss = 3.12714,
+                              .aux = 0.01023,
+                              .z = 0.5,
+                              .grad_norm = 0.8412,
+                              .lr = 3e-4,
+                              .tokens_per_second = 41312,
+                              .mfu = 0.608,
+                              .imbalance = 1.2123,
+                              .skip = 0.2479,
+                              .eta_seconds = 842};
+    CHECK(step_line("west", metrics) ==
+          "[west] step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | "
+          "41.3k tok/s | mfu 61% | imb 1.21 | skip 24.8% | eta 14m02s");
+}
+
+TEST_CASE("a round line has its fields in a fixed order") {
+    const RoundMetrics metrics{.round = 37,
+                               .step = 1184,
+                               .groups = 4,
+                               .groups_total = 4,
+                               .sent_bytes = 2747269,
+                               .predicted_bytes = 2747269,
+                               .seconds = 0.312,
+                               .drift = 0.01312,
+                               .hash = 0x12349f3c};
+    CHECK(round_line(metrics) ==
+          "round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | "
+          "hash 9f3c");
+}
+
+TEST_CASE("counts and durations take the unit that fits") {
+    CHECK(short_count(812.4) == "812");
+    CHECK(short_count(999.7) == "1.0k");
+    CHECK(short_count(1254000) == "1.25M");
+    CHECK(short_duration(0.4) == "0s");
+    CHECK(short_duration(59.6) == "1m00s");
+    CHECK(short_duration(7500) == "2h05m");
+    CHECK(short_duration(3 * 86400 + 4 * 3600) == "3d04h");
+    CHECK(short_duration(std::numeric_limits<double>::infinity()) == "?");
+}
+
+TEST_CASE("every event is one JSON object, on the disk as soon as it is written") {
+    const Folder folder;
+    MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
+    writer.start(0, 100, 2);
+    writer.step({.step = 1, .loss = 5.5, .grad_norm = std::numeric_limits<double>::quiet_NaN()});
+    writer.round({.round = 1, .step = 1, .sent_bytes = 123, .predicted_bytes = 124, .hash = 10});
+    writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
+    writer.end(1, "stopped");
+
+    const std::vector<json> lines = lines_of(folder.file());
+    REQUIRE(lines.size() == 5);
+    const std::vector<std::string> events{"start", "step", "round", "checkpoint", "end"};
+    for (size_t i = 0; i < events.size(); ++i) {
+        CHECK(lines[i]["event"] == events[i]);
+        CHECK(lines[i]["group"] == "west");
+        CHECK(lines[i]["step"] == (i == 0 ? 0 : 1));
+    }
+    CHECK(lines[1]["loss"] == 5.5);
+    CHECK(lines[1]["grad_norm"].is_null());
+    CHECK(lines[2]["sent_bytes"] == 123);
+    CHECK(lines[2]["predicted_bytes"] == 124);
+    CHECK(lines[2]["hash"] == "000000000000000a");
+}
+
+TEST_CASE("a resumed run has every step and round once") {
+    const Folder folder;
+    {
+        MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
+        writer.start(0, 100, 2);
+        write_steps(writer, 1, 10);
+    }
+    // Killed in the middle of a line, and goes on from the checkpoint of step 6.
+    std::ofstream(folder.file(), std::ios::app) << R"({"event":"step","step":6,"lo)";
+    {
+        MetricsWriter writer(folder.file(), "west", 6);
+        writer.start(6, 100, 2);
+        write_steps(writer, 7, 12);
+    }
+    std::vector<int64_t> steps, rounds;
+    for (const json& line : lines_of(folder.file())) {
+        if (line["event"] == "step") steps.push_back(line["step"]);
+        if (line["event"] == "round") rounds.push_back(line["round"]);
+    }
+    CHECK(steps == std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
+    CHECK(rounds == std::vector<int64_t>{1, 2, 3});
+}
+
+TEST_CASE("a torn last line is taken away even when its step is kept") {
+    const Folder folder;
+    {
+        MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
+        write_steps(writer, 1, 3);
+    }
+    // Complete but for the end of its line.
+    std::ofstream(folder.file(), std::ios::app) << R"({"event":"step","step":4})";
+    {
+        MetricsWriter writer(folder.file(), "west", 5);
+        write_steps(writer, 5, 5);
+    }
+    CHECK(lines_of(folder.file()).size() == 4);
+    CHECK(lines_of(folder.file()).back()["step"] == 5);
+}
+
+TEST_CASE("a new run starts an empty file") {
+    const Folder folder;
+    { MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).start(0, 100, 2); }
+    { MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).start(0, 50, 2); }
+    REQUIRE(lines_of(folder.file()).size() == 1);
+    CHECK(lines_of(folder.file())[0]["steps"] == 50);
+}
+
+TEST_CASE("a file that cannot be written is an error that names it") {
+    try {
+        MetricsWriter writer("/proc/none/west.jsonl", "west", MetricsWriter::kNewRun);
+        FAIL("it was written");
+    } catch (const Error& error) {
+        CHECK(error.exit == Exit::data);
+        CHECK_THAT(error.what(), Catch::Matchers::Contains("/proc/none/west.jsonl"));
+    }
+}

@@ -1,0 +1,331 @@
+// A step of a group: what it may not depend on, what any routing does to it, and that it learns.
+#include "train/step.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <functional>
+#include <mutex>
+
+#include "support/tiny.h"
+
+using namespace fomoe;
+
+namespace {
+
+// What each rank of a job does: `steps` steps on batches made for its place.
+struct Plan {
+    Config config;
+    int64_t steps = 1;
+    std::function<void(InnerStep&, const ArenaLayout&)> prepare = [](auto&, auto&) {};
+    std::function<Batch(int64_t step, Range sequences)> batch = {};  // tiny_batch if empty
+};
+
+// What the first group's ranks agree on, and what they hold together.
+struct Outcome {
+    std::vector<StepResult> results;        // by step
+    std::vector<std::vector<float>> loads;  // by step, (L, E)
+    Values gradients, weights;              // after the last step; gradients summed, not clipped
+};
+
+bool same(const StepResult& a, const StepResult& b) {
+    return a.loss == b.loss && a.aux == b.aux && a.z == b.z && a.grad_norm == b.grad_norm &&
+           a.lr == b.lr && a.valid_tokens == b.valid_tokens && a.imbalance == b.imbalance &&
+           a.skipped == b.skipped && a.executed_choices == b.executed_choices && a.stop == b.stop;
+}
+
+// Elements [begin, begin + size) of an arena, by parameter; those of other ranks stay as they are.
+void gather(const ArenaLayout& layout, Tensor arena, int64_t begin, int64_t size, Values& values) {
+    for (const Parameter& p : layout.parameters) {
+        std::vector<float>& to = values[p.name];
+        to.resize(p.count(), std::nanf(""));
+        for (int64_t i = std::max(begin, p.offset);
+             i < std::min(begin + size, p.offset + p.count()); ++i)
+            to[i - p.offset] = arena.as<float>()[i];
+    }
+}
+
+Outcome train(const Plan& plan) {
+    const Config& config = plan.config;
+    const int n_ranks = config.topology.n_ranks();
+    const Placement placement = placement_of(config);
+    const auto all = all_parameters(config.model, placement);
+    Outcome outcome;
+    std::mutex mutex;
+    int disagreements = 0;  // Catch's checks are for one thread
+    run_ranks(n_ranks, [&](Communicator& job) {
+        const World world(config.topology, job.rank(), n_ranks);
+        const ArenaLayout layout = arena_layout(all, placement, world);
+        const auto backend = make_cpu_backend(1);
+        GroupCommunicators ranks(job, world);
+        InnerStep step(config, world, placement, layout, *backend, ranks);
+        plan.prepare(step, layout);
+        const Range own = InnerStep::sequences(config, world);
+        for (int64_t s = 1; s <= plan.steps; ++s) {
+            const Batch batch = plan.batch ? plan.batch(s, own) : tiny_batch(config, s, own);
+            const StepResult result = step.run(s, batch, false);
+            if (world.group != 0) continue;
+            std::lock_guard lock(mutex);
+            if (static_cast<int64_t>(outcome.results.size()) < s) {
+                outcome.results.push_back(result);
+                outcome.loads.push_back(step.load());
+            }
+            disagreements += !same(result, outcome.results[s - 1]);
+            disagreements += step.load() != outcome.loads[s - 1];
+        }
+        if (world.group != 0) return;
+        std::lock_guard lock(mutex);
+        for (const InnerOptimizer::Slice& slice : step.optimizer().slices())
+            gather(layout, step.gradients(), slice.begin, slice.size, outcome.gradients);
+        for (const Parameter& p : layout.parameters) {
+            const float* w = step.weights().as<float>() + p.offset;
+            const std::vector<float> own_weights(w, w + p.count());
+            const auto [known, first] = outcome.weights.try_emplace(p.name, own_weights);
+            disagreements += known->second != own_weights;
+        }
+    });
+    CHECK(disagreements == 0);
+    return outcome;
+}
+
+Plan on_ranks(Plan plan, int ranks, int expert_parallel, int micro_batch) {
+    plan.config.topology.groups[0].ranks = ranks;
+    plan.config.topology.groups[0].expert_parallel = expert_parallel;
+    plan.config.train.micro_batch = micro_batch;
+    return plan;
+}
+
+struct Split {
+    int ranks, expert_parallel, micro_batch;
+};
+
+// Choices of the steps that went to another expert, at least.
+double flipped(const Outcome& a, const Outcome& b) {
+    double changed = 0;
+    for (size_t s = 0; s < a.loads.size(); ++s)
+        for (size_t i = 0; i < a.loads[s].size(); ++i)
+            changed += std::abs(a.loads[s][i] - b.loads[s][i]) / 2;
+    return changed;
+}
+
+double norm(const Values& values) {
+    double squares = 0;
+    for (const auto& [name, elements] : values)
+        for (float x : elements) squares += double{x} * x;
+    return std::sqrt(squares);
+}
+
+double norm_of_experts(const Values& values, const std::string& expert) {
+    Values some;
+    for (const auto& [name, elements] : values)
+        if (name.find(".mlp.experts." + expert) != std::string::npos) some[name] = elements;
+    return norm(some);
+}
+
+// Adds to the selection bias of these experts in every layer.
+auto favour(std::map<int, float> experts) {
+    return [experts](InnerStep& step, const ArenaLayout& layout) {
+        for (const Parameter& p : layout.parameters)
+            if (!p.trained)
+                for (const auto& [expert, bias] : experts)
+                    step.weights().as<float>()[p.offset + expert] += bias;
+    };
+}
+
+// The same step on one rank per group and on others.
+void check_same_gradients(const Plan& plan, const Outcome& alone,
+                          const std::vector<Split>& splits) {
+    for (const Split& split : splits) {
+        INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel << ", micro-batch "
+                         << split.micro_batch);
+        const Outcome cut =
+            train(on_ranks(plan, split.ranks, split.expert_parallel, split.micro_batch));
+        const double error = nmse(cut.gradients, alone.gradients);
+        INFO("NMSE of the gradients " << error);
+        CHECK(error <= 1e-10);
+        CHECK(cut.gradients.size() == alone.gradients.size());
+        CHECK(cut.loads == alone.loads);
+        CHECK(cut.results[0].loss == Approx(alone.results[0].loss).epsilon(1e-6));
+        CHECK(cut.results[0].aux == Approx(alone.results[0].aux).epsilon(1e-6));
+        CHECK(cut.results[0].z == Approx(alone.results[0].z).epsilon(1e-6));
+        CHECK(cut.results[0].grad_norm == Approx(alone.results[0].grad_norm).epsilon(1e-5));
+        CHECK(cut.results[0].skipped == alone.results[0].skipped);
+        CHECK(cut.results[0].imbalance == alone.results[0].imbalance);
+        CHECK(cut.results[0].executed_choices == alone.results[0].executed_choices);
+    }
+}
+
+const std::vector<Split> kSplits = {{1, 1, 1}, {1, 1, 2}, {2, 1, 4}, {2, 2, 4}, {2, 2, 1},
+                                    {4, 1, 2}, {4, 2, 2}, {4, 2, 1}, {4, 4, 2}, {4, 4, 1}};
+
+}  // namespace
+
+TEST_CASE("ranks, expert parallelism and accumulation do not change the gradients") {
+    for (AuxScope scope : {AuxScope::sequence, AuxScope::group})
+        for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+            Plan plan{config};
+            plan.config.model.moe.aux_scope = scope;
+            const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+            CHECK(alone.results[0].grad_norm == Approx(norm(alone.gradients)).epsilon(1e-6));
+            check_same_gradients(plan, alone, kSplits);
+        }
+}
+
+TEST_CASE("ranks, expert parallelism and accumulation do not change fifty steps") {
+    Plan plan{tiny_sigmoid_config()};
+    plan.steps = 50;
+    plan.config.train.optimizer.lr = 1e-2;
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    REQUIRE(alone.results.back().loss < 0.95 * alone.results.front().loss);
+    for (const Split& split : kSplits) {
+        const Outcome cut =
+            train(on_ranks(plan, split.ranks, split.expert_parallel, split.micro_batch));
+        const double error = std::abs(cut.results.back().loss / alone.results.back().loss - 1);
+        INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel << ", micro-batch "
+                         << split.micro_batch << ": loss off by " << error << ", "
+                         << flipped(cut, alone) << " choices flipped");
+        CHECK(error <= 1e-4);
+    }
+}
+
+TEST_CASE("all tokens on one expert") {
+    Plan plan{tiny_sigmoid_config(), 1, favour({{5, 100.0f}})};
+    plan.config.model.moe.top_k = 1;
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const float valid = static_cast<float>(alone.results[0].valid_tokens);
+    for (int e = 0; e < 8; ++e) CHECK(alone.loads[0][e] == (e == 5 ? valid : 0));
+    CHECK(alone.results[0].imbalance == Approx(8));
+    CHECK(norm_of_experts(alone.gradients, "5") > 0);
+    CHECK(norm_of_experts(alone.gradients, "4") == 0);
+    check_same_gradients(plan, alone, kSplits);
+}
+
+TEST_CASE("all tokens on one shard, the other ranks have none") {
+    // With four shards experts 2 and 3 are the second's, with two the first's.
+    Plan plan{tiny_sigmoid_config(), 1, favour({{2, 100.0f}, {3, 50.0f}})};
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    CHECK(norm_of_experts(alone.gradients, "2") > 0);
+    CHECK(norm_of_experts(alone.gradients, "6") == 0);
+    check_same_gradients(plan, alone, kSplits);
+}
+
+TEST_CASE("an expert and a shard without tokens") {
+    Plan plan{tiny_sigmoid_config(), 1, favour({{1, -100.0f}, {6, -100.0f}, {7, -100.0f}})};
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    CHECK(norm_of_experts(alone.gradients, "1") == 0);
+    CHECK(norm_of_experts(alone.gradients, "0") > 0);
+    check_same_gradients(plan, alone, kSplits);
+}
+
+TEST_CASE("a rank whose sequences have no target") {
+    Plan plan{tiny_sigmoid_config()};
+    plan.batch = [&](int64_t step, Range sequences) {
+        const int64_t T = plan.config.data.seq_len;
+        Batch batch = tiny_batch(plan.config, step, {0, 8});
+        // The first two sequences: the first of four ranks.
+        for (int64_t n = 0; n < 2 * T; ++n) {
+            batch.group_valid_tokens -= batch.targets[n] >= 0;
+            batch.targets[n] = -1;
+        }
+        const auto part = [&](std::vector<int32_t>& x) {
+            x = {x.begin() + sequences.begin * T, x.begin() + sequences.end * T};
+        };
+        for (auto* x : {&batch.tokens, &batch.targets, &batch.positions, &batch.begin}) part(*x);
+        batch.n_sequences = sequences.size();
+        return batch;
+    };
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    check_same_gradients(plan, alone, kSplits);
+}
+
+TEST_CASE("shards of different sizes, and tokens with more choices than a shard has experts") {
+    Plan plan{tiny_sigmoid_config()};
+    plan.config.train.batch = 6;
+    plan.config.model.moe.top_k = 5;
+    const Outcome alone = train(on_ranks(plan, 1, 1, 6));
+    check_same_gradients(plan, alone, {{3, 3, 2}, {3, 3, 1}, {6, 3, 1}, {3, 1, 2}});
+}
+
+TEST_CASE("a model of dense layers only") {
+    Plan plan{tiny_softmax_config()};
+    plan.config.model.moe.first_dense_layers = 2;
+    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    CHECK(alone.results[0].executed_choices == 0);
+    CHECK(alone.results[0].aux == 0);
+    CHECK(alone.results[0].grad_norm > 0);
+    check_same_gradients(plan, alone, kSplits);
+}
+
+TEST_CASE("absent experts, some of the choices and all of them") {
+    for (const auto& [bias, skipped] : {std::pair{0.0f, -1.0}, {100.0f, 1.0}, {-100.0f, 0.0}}) {
+        INFO("bias of the absent experts " << bias);
+        Plan plan{tiny_sigmoid_config(), 1, favour({{4, bias}, {5, bias}, {6, bias}, {7, bias}})};
+        plan.config.topology = tiny_topology({{1, 1}, {1, 1}});
+        const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+        const StepResult& result = alone.results[0];
+        const double choices = 2.0 * 2 * static_cast<double>(result.valid_tokens);
+        CHECK(result.executed_choices == Approx(choices * (1 - result.skipped)));
+        if (skipped < 0) {
+            CHECK(result.skipped > 0.1);
+            CHECK(result.skipped < 0.9);
+        } else {
+            CHECK(result.skipped == skipped);
+        }
+        if (skipped == 1) CHECK(norm_of_experts(alone.gradients, "") == 0);
+        CHECK(alone.gradients.count("model.layers.0.mlp.experts.4.up_proj.weight") == 0);
+        check_same_gradients(plan, alone, kSplits);
+    }
+}
+
+TEST_CASE("64 tokens are overfitted to a loss below 0.05 in 200 steps") {
+    Plan plan{tiny_config(), 200};
+    Config& config = plan.config;
+    config.model.d_model = 32;
+    config.model.moe.d_expert = 32;
+    config.model.vocab_size = 64;
+    config.data.seq_len = 16;
+    config.train = {.steps = 200, .batch = 4, .micro_batch = 2};
+    config.train.optimizer = {.lr = 1e-2, .min_lr = 1e-3, .warmup = 10, .weight_decay = 0};
+    config.topology = tiny_topology({{2, 2}});
+    plan.batch = [&](int64_t, Range sequences) {
+        Batch batch = tiny_batch(config, 1, sequences);
+        // Tokens by chance: nothing to learn but these.
+        for (size_t n = 0; n < batch.tokens.size(); ++n) {
+            const uint64_t at = static_cast<uint64_t>(sequences.begin) * 16 + n;
+            batch.tokens[n] = static_cast<int32_t>(random_bits(77, at) % 64);
+            batch.targets[n] = static_cast<int32_t>(random_bits(77, at + 1) % 64);
+        }
+        batch.group_valid_tokens = 64;
+        return batch;
+    };
+    const Outcome outcome = train(plan);
+    CHECK(outcome.results.front().loss > 3.5);
+    INFO("loss " << outcome.results.back().loss);
+    CHECK(outcome.results.back().loss < 0.05);
+}
+
+TEST_CASE("the selection bias moves towards balance") {
+    Plan plan{tiny_sigmoid_config(), 1, favour({{2, 0.3f}, {3, 0.2f}})};
+    plan.config.train.optimizer.lr = plan.config.train.optimizer.min_lr = 0;  // the bias alone
+    plan.batch = [&](int64_t, Range sequences) { return tiny_batch(plan.config, 1, sequences); };
+    const Outcome before = train(plan);
+    const int E = 8;
+    for (int l = 0; l < 2; ++l) {
+        const auto& bias =
+            before.weights.at(concat("model.layers.", l, ".mlp.gate.e_score_correction_bias"));
+        const float* load = before.loads[0].data() + l * E;
+        const double mean = 2.0 * static_cast<double>(before.results[0].valid_tokens) / E;
+        for (int e = 0; e < E; ++e) {
+            const float start = e == 2 ? 0.3f : e == 3 ? 0.2f : 0.0f;
+            CHECK(bias[e] == Approx(start + (load[e] < mean   ? 0.01
+                                             : load[e] > mean ? -0.01
+                                                              : 0))
+                                 .margin(1e-7));
+        }
+    }
+    plan.steps = 60;
+    const Outcome after = train(plan);
+    INFO("imbalance " << after.results.front().imbalance << " to "
+                      << after.results.back().imbalance);
+    CHECK(after.results.front().imbalance > 2.5);
+    CHECK(after.results.back().imbalance < 1.4);
+}
