@@ -6,7 +6,7 @@ set -eu
 packages="
     g++ make cmake ninja-build pkg-config
     openmpi-bin libopenmpi-dev
-    libdnnl-dev ocl-icd-opencl-dev
+    libdnnl-dev
     libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libxxhash-dev
     catch2 python3"
 

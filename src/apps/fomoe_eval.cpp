@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/program.h"
 #include "base/log.h"
@@ -21,7 +22,7 @@ struct Options {
     std::string backend = "auto";
     bool json = false;
     int batch = 8;
-    std::string prompt;
+    std::optional<std::string> prompt;
     GenerateOptions generate;
 };
 
@@ -96,19 +97,26 @@ int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Con
     return 0;
 }
 
+// What the command line alone decides; nothing has been computed.
+void check_options(const Options& options) {
+    if (options.prompt && options.prompt->empty())
+        throw Error(Exit::usage, "--generate: the text to continue is empty; give some");
+    backend_choice(options.backend);
+    find_checkpoint(options.path);
+}
+
 int run(const Options& options, Communicator& job) {
-    Checkpoint checkpoint(find_checkpoint(options.path));
+    const Checkpoint checkpoint(find_checkpoint(options.path));
     Config config = checkpoint.config();
     config.model.vocab_size = vocab_size(config.model);
     const Threads threads = threads_per_rank(job);
     Device device = make_device(backend_choice(options.backend), threads);
 
-    if (options.prompt.empty())
-        return evaluate_all(options, checkpoint, config, *device.backend, job);
+    if (!options.prompt) return evaluate_all(options, checkpoint, config, *device.backend, job);
     UnionModel model(checkpoint, config, 1, *device.backend, job);
     model.use_union();
-    if (job.rank() == 0) fmt::print("{}", options.prompt);
-    generate(model, *make_tokenizer(config.model.tokenizer), options.prompt, options.generate,
+    if (job.rank() == 0) fmt::print("{}", *options.prompt);
+    generate(model, *make_tokenizer(config.model.tokenizer), *options.prompt, options.generate,
              [](const std::string& text) {
                  fmt::print("{}", text);
                  std::fflush(stdout);
@@ -134,7 +142,10 @@ int main(int argc, char** argv) {
     }
     init_log(LogLevel::info);
     if (started_by_launcher())
-        return run_ranks_of_job([](Communicator&) {},
+        return run_ranks_of_job([&](Communicator&) { check_options(options); },
                                 [&](Communicator& job) { return run(options, job); });
-    return run_alone([&] { return run(options, *make_self_communicator()); });
+    return run_alone([&] {
+        check_options(options);
+        return run(options, *make_self_communicator());
+    });
 }

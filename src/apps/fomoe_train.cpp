@@ -99,7 +99,7 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
         const RunPlan plan = plan_run(config, options.resume);
         if (options.check) {
             check_tokens(config);
-            fmt::print("{}: ok\n", fmt::join(options.files, " "));
+            for (const std::string& file : options.files) fmt::print("{}: ok\n", file);
             return 0;
         }
         if (config.topology.n_ranks() > 1)

@@ -1,4 +1,5 @@
-// The one exception type, its exit codes, and the check that throws it. Safe to include from .cu files.
+// The one exception type, its exit codes, and the check that throws it. Safe to include from .cu
+// files.
 #pragma once
 
 #include <sstream>
@@ -40,8 +41,8 @@ std::string concat(const Args&... args) {
 }  // namespace fomoe
 
 // Throws when an invariant of the program is broken. What a user did wrong names a key instead.
-#define FOMOE_CHECK(condition, ...)                                                            \
-    do {                                                                                       \
-        if (!(condition))                                                                      \
+#define FOMOE_CHECK(condition, ...)                                                              \
+    do {                                                                                         \
+        if (!(condition))                                                                        \
             ::fomoe::check_failed(__FILE__, __LINE__, #condition, ::fomoe::concat(__VA_ARGS__)); \
     } while (false)

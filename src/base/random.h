@@ -1,5 +1,5 @@
-// Counter-based random numbers: a value is a pure function of (key, index), so any rank can draw any
-// element of any tensor. A key is made from a seed and a name.
+// Counter-based random numbers: a value is a pure function of (key, index), so any rank can draw
+// any element of any tensor. A key is made from a seed and a name.
 #pragma once
 
 #include <cmath>

@@ -19,6 +19,19 @@ int64_t tokens_of_steps(const Config& config, int64_t steps) {
            static_cast<int64_t>(config.topology.groups.size());
 }
 
+// Measured on all ranks at once, since that is how they will run.
+double measure_ceiling(Communicator& job, Communicator& group, int threads) {
+    job.barrier();
+    double ceiling = cpu_matmul_ceiling(threads);
+    group.all_reduce_sum(view(&ceiling, Shape(1)));
+    return ceiling;
+}
+
+int64_t memory_now() {
+    reset_peak_memory();
+    return memory_use().resident_bytes;
+}
+
 }  // namespace
 
 void check_data(const Config& config) {
@@ -43,7 +56,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
       ranks_(job, world_),
-      memory_before_(memory_use().resident_bytes),
+      ceiling_(measure_ceiling(job, *ranks_.group, threads.count)),
+      memory_before_(memory_now()),
       step_(config_, world_, placement_, layout_, backend, ranks_),
       link_(world_, job, config.federation.exchange_timeout),
       federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
@@ -186,12 +200,6 @@ void Trainer::save(int64_t step) {
 Exit Trainer::run() {
     if (speaks()) describe();
     start_or_resume();
-    // All ranks at once, since that is how they will run.
-    job_.barrier();
-    double ceiling = cpu_matmul_ceiling(threads_.count);
-    ranks_.group->all_reduce_sum(view(&ceiling, Shape(1)));
-    ceiling_ = ceiling;
-
     const int64_t steps = config_.train.steps, local_steps = config_.federation.local_steps;
     const bool alone = world_.n_groups() == 1;
     since_start_ = Timer();

@@ -47,7 +47,8 @@ private:
     std::vector<Parameter> all_;
     ArenaLayout layout_;
     GroupCommunicators ranks_;
-    int64_t memory_before_;
+    double ceiling_;         // GFLOP/s of the group's ranks together
+    int64_t memory_before_;  // bytes held before what follows
     InnerStep step_;
     JobLink link_;
     Federation federation_;
@@ -55,7 +56,6 @@ private:
     StopSignals signals_;
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
-    double ceiling_ = 0;       // GFLOP/s of the group's ranks together
     int64_t first_step_ = 1;   // of this process
     int64_t saved_step_ = -1;  // of the last checkpoint
     int64_t steps_done_ = 0;

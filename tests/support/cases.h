@@ -82,8 +82,8 @@ std::vector<Case<ExpertsBackward>> cases();
 using AllOps =
     std::tuple<Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward, Linear, LinearBackward,
                LinearCrossEntropy, Activate, ActivateBackward, AdamW, SumSquares, Rope,
-               RopeBackward, Attention, AttentionBackward, Router, Balance, RouterBackward, DispatchPlan,
-               Permute, Combine, ExpertsForward, ExpertsBackward>;
+               RopeBackward, Attention, AttentionBackward, Router, Balance, RouterBackward,
+               DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
 
 // Calls body.template operator()<Op>() for each op.
 template <class Body>

@@ -1,0 +1,66 @@
+// The planned memory against what is really allocated.
+#include "plan/memory.h"
+
+#include <catch2/catch.hpp>
+
+#include "optim/inner_optimizer.h"
+#include "support/tiny.h"
+
+using namespace fomoe;
+
+namespace {
+
+MemoryPlan plan_of(const Config& config, int rank) {
+    const Placement placement = placement_of(config);
+    const World world(config.topology, rank, config.topology.n_ranks());
+    return memory_plan(config, world,
+                       arena_layout(all_parameters(config.model, placement), placement, world), 1,
+                       0);
+}
+
+}  // namespace
+
+TEST_CASE("weights, moments and activations are planned as they are allocated") {
+    Config config = tiny_sigmoid_config();
+    config.topology = tiny_topology({{4, 2}});
+    const Placement placement = placement_of(config);
+    for (int rank = 0; rank < 4; ++rank) {
+        const World world(config.topology, rank, 4);
+        const ArenaLayout layout =
+            arena_layout(all_parameters(config.model, placement), placement, world);
+        const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+        const InnerOptimizer optimizer(config.train.optimizer, layout, world, *backend);
+        const MemoryPlan plan = memory_plan(config, world, layout, 1, 0);
+        CHECK(plan.weights == layout.size() * 4);
+        CHECK(plan.gradients == plan.weights);
+        CHECK(plan.moments == optimizer.bytes());
+        const BatchShape shape = Transformer::batch_shape(
+            config.model, layout, world, config.train.micro_batch, config.data.seq_len, true);
+        CHECK(plan.activations > 0);
+        CHECK(plan.activations <= Transformer::activation_bytes(config.model, shape));
+    }
+}
+
+TEST_CASE("where every choice is executed on one rank, the bound is the plan") {
+    Config config = tiny_config();
+    config.topology = tiny_topology({{1, 1}});
+    const Placement placement = placement_of(config);
+    const World world(config.topology, 0, 1);
+    const ArenaLayout layout =
+        arena_layout(all_parameters(config.model, placement), placement, world);
+    const BatchShape shape = Transformer::batch_shape(
+        config.model, layout, world, config.train.micro_batch, config.data.seq_len, false);
+    CHECK(plan_of(config, 0).activations == Transformer::activation_bytes(config.model, shape));
+}
+
+TEST_CASE("the state of the experts is proportional to replication / groups") {
+    Config config = tiny_config();
+    config.topology = tiny_topology({{1, 1}, {1, 1}, {1, 1}, {1, 1}});
+    config.federation.replication = 4;
+    const int64_t full = plan_of(config, 0).expert_state;
+    for (int replication : {1, 2}) {
+        config.federation.replication = replication;
+        for (int rank = 0; rank < 4; ++rank)
+            CHECK(plan_of(config, rank).expert_state * 4 == full * replication);
+    }
+}

@@ -1,0 +1,172 @@
+// A directory with a tiny corpus, a tiny config and the runs that are made of them.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/random.h"
+#include "support/program.h"
+#include "support/temporary_directory.h"
+
+namespace fomoe {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+inline std::string program(const std::string& name) {
+    return std::string(FOMOE_BINARY_DIR) + "/" + name;
+}
+
+inline void write_text(const fs::path& path, const std::string& text) {
+    std::ofstream(path, std::ios::binary) << text;
+}
+
+// Documents of lines of invented words; the sources have words of their own.
+inline std::string invented_text(uint64_t key, int bytes) {
+    std::string text;
+    for (uint64_t n = 0; static_cast<int>(text.size()) < bytes; ++n) {
+        const uint64_t word = random_bits(key, n) % 40, own = combine_bits(key, word);
+        for (uint64_t i = 0; i < 2 + word % 5; ++i)
+            text += static_cast<char>('a' + random_bits(own, i) % 26);
+        text += n % 60 == 59 ? "\n\n" : n % 10 == 9 ? "\n" : " ";
+    }
+    return text;
+}
+
+// Relative path -> bytes of every file below a directory.
+inline std::map<std::string, std::string> tree(const fs::path& directory) {
+    std::map<std::string, std::string> files;
+    if (!fs::exists(directory)) return files;
+    for (const auto& entry : fs::recursive_directory_iterator(directory))
+        if (entry.is_symlink())
+            files[fs::relative(entry.path(), directory)] = fs::read_symlink(entry.path());
+        else if (entry.is_regular_file())
+            files[fs::relative(entry.path(), directory)] = read_text(entry.path());
+    return files;
+}
+
+// The names of the files that differ, so that a failed check does not print megabytes.
+inline Command differing(const std::map<std::string, std::string>& a,
+                         const std::map<std::string, std::string>& b) {
+    Command names;
+    for (const auto& [name, bytes] : a)
+        if (!b.contains(name) || b.at(name) != bytes) names.push_back(name);
+    for (const auto& [name, bytes] : b)
+        if (!a.contains(name)) names.push_back(name);
+    return names;
+}
+
+class Workplace {
+public:
+    Workplace() {
+        for (int i = 0; i < 2; ++i) {
+            const std::string name = i == 0 ? "one" : "two";
+            write_text(directory_ / (name + ".txt"), invented_text(i, 40000));
+            const Outcome made =
+                run({program("fomoe-data"), "tokenize", "--tokenizer", "bytes", "--out", name,
+                     "--split-on", "blank-line", "--valid-fraction", "0.2", name + ".txt"});
+            INFO(made.err);
+            REQUIRE(made.exit == 0);
+        }
+        write_text(config(), kConfig);
+    }
+
+    fs::path path(const std::string& name = "") const { return directory_ / name; }
+    std::string config() const { return directory_ / "tiny.yaml"; }
+
+    Outcome run(const Command& words, const std::map<std::string, std::string>& env = {}) const {
+        return run_program(words, directory_.path(), env);
+    }
+
+    // A second config file with the groups; the words that train on it.
+    Command train(const std::string& groups, const Command& more = {}) const {
+        const std::string file = "groups" + std::to_string(++files_) + ".yaml";
+        write_text(directory_ / file, "topology: {groups: [" + groups + "]}\n");
+        Command words{program("fomoe-train"), "tiny.yaml", file};
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    }
+    // Trains, which must end well.
+    Outcome trained(const Command& words) const {
+        Outcome result = run(words);
+        INFO(result.err);
+        REQUIRE(result.exit == 0);
+        return result;
+    }
+
+    fs::path run_directory(const std::string& name) const { return path("runs/" + name); }
+    fs::path checkpoint(const std::string& name, int step) const {
+        char text[32];
+        std::snprintf(text, sizeof text, "step-%08d", step);
+        return run_directory(name) / "checkpoints" / text;
+    }
+    // Model and training state of a checkpoint, to the byte.
+    std::map<std::string, std::string> saved(const std::string& name, int step) const {
+        std::map<std::string, std::string> files;
+        for (const char* part : {"model", "state"})
+            for (auto& [file, bytes] : tree(checkpoint(name, step) / part))
+                files[part + ("/" + file)] = bytes;
+        REQUIRE(files.size() >= 3);
+        return files;
+    }
+    // The lines of a group's metrics with this event.
+    std::vector<Json> metrics(const std::string& name, const std::string& group,
+                              const std::string& event) const {
+        std::vector<Json> lines;
+        std::ifstream file(run_directory(name) / "metrics" / (group + ".jsonl"));
+        for (std::string line; std::getline(file, line);) {
+            Json object = Json::parse(line);
+            if (object.at("event") == event) lines.push_back(object);
+        }
+        return lines;
+    }
+    std::vector<int> steps(const std::string& name, const std::string& group) const {
+        std::vector<int> numbers;
+        for (const Json& line : metrics(name, group, "step")) numbers.push_back(line.at("step"));
+        return numbers;
+    }
+
+    static constexpr const char* kConfig = R"(name: tiny
+seed: 3
+model:
+  d_model: 32
+  n_layers: 2
+  n_heads: 4
+  n_kv_heads: 2
+  qk_norm: head
+  tokenizer: bytes
+  moe: {n_experts: 8, top_k: 2, d_expert: 16, aux_loss: 0.01, aux_scope: group, bias_update: 0.001}
+data:
+  sources: {one: one, two: two}
+  seq_len: 32
+  document_mask: true
+  valid_sequences: 8
+train:
+  steps: 12
+  batch: 8
+  micro_batch: 1
+  log_every: 1
+  optimizer: {lr: 3.0e-3, min_lr: 1.0e-3, warmup: 2}
+federation:
+  local_steps: 4
+  outer: {optimizer: nesterov, lr: 0.7, momentum: 0.9}
+checkpoint: {every: 0, keep: 0}
+)";
+
+private:
+    TemporaryDirectory directory_;
+    mutable int files_ = 0;
+};
+
+inline std::vector<int> one_to(int n) {
+    std::vector<int> numbers;
+    for (int i = 1; i <= n; ++i) numbers.push_back(i);
+    return numbers;
+}
+
+inline const std::string kSolo = "{name: solo, ranks: 1}";
+inline const std::string kPair =
+    "{name: west, ranks: 2, expert_parallel: 2}, "
+    "{name: east, ranks: 2, expert_parallel: 2, data: {two: 1.0}}";
+
+}  // namespace fomoe
