@@ -72,6 +72,7 @@ public:
             text = fomoe::read_file(path);
         } catch (const Error& error) {
             lines_.push_back(fmt::format("{}: error: {}", path, why(error, path)));
+            all_read_ = false;
             return;
         }
         try {
@@ -85,6 +86,7 @@ public:
                 read_section("", documents[0], documents[0].Mark(), origin);
         } catch (const YAML::Exception& error) {
             report(origin.at(error.mark), "", "not YAML: " + error.msg);
+            all_read_ = false;
         }
     }
 
@@ -107,7 +109,9 @@ public:
     void finish() {
         for (const Key& key : config_keys())
             if (!key.inherits.empty() && !origins_.contains(key.path)) inherit(key);
-        for (const Problem& problem : validate(config)) {
+        // What an unread file would have said cannot be judged.
+        const std::vector<Problem> problems = all_read_ ? validate(config) : std::vector<Problem>();
+        for (const Problem& problem : problems) {
             const bool known_wrong =
                 wrong(problem.path) ||
                 std::ranges::any_of(problem.also, [&](const std::string& p) { return wrong(p); });
@@ -122,6 +126,7 @@ public:
 
 private:
     std::vector<std::string> lines_;
+    bool all_read_ = true;                        // every file could be opened and is YAML
     std::map<std::string, std::string> origins_;  // path of a key or section -> where it was given
     std::set<std::string> wrong_;
     std::string first_file_;

@@ -44,9 +44,11 @@ TEST_CASE("mistakes in a config are said all at once, with line and column") {
                    "bad.yaml:6:9: error: model.moe.topk: unknown key", "did you mean 'top_k'?",
                    "bad.yaml:8:16: error: train.steps: ", "4 errors; nothing was started."});
 
-    check_refused(place, {program("fomoe-train"), "none.yaml"}, 2, {"none.yaml"});
+    check_refused(place, {program("fomoe-train"), "none.yaml"}, 2,
+                  {"none.yaml: error: cannot open", "1 error;"});
     write_text(place.path("torn.yaml"), "model: {d_model: 32\n");
-    check_refused(place, {program("fomoe-train"), "torn.yaml"}, 2, {"torn.yaml:", "error: "});
+    check_refused(place, {program("fomoe-train"), "torn.yaml"}, 2,
+                  {"torn.yaml:2:1: error: not YAML", "1 error;"});
 }
 
 TEST_CASE("mistakes on the command line") {
@@ -124,9 +126,8 @@ TEST_CASE("a run directory is resumed or refused, never mixed") {
     wider.push_back("model.d_model=48");
     check_refused(place, solo(place, wider), 3, {last, "d_model"});
 
-    const auto model = tree(place.path(last) / "model");
-    for (const auto& [name, bytes] : model)
-        if (name.ends_with(".safetensors")) truncate(place.path(last) / "model" / name);
+    const fs::path weights = fs::path(last) / "model";
+    truncate(weights / "model.safetensors");
     check_refused(place, solo(place, {"--set", "train.steps=4"}), 3,
                   {"step-00000002/model/", "take another checkpoint"});
     check_refused(place, {program("fomoe-eval"), run}, 3,
@@ -148,7 +149,7 @@ TEST_CASE("fomoe-eval without a checkpoint or a prompt") {
     check_refused(place, {eval}, 2, {"checkpoint is required"});
     fs::create_directory(place.path("hollow"));
     check_refused(place, {eval, "hollow"}, 3, {"hollow: no complete checkpoint"});
-    place.trained(solo(place, {"--set", "train.steps=1"}));
+    place.trained(solo(place, {"--set", "train.steps=2"}));
     check_refused(place, {eval, "runs/tiny", "--generate", ""}, 2, {"--generate"});
     check_refused(place, {eval, "runs/tiny", "--backend", "gpu"}, 2, {"--backend gpu"});
     check_refused(place, {eval, "runs/tiny", "--batch", "0"}, 2, {"--batch"});
@@ -162,7 +163,7 @@ TEST_CASE("fomoe-data refuses what it cannot make or show") {
                   {"one.train.bin exists"});
     check_refused(place, {data, "tokenize", "--out", "new", "none.txt"}, 3, {"none.txt"});
     check_refused(place, {data, "inspect", "none"}, 3, {"there is no none.idx"});
-    check_refused(place, {data, "weigh"}, 2, {"weigh"});
+    check_refused(place, {data, "weigh"}, 2, {"A subcommand is required"});
 }
 
 TEST_CASE("ranks of a job say what is wrong once", "[mpi]") {

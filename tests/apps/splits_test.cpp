@@ -18,10 +18,11 @@ double relative(double a, double b) { return std::abs(a - b) / std::abs(b); }
 
 TEST_CASE("expert parallelism and splits change nothing", "[mpi]") {
     const Workplace place;
-    const Command fifty{"--set", "train.steps=50", "--set", "name="};
     struct Split {
         int ranks, expert_parallel, micro_batch;
     };
+    // Without the selection bias: it follows the sign of load - mean, so that a single choice that
+    // rounding tips the other way would move it, and much after it, by a whole step.
     std::vector<Json> expected;
     for (const Split& split : std::vector<Split>{{1, 1, 8},
                                                  {1, 1, 1},
@@ -35,9 +36,10 @@ TEST_CASE("expert parallelism and splits change nothing", "[mpi]") {
                                  std::to_string(split.expert_parallel) + "-" +
                                  std::to_string(split.micro_batch);
         CAPTURE(name);
-        place.trained(place.train(group_of(split.ranks, split.expert_parallel),
-                                  {"--set", "train.steps=50", "--set", "name=" + name, "--set",
-                                   "train.micro_batch=" + std::to_string(split.micro_batch)}));
+        place.trained(place.train(
+            group_of(split.ranks, split.expert_parallel),
+            {"--set", "train.steps=50", "--set", "model.moe.bias_update=0", "--set", "name=" + name,
+             "--set", "train.micro_batch=" + std::to_string(split.micro_batch)}));
         const std::vector<Json> lines = place.metrics(name, "solo", "step");
         REQUIRE(lines.size() == 50);
         if (expected.empty()) {

@@ -39,9 +39,9 @@ inline std::map<std::string, std::string> tree(const fs::path& directory) {
     if (!fs::exists(directory)) return files;
     for (const auto& entry : fs::recursive_directory_iterator(directory))
         if (entry.is_symlink())
-            files[fs::relative(entry.path(), directory)] = fs::read_symlink(entry.path());
+            files[entry.path().lexically_relative(directory)] = fs::read_symlink(entry.path());
         else if (entry.is_regular_file())
-            files[fs::relative(entry.path(), directory)] = read_text(entry.path());
+            files[entry.path().lexically_relative(directory)] = read_text(entry.path());
     return files;
 }
 

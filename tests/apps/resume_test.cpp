@@ -1,0 +1,210 @@
+// Stopped in whatever way and started again: the same bits as a run that never stopped.
+#include <optional>
+#include <random>
+
+#include "support/tiny_run.h"
+
+using namespace fomoe;
+
+namespace {
+
+// A checkpoint every 3 steps, rounds every 4: most of them in the middle of a round.
+Command federation(const Workplace& place, const std::string& name, int steps) {
+    return place.train(kPair, {"--set", "name=" + name, "--set", "checkpoint.every=3", "--set",
+                               "train.steps=" + std::to_string(steps), "--set",
+                               "train.optimizer.schedule=linear"});
+}
+
+void check_same_run(const Workplace& place, const std::string& name, const std::string& expected,
+                    int steps, const Command& groups) {
+    CHECK(differing(place.saved(name, steps), place.saved(expected, steps)) == Command{});
+    for (const std::string& group : groups) {
+        CHECK(place.steps(name, group) == one_to(steps));
+        const auto lines = place.metrics(name, group, "step");
+        const auto wanted = place.metrics(expected, group, "step");
+        REQUIRE(lines.size() == wanted.size());
+        for (size_t i = 0; i < lines.size(); ++i)
+            for (const char* figure : {"loss", "aux_loss", "z_loss", "grad_norm", "learning_rate",
+                                       "imbalance", "skipped_share"})
+                CHECK(lines[i].at(figure) == wanted[i].at(figure));
+        const auto rounds = place.metrics(name, group, "round");
+        const auto wanted_rounds = place.metrics(expected, group, "round");
+        REQUIRE(rounds.size() == wanted_rounds.size());
+        for (size_t i = 0; i < rounds.size(); ++i)
+            for (const char* figure : {"round", "step", "hash", "sent_bytes", "drift"})
+                CHECK(rounds[i].at(figure) == wanted_rounds[i].at(figure));
+    }
+}
+
+// Waits until the program has said this, or is done.
+bool has_said(Process& process, const std::string& text) {
+    while (process.err().find(text) == std::string::npos) {
+        if (!process.running()) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+}
+
+// The step of the newest line that a group wrote.
+bool reached(const Workplace& place, Process& process, const std::string& name, int step) {
+    while (true) {
+        const std::string text = read_text(place.run_directory(name) / "metrics" / "west.jsonl");
+        if (text.find("\"event\":\"step\",\"step\":" + std::to_string(step) + ",") !=
+            std::string::npos)
+            return true;
+        if (!process.running()) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("killed at any moment and resumed is never stopped, bit for bit", "[kill]") {
+    const Workplace place;
+    const int steps = 200;
+    place.trained(federation(place, "kept", steps));
+
+    const unsigned seed = std::random_device()();
+    CAPTURE(seed);
+    std::mt19937 random(seed);
+    auto below = [&](int n) { return static_cast<int>(random() % n); };
+    std::optional<Outcome> last;
+    int kills = 0, at = 0;
+    for (int life = 0; life < 30 && !last; ++life) {
+        // Directly under mpirun in every other life, so that ranks can be killed one by one.
+        Command words = federation(place, "killed", steps);
+        if (life % 2) words = on_ranks(4, words);
+        Process process(words, place.path());
+        at += 5 + below(60);
+        if (life >= 6 || !reached(place, process, "killed", at)) {
+            last = process.wait();
+            break;
+        }
+        const fs::path checkpoints = place.run_directory("killed") / "checkpoints";
+        if (life % 3 == 2) {
+            // In the middle of a save.
+            auto saves = [&] {
+                std::error_code gone;
+                for (const auto& entry : fs::directory_iterator(checkpoints, gone))
+                    if (entry.path().extension() == ".tmp") return true;
+                return false;
+            };
+            while (!saves() && process.running()) std::this_thread::yield();
+        } else {
+            std::this_thread::sleep_for(std::chrono::microseconds(below(30000)));
+        }
+        if (!process.running()) {
+            last = process.wait();
+            break;
+        }
+        if (life % 3 == 1) {
+            // One process of the job alone; the others must end as well.
+            const std::vector<pid_t> pids = process.descendants();
+            REQUIRE(!pids.empty());
+            kill(pids[below(static_cast<int>(pids.size()))], SIGKILL);
+            const Outcome result = process.wait(60);
+            CHECK(result.exit != 0);
+        } else {
+            process.kill_all();
+        }
+        ++kills;
+    }
+    CHECK(kills >= 2);
+    REQUIRE(last);
+    INFO(last->err);
+    REQUIRE(last->exit == 0);
+    check_same_run(place, "killed", "kept", steps, {"west", "east"});
+    for (const auto& [name, bytes] : tree(place.run_directory("killed") / "checkpoints"))
+        CHECK(name.find(".tmp") == std::string::npos);
+}
+
+TEST_CASE("asked to stop, a federation saves at the end of the round and goes on later", "[kill]") {
+    const Workplace place;
+    const int steps = 120;
+    place.trained(federation(place, "kept", steps));
+    const Command words = federation(place, "stopped", steps);
+    int64_t before = 0;
+    struct Request {
+        int signal;
+        bool to_mpirun;
+    };
+    for (const Request& request :
+         {Request{SIGUSR1, true}, Request{SIGTERM, false}, Request{SIGUSR1, false}}) {
+        Process process(request.to_mpirun ? on_ranks(4, words) : words, place.path());
+        REQUIRE(has_said(process, "step " + std::to_string(before + 2) + "/"));
+        kill(process.pid(), request.signal);
+        const Outcome result = process.wait(60);
+        INFO(result.err);
+        REQUIRE(result.exit == 75);
+        CHECK(count(result.err, "run again to go on") == 1);
+        for (const char* group : {"west", "east"}) {
+            const auto ends = place.metrics("stopped", group, "end");
+            REQUIRE(!ends.empty());
+            CHECK(ends.back().at("reason") == "stopped");
+            const int64_t step = ends.back().at("step");
+            CHECK(step % 4 == 0);
+            CHECK(fs::exists(place.checkpoint("stopped", static_cast<int>(step))));
+            if (group == std::string("east")) {
+                CHECK(step > before);
+                before = step;
+            }
+        }
+    }
+    place.trained(words);
+    check_same_run(place, "stopped", "kept", steps, {"west", "east"});
+}
+
+TEST_CASE("one group alone stops at its next step", "[kill]") {
+    const Workplace place;
+    auto words = [&](const std::string& name) {
+        return place.train(kSolo, {"--set", "name=" + name, "--set", "train.steps=4000", "--set",
+                                   "federation.local_steps=4000"});
+    };
+    place.trained(words("kept"));
+    Process process(words("stopped"), place.path());
+    REQUIRE(has_said(process, "step 5/"));
+    kill(process.pid(), SIGTERM);
+    const Outcome result = process.wait(60);
+    INFO(result.err);
+    REQUIRE(result.exit == 75);
+    CHECK(place.metrics("stopped", "solo", "end").back().at("step") < 4000);
+    place.trained(words("stopped"));
+    check_same_run(place, "stopped", "kept", 4000, {"solo"});
+}
+
+TEST_CASE("local steps do not matter to one group that averages") {
+    const Workplace place;
+    for (const char* local_steps : {"1", "5", "12"})
+        place.trained(place.train(kSolo, {"--set", "federation.outer.optimizer=average", "--set",
+                                          std::string("name=h") + local_steps, "--set",
+                                          std::string("federation.local_steps=") + local_steps}));
+    check_same_run(place, "h1", "h12", 12, {"solo"});
+    check_same_run(place, "h5", "h12", 12, {"solo"});
+}
+
+TEST_CASE("a finished run says so, and goes on when it is made longer") {
+    const Workplace place;
+    auto words = [&](const std::string& name, int steps) {
+        return place.train(kSolo, {"--set", "name=" + name, "--set", "checkpoint.every=5", "--set",
+                                   "train.optimizer.schedule=constant", "--set",
+                                   "train.steps=" + std::to_string(steps)});
+    };
+    place.trained(words("kept", 12));
+    place.trained(words("longer", 7));
+    const auto before = tree(place.run_directory("longer") / "checkpoints");
+    CHECK(before.contains("step-00000005/manifest.json"));
+    CHECK(before.contains("step-00000007/manifest.json"));
+    const Outcome again = place.trained(words("longer", 7));
+    CHECK(count(again.err, "done at step 7") == 1);
+    CHECK(differing(before, tree(place.run_directory("longer") / "checkpoints")) == Command{});
+    CHECK(place.steps("longer", "solo") == one_to(7));
+
+    place.trained(words("longer", 12));
+    CHECK(place.steps("longer", "solo") == one_to(12));
+    CHECK(place.metrics("longer", "solo", "step")[6].at("loss") ==
+          place.metrics("kept", "solo", "step")[6].at("loss"));
+    // Step 7 ended a round early, so the weights differ from there; the newest step is complete.
+    CHECK(place.saved("longer", 12).size() == place.saved("kept", 12).size());
+    CHECK(fs::read_symlink(place.run_directory("longer") / "checkpoints" / "latest") ==
+          "step-00000012");
+}
