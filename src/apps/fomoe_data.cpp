@@ -83,9 +83,10 @@ int run(int argc, char** argv) {
     CLI::App* make = app.add_subcommand("tokenize", "Text files -> PREFIX.train and PREFIX.valid");
     make->add_option("--tokenizer", options.tokenizer, "bytes")->capture_default_str();
     make->add_option("--out", options.out, "PREFIX of the files that are written")->required();
-    make->add_option("--split-on", split,
-                     "where documents end: file, blank-line, regex:RE (each line with a match "
-                     "starts one), bytes:N")
+    make->add_option(
+            "--split-on", split,
+            "where documents end: file, blank-line, regex:RE (each line with a match in its "
+            "first 4096 bytes starts one), bytes:N")
         ->capture_default_str();
     make->add_option("--valid-fraction", options.valid_fraction,
                      "share of the documents that is held out")

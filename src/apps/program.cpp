@@ -1,9 +1,12 @@
 #include "apps/program.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <new>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/log.h"
 
@@ -27,6 +30,11 @@ Failure current_failure() {
     } catch (const std::exception& error) {
         return {error.what(), static_cast<int>(Exit::internal)};
     }
+}
+
+// Several ranks may speak; those behind the first say who they are.
+void speak_as_rank(int rank) {
+    if (rank != 0) init_log(LogLevel::info, "rank " + std::to_string(rank) + ": ");
 }
 
 // Messages of the config loader already have the form of a compiler's.
@@ -53,23 +61,34 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
                      const std::function<int(Communicator& job)>& body) {
     MpiSession session;
     const std::unique_ptr<Communicator> job = make_mpi_communicator();
+    std::optional<Failure> failure;
     try {
         prepare(*job);
     } catch (...) {
-        const Failure failure = current_failure();
-        if (job->rank() == 0) print(failure);
-        return failure.code;
+        failure = current_failure();
+    }
+    // All ranks end, also when the host of only one lacks a file; the first that failed speaks.
+    int64_t code = failure ? failure->code : 0;
+    std::vector<int64_t> codes(job->size());
+    job->all_gather(view(codes.data(), Shape(job->size())), view(&code, Shape(1)));
+    const auto first = std::ranges::find_if(codes, [](int64_t c) { return c != 0; });
+    if (first != codes.end()) {
+        if (job->rank() == first - codes.begin()) {
+            speak_as_rank(job->rank());
+            print(*failure);
+        }
+        return static_cast<int>(*first);
     }
     try {
         return body(*job);
     } catch (...) {
         const Failure failure = current_failure();
-        // What all ranks find at once is said once: rank 0 speaks and ends the job before the
-        // others wake up.
-        if (job->rank() != 0) {
-            std::this_thread::sleep_for(std::chrono::seconds(2));
-            init_log(LogLevel::info, "rank " + std::to_string(job->rank()) + ": ");
-        }
+        // What several ranks find at once is said once: the first speaks and ends the job before
+        // the others wake up.
+        if (job->rank() != 0)
+            std::this_thread::sleep_for(
+                std::chrono::milliseconds(2000 + 250 * std::min(job->rank(), 40)));
+        speak_as_rank(job->rank());
         print(failure);
         MpiSession::abort(failure.code);
     }

@@ -10,9 +10,10 @@ namespace fomoe {
 // Runs the body outside of any job of ranks; prints an Error on stderr and returns its exit code.
 int run_alone(const std::function<int()>& body);
 
-// Starts MPI and runs the body on every rank. `prepare` comes first and does the same on every rank
-// (config, command line): when it throws, rank 0 prints the error and all ranks end in order. An
-// error inside `body` may be one rank's alone: it is printed, and the whole job ends with its code.
+// Starts MPI and runs the body on every rank. `prepare` comes first (config, command line, data)
+// and sends nothing; no body starts before it is over on all ranks. When it throws, the first rank
+// where it did prints the error and all ranks end in order. An error inside `body` may be one
+// rank's alone: it is printed, and the whole job ends with its code.
 int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
                      const std::function<int(Communicator& job)>& body);
 

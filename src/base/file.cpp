@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/timer.h"
 
 namespace fomoe {
 namespace {
@@ -105,6 +107,24 @@ void AtomicFile::commit() {
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "create");
     ::close(std::exchange(descriptor_, -1));
     sync_directory(std::filesystem::path(path_).parent_path().string());
+}
+
+FileLock::FileLock(const std::string& path, double seconds)
+    : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    if (descriptor_ < 0) fail(path, "create");
+    const Timer timer;
+    while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        held_ = timer.seconds() < seconds;
+        if (!held_) return;
+        ::usleep(100'000);
+    }
+}
+
+FileLock::FileLock(FileLock&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), held_(other.held_) {}
+
+FileLock::~FileLock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 std::string read_file(const std::string& path) {

@@ -46,6 +46,20 @@ private:
     void flush();
 };
 
+// An exclusive lock on a file, which is created, for as long as the object and the process live.
+// Waits at most so many seconds for it. A file system without locks grants it to everybody.
+class FileLock {
+public:
+    FileLock(const std::string& path, double seconds);
+    FileLock(FileLock&& other) noexcept;
+    ~FileLock();
+    bool held() const { return held_; }
+
+private:
+    int descriptor_;
+    bool held_ = true;
+};
+
 std::string read_file(const std::string& path);
 void atomic_write_file(const std::string& path, std::string_view bytes);
 // Makes renames and new names in the directory durable.

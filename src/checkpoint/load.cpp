@@ -181,6 +181,21 @@ std::vector<std::string> config_differences(const Config& then, const Config& no
     return found;
 }
 
+std::vector<std::string> bit_changes(const Checkpoint& checkpoint, const Config& config,
+                                     int threads_per_rank) {
+    const Config then = checkpoint.config();
+    std::vector<std::string> found =
+        differences(checkpoint.manifest(), describe_run(config, threads_per_rank));
+    for (std::string& line : config_differences(then, config)) found.push_back(std::move(line));
+    const auto compare = [&](const char* key, auto old, auto here) {
+        if (old != here) found.push_back(fmt::format("{}: {} then, {} now", key, old, here));
+    };
+    compare("train.micro_batch", then.train.micro_batch, config.train.micro_batch);
+    if (config.train.optimizer.schedule != LrSchedule::constant)
+        compare("train.steps", then.train.steps, config.train.steps);
+    return found;
+}
+
 void load_union(const Checkpoint& checkpoint, const ArenaLayout& layout, Tensor weights) {
     FOMOE_CHECK(weights.count() >= layout.size(), "weights of ", weights.count(),
                 " elements, the arena has ", layout.size());

@@ -49,6 +49,11 @@ void check_same_groups(const Checkpoint& checkpoint, const Config& config);
 // Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".
 std::vector<std::string> config_differences(const Config& then, const Config& now);
 
+// Why a run that goes on from the checkpoint has other bits than one that never stopped: build,
+// CPU, ranks, threads and keys of the config that differ.
+std::vector<std::string> bit_changes(const Checkpoint& checkpoint, const Config& config,
+                                     int threads_per_rank);
+
 // Fills a rank's arena from the union model, for any layout.
 void load_union(const Checkpoint& checkpoint, const ArenaLayout& layout, Tensor weights);
 

@@ -79,8 +79,10 @@ public:
         return at(key);
     }
     [[noreturn]] void fail(const std::string& key, const std::string& why) const {
-        throw Error(Exit::data, fmt::format("{}: {}{}{}; take another checkpoint or copy it again",
-                                            where_, key, key.empty() ? "" : " ", why));
+        throw Error(Exit::data,
+                    fmt::format("{}: {}{}{}; copy the checkpoint again, or move it away: a run "
+                                "goes on from the one before",
+                                where_, key, key.empty() ? "" : " ", why));
     }
 
 private:
@@ -191,8 +193,9 @@ void verify_files(const std::filesystem::path& checkpoint, const Manifest& manif
         }
         if (why) {
             throw Error(Exit::data,
-                        fmt::format("{} is {}: {} bytes, the manifest says {} with hash {}; take "
-                                    "another checkpoint or copy it again",
+                        fmt::format("{} is {}: {} bytes, the manifest says {} with hash {}; copy "
+                                    "the checkpoint again, or move it away: a run goes on from the "
+                                    "one before",
                                     path.string(), why, bytes, record.bytes, hex(record.xxh3)));
         }
     }

@@ -164,8 +164,9 @@ namespace {
 using Entry = SafetensorsFile::Entry;
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why) {
-    throw Error(Exit::data, fmt::format("{}: {}; the file is damaged or no safetensors file, take "
-                                        "another checkpoint or copy it again",
+    throw Error(Exit::data, fmt::format("{}: {}; the file is damaged or no safetensors file; copy "
+                                        "the checkpoint again, or move it away: a run goes on from "
+                                        "the one before",
                                         path, why));
 }
 

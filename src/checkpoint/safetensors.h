@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/range_file.h"
+#include "base/range_file.h"
 #include "comm/communicator.h"
 #include "tensor/tensor.h"
 

@@ -110,8 +110,7 @@ public:
         for (const Key& key : config_keys())
             if (!key.inherits.empty() && !origins_.contains(key.path)) inherit(key);
         // What an unread file would have said cannot be judged.
-        const std::vector<Problem> problems = all_read_ ? validate(config) : std::vector<Problem>();
-        for (const Problem& problem : problems) {
+        for (const Problem& problem : all_read_ ? validate(config) : std::vector<Problem>()) {
             const bool known_wrong =
                 wrong(problem.path) ||
                 std::ranges::any_of(problem.also, [&](const std::string& p) { return wrong(p); });
@@ -369,9 +368,8 @@ private:
             if (is_section(here + "[]"))
                 return report("--set", path,
                               fmt::format("'{0}' is a list; its first element is {0}[0]", here));
-            if (end == path.size() || !is_section(here)) {
+            if (end == path.size() || !is_section(here))
                 return report("--set", path, unknown(nearest_key(section, name)));
-            }
             section = here;
             begin = end + 1;
         }

@@ -95,6 +95,15 @@ private:
         if (moe.first_dense_layers > 0 && moe.d_dense == 0)
             say("model.moe.first_dense_layers", "dense layers need d_dense, their hidden size",
                 {"model.moe.d_dense"});
+        // Better refused than ignored.
+        if (moe.first_dense_layers == 0 && moe.d_dense > 0)
+            say("model.moe.d_dense",
+                "the model has no dense layers; give first_dense_layers or leave this out",
+                {"model.moe.first_dense_layers"});
+        if (moe.expert == ExpertKind::swiglu && moe.activation != MlpActivation::silu)
+            say("model.moe.activation",
+                "is for 'expert: mlp'; experts of kind swiglu have silu inside",
+                {"model.moe.expert"});
     }
 
     void vocabulary() {

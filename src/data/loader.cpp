@@ -96,8 +96,8 @@ Batch Loader::get(int64_t step) {
     return batch;
 }
 
-void Loader::check_tokens() const {
-    for (const TokenFile& file : files_) file.check_tokens(vocab_size_);
+void Loader::check_tokens(int64_t most) const {
+    for (const TokenFile& file : files_) file.check_tokens(vocab_size_, most);
 }
 
 Batch Loader::read(int64_t step) {
@@ -144,8 +144,8 @@ Batch ValidLoader::get(int source, Range sequences) const {
     return std::move(filler.batch);
 }
 
-void ValidLoader::check_tokens() const {
-    for (const TokenFile& file : files_) file.check_tokens(vocab_size_);
+void ValidLoader::check_tokens(int64_t most) const {
+    for (const TokenFile& file : files_) file.check_tokens(vocab_size_, most);
 }
 
 }  // namespace fomoe

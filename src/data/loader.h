@@ -35,8 +35,9 @@ public:
     ~Loader();
 
     Batch get(int64_t step);
-    // Reads all training files for ids outside of the vocabulary; one rank is enough.
-    void check_tokens() const;
+    // Looks for ids outside of the vocabulary in the first `most` tokens of each file; one rank is
+    // enough. What lies behind is checked when it is read.
+    void check_tokens(int64_t most) const;
 
 private:
     const Config config_;
@@ -61,7 +62,7 @@ public:
     // At most data.valid_sequences.
     int64_t n_sequences(int source) const;
     Batch get(int source, Range sequences) const;
-    void check_tokens() const;
+    void check_tokens(int64_t most) const;
 
 private:
     const Config config_;

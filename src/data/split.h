@@ -12,7 +12,7 @@ namespace fomoe {
 struct SplitRule {
     enum class Kind { file, blank_line, regex, bytes };
     Kind kind = Kind::file;
-    std::regex line;     // regex: a document starts at each line that has a match
+    std::regex line;  // regex: a document starts at each line with a match in its first 4096 bytes
     size_t n_bytes = 0;  // bytes: pieces of at most so many
 };
 

@@ -73,7 +73,7 @@ const char* name_of(TokenType type) {
 }
 
 TokenFile::TokenFile(const std::string& prefix)
-    : prefix_(prefix), index_(prefix + ".idx"), tokens_(prefix + ".bin") {
+    : prefix_(prefix), index_(prefix + ".idx"), tokens_(RangeFile::for_reading(prefix + ".bin")) {
     const std::byte* at = index_.data();
     if (index_.size() < kHeaderBytes || std::memcmp(at, kMagic, sizeof kMagic) != 0)
         fail("is not a Megatron index; make token files with fomoe-data tokenize");
@@ -123,11 +123,11 @@ void TokenFile::check_index() {
                              n_sequences_));
         before = bound;
     }
-    if (static_cast<int64_t>(tokens_.size()) != bytes)
+    if (tokens_.bytes() != bytes)
         throw Error(Exit::data,
                     fmt::format("{}: has {} bytes where {} announces {}; one of the two is "
                                 "truncated or of another data set: make the token files again",
-                                tokens_.path(), tokens_.size(), index_.path(), bytes));
+                                tokens_.path(), tokens_.bytes(), index_.path(), bytes));
 }
 
 void TokenFile::fail(const std::string& why) const {
@@ -167,9 +167,11 @@ void TokenFile::read(int64_t begin, std::span<int32_t> out, int vocab_size) cons
                 n_tokens_);
     with_type(type_, [&](auto value) {
         using T = decltype(value);
-        const std::byte* from = tokens_.data() + begin * static_cast<int64_t>(sizeof(T));
+        constexpr int64_t kSize = sizeof(T);
+        std::vector<T> ids(n);
+        tokens_.read(begin * kSize, ids.data(), n * kSize);
         for (int64_t i = 0; i < n; ++i) {
-            const int64_t id = load<T>(from + i * static_cast<int64_t>(sizeof(T)));
+            const int64_t id = ids[i];
             if (id < 0 || id >= vocab_size)
                 throw Error(Exit::data,
                             fmt::format("{}: token {} has id {}, outside of the vocabulary of {}; "
@@ -181,14 +183,14 @@ void TokenFile::read(int64_t begin, std::span<int32_t> out, int vocab_size) cons
     });
 }
 
-void TokenFile::check_tokens(int vocab_size) const {
+void TokenFile::check_tokens(int vocab_size, int64_t most) const {
     const bool all_fit = (type_ == TokenType::u8 && vocab_size >= 1 << 8) ||
                          (type_ == TokenType::u16 && vocab_size >= 1 << 16);
     if (all_fit) return;
     std::vector<int32_t> piece(1 << 16);
-    const int64_t size = static_cast<int64_t>(piece.size());
-    for (int64_t begin = 0; begin < n_tokens_; begin += size)
-        read(begin, std::span(piece).first(std::min(size, n_tokens_ - begin)), vocab_size);
+    const int64_t size = static_cast<int64_t>(piece.size()), n = std::min(n_tokens_, most);
+    for (int64_t begin = 0; begin < n; begin += size)
+        read(begin, std::span(piece).first(std::min(size, n - begin)), vocab_size);
 }
 
 TokenFileWriter::TokenFileWriter(const std::string& prefix, TokenType type)

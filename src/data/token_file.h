@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/range_file.h"
 
 namespace fomoe {
 
@@ -35,12 +36,13 @@ public:
     // Tokens [begin, begin + out.size()). An id below 0 or not below vocab_size is an error that
     // says where it stands.
     void read(int64_t begin, std::span<int32_t> out, int vocab_size) const;
-    // Reads the whole file for ids outside of the vocabulary.
-    void check_tokens(int vocab_size) const;
+    // Looks for ids outside of the vocabulary in the first `most` tokens.
+    void check_tokens(int vocab_size, int64_t most = INT64_MAX) const;
 
 private:
     std::string prefix_;
-    MappedFile index_, tokens_;
+    MappedFile index_;
+    RangeFile tokens_;
     TokenType type_ = TokenType::i32;
     int64_t n_sequences_ = 0, n_documents_ = 0, n_tokens_ = 0;
     const std::byte *lengths_ = nullptr, *pointers_ = nullptr, *documents_ = nullptr;

@@ -100,9 +100,12 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
     if (child == 0) become(argv, before, parent);
     const int why = errno;
     int status = 0;
+    bool interrupted = false;
     while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
         int number = 0;
-        if (sigwait(&waited, &number) == 0 && number != SIGCHLD) kill(child, SIGUSR1);
+        if (sigwait(&waited, &number) != 0 || number == SIGCHLD) continue;
+        kill(child, number == SIGINT && interrupted ? SIGTERM : SIGUSR1);
+        interrupted = interrupted || number == SIGINT;
     }
     sigprocmask(SIG_SETMASK, &before, nullptr);
     if (child < 0) throw Error(Exit::internal, concat("cannot start mpirun: ", std::strerror(why)));

@@ -57,7 +57,7 @@ public:
     void step(const StepMetrics& metrics);
     void round(const RoundMetrics& metrics);
     void checkpoint(int64_t step, const std::string& path, double seconds);
-    void end(int64_t step, const std::string& reason);  // "done", "stopped", "diverged"
+    void end(int64_t step, const std::string& reason);  // "done", "stopped"
 
 private:
     void write_line(const std::string& line);

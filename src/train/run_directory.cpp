@@ -7,11 +7,13 @@
 namespace fomoe {
 namespace {
 
+// A job that was killed may take a moment to go away.
+constexpr double kClaimSeconds = 5;
+
 // The run that stands in the directory must be this one. Its length, logging and ranks may change.
 void check_same_run(const RunPlan& plan, const Config& config) {
     if (!std::filesystem::exists(plan.config_file())) return;
-    Config saved = load_config({plan.config_file().string()});
-    saved.model.vocab_size = config.model.vocab_size;
+    const Config saved = load_config({plan.config_file().string()});
     if (config_fingerprint(saved) == config_fingerprint(config)) return;
     throw Error(Exit::usage,
                 concat(plan.directory.string(), " holds a run of another config (",
@@ -34,8 +36,25 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
         throw Error(Exit::usage, concat("--resume ", resume, ": ", plan.directory.string(),
                                         " has checkpoints of a run already; use --resume auto, or "
                                         "another name with --set name=..."));
+    check_same_run(plan, config);
     if (resume != "never") plan.checkpoint = find_checkpoint(resume);
     return plan;
+}
+
+FileLock claim_run(const RunPlan& plan) {
+    std::error_code failed;
+    std::filesystem::create_directories(plan.checkpoints(), failed);
+    if (failed)
+        throw Error(Exit::data,
+                    concat(plan.checkpoints().string(), ": cannot create: ", failed.message()));
+    const std::filesystem::path path = plan.directory / "lock";
+    FileLock lock(path.string(), kClaimSeconds);
+    if (!lock.held())
+        throw Error(
+            Exit::usage,
+            concat(plan.directory.string(), ": another process trains this run now (it holds ",
+                   path.string(), "); let it end, or choose another name with --set name=..."));
+    return lock;
 }
 
 }  // namespace fomoe

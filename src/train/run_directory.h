@@ -1,10 +1,11 @@
-// runs/NAME: whether a run starts there, resumes there, or is refused. Nothing is written here.
+// runs/NAME: whether a run starts there, resumes there, or is refused.
 #pragma once
 
 #include <filesystem>
 #include <optional>
 #include <string>
 
+#include "base/file.h"
 #include "config/config.h"
 
 namespace fomoe {
@@ -24,5 +25,9 @@ struct RunPlan {
 // directory; anything else is the path of a checkpoint to take. A directory that holds a run of
 // another config is refused with Error(usage).
 RunPlan plan_run(const Config& config, const std::string& resume);
+
+// Makes the directory, for one job at a time: while the lock is held, another gets Error(usage).
+// For one rank of the job.
+FileLock claim_run(const RunPlan& plan);
 
 }  // namespace fomoe

@@ -19,9 +19,9 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 std::array<struct sigaction, kSignals.size()> previous;
 bool installed = false;
 
-void request_stop(int) {
+void request_stop(int number) {
     stop_requested = true;
-    for (int number : kSignals) signal(number, SIG_DFL);
+    if (number == SIGINT) signal(SIGINT, SIG_DFL);
 }
 
 }  // namespace

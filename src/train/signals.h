@@ -3,8 +3,9 @@
 
 namespace fomoe {
 
-// While it lives, SIGUSR1, SIGTERM or SIGINT asks the program to save and stop; any second one of
-// them ends the process at once, as without it. At most one at a time.
+// While it lives, SIGUSR1, SIGTERM or SIGINT asks the program to save and stop. Launchers send the
+// first two twice, to the process and to its group, so only a second SIGINT ends the process at
+// once, as without it. At most one at a time.
 class StopSignals {
 public:
     StopSignals();

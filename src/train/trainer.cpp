@@ -39,9 +39,9 @@ void check_data(const Config& config) {
     ValidLoader{config};
 }
 
-void check_tokens(const Config& config) {
-    Loader(config, 0, Range{0, 0}).check_tokens();
-    ValidLoader(config).check_tokens();
+void check_tokens(const Config& config, int64_t most) {
+    Loader(config, 0, Range{0, 0}).check_tokens(most);
+    ValidLoader(config).check_tokens(most);
 }
 
 Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
@@ -91,35 +91,34 @@ void Trainer::describe() const {
 }
 
 void Trainer::start_or_resume() {
-    int64_t resumed = MetricsWriter::kNewRun;
+    int64_t recorded = MetricsWriter::kNewRun;  // the metrics of this run so far
     if (plan_.checkpoint) {
         const Checkpoint checkpoint(*plan_.checkpoint);
         restore(state(), checkpoint);
-        resumed = checkpoint.manifest().step;
+        const int64_t resumed = checkpoint.manifest().step;
         first_step_ = resumed + 1;
-        const bool own = plan_.checkpoint->parent_path() == plan_.checkpoints();
-        saved_step_ = own ? resumed : -1;
+        if (plan_.checkpoint->parent_path() == plan_.checkpoints())
+            recorded = saved_step_ = resumed;
         if (speaks()) {
             log_info(
                 fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
-            for (const std::string& why :
-                 differences(checkpoint.manifest(), describe_run(config_, threads_.count)))
+            for (const std::string& why : bit_changes(checkpoint, config_, threads_.count))
                 log_warning("the bits will not be those of a run that never stopped: " + why);
         }
     } else {
         federation_.start(step_.weights());
     }
     if (speaks()) {
+        lock_.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(), describe_run(config_, threads_.count),
                          first_step_ - 1);
-        std::filesystem::create_directories(plan_.checkpoints());
         atomic_write_file(plan_.config_file().string(), dump_config(config_));
     }
     job_.barrier();
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;
         metrics_ =
-            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, resumed);
+            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded);
         metrics_->start(first_step_ - 1, config_.train.steps, world_.own().ranks);
     }
 }

@@ -14,8 +14,9 @@ namespace fomoe {
 
 // The data of the config can be opened. Throws Error(data) that names file and key.
 void check_data(const Config& config);
-// Every token id is below the vocabulary's size; reads all files.
-void check_tokens(const Config& config);
+// The first `most` token ids of each file are below the vocabulary's size. What lies behind is
+// checked when it is read.
+void check_tokens(const Config& config, int64_t most);
 
 class Trainer {
 public:
@@ -37,6 +38,7 @@ private:
     bool speaks() const { return world_.rank == 0; }
     RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }
 
+    StopSignals signals_;  // first: a signal that comes while the rest is made counts
     const Config config_;
     const RunPlan plan_;
     Communicator& job_;
@@ -53,7 +55,7 @@ private:
     JobLink link_;
     Federation federation_;
     Loader loader_;
-    StopSignals signals_;
+    std::optional<FileLock> lock_;            // of the run's directory; rank 0
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
     int64_t first_step_ = 1;   // of this process

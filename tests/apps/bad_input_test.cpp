@@ -22,7 +22,7 @@ void check_refused(const Workplace& place, const Command& words, int exit, const
     CHECK(differing(before, tree(place.path())) == Command{});
 }
 
-Command solo(const Workplace& place, const Command& more) { return place.train(kSolo, more); }
+Command solo(const Workplace& place, const Command& more = {}) { return place.train(kSolo, more); }
 
 void truncate(const fs::path& file) { fs::resize_file(file, fs::file_size(file) / 2); }
 
@@ -100,12 +100,7 @@ TEST_CASE("token files that are missing, cut or of another vocabulary") {
         file.write("\xff\x7f", 2);
         file.close();
         check_refused(place, solo(place, {"--check"}), 3, {"/one.train.bin", "32767", "1000"});
-        // Training meets it in some step; what was written by then is no checkpoint.
-        const Outcome result = place.run(solo(place, {"--set", "train.steps=200"}));
-        INFO(result.err);
-        CHECK(result.exit == 3);
-        CHECK(count(result.err, "/one.train.bin") == 1);
-        CHECK(tree(place.run_directory("tiny") / "checkpoints").empty());
+        check_refused(place, solo(place), 3, {"/one.train.bin", "32767", "1000"});
     }
 }
 
@@ -129,9 +124,9 @@ TEST_CASE("a run directory is resumed or refused, never mixed") {
     const fs::path weights = fs::path(last) / "model";
     truncate(weights / "model.safetensors");
     check_refused(place, solo(place, {"--set", "train.steps=4"}), 3,
-                  {"step-00000002/model/", "take another checkpoint"});
+                  {"step-00000002/model/", "goes on from the one before"});
     check_refused(place, {program("fomoe-eval"), run}, 3,
-                  {"step-00000002/model/", "take another checkpoint"});
+                  {"step-00000002/model/", "goes on from the one before"});
 }
 
 TEST_CASE("a topology of several ranks without mpirun") {

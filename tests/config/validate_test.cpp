@@ -45,6 +45,11 @@ TEST_CASE("model rules fill in their numbers") {
           "model.moe.top_k: 17 is more than the 16 experts");
     CHECK(problem([](Config& c) { c.model.moe.first_dense_layers = 1; }) ==
           "model.moe.first_dense_layers: dense layers need d_dense, their hidden size");
+    CHECK(problem([](Config& c) { c.model.moe.d_dense = 8; }) ==
+          "model.moe.d_dense: the model has no dense layers; give first_dense_layers or leave this "
+          "out");
+    CHECK(problem([](Config& c) { c.model.moe.activation = MlpActivation::gelu; }) ==
+          "model.moe.activation: is for 'expert: mlp'; experts of kind swiglu have silu inside");
     CHECK(problem([](Config& c) {
               c.model.moe.d_dense = 8;
               c.model.moe.first_dense_layers = 5;

@@ -151,9 +151,10 @@ TEST_CASE("a missing corpus says which key and what to do") {
 TEST_CASE("ids outside of the vocabulary stop the loading") {
     Corpus corpus;
     corpus.config.model.vocab_size = 999;
-    CHECK_THROWS_WITH(Loader(corpus.config, 0, {0, 1}).check_tokens(),
+    CHECK_THROWS_WITH(Loader(corpus.config, 0, {0, 1}).check_tokens(INT64_MAX),
                       Catch::Contains("token 999 has id 999"));
-    CHECK_THROWS_WITH(ValidLoader(corpus.config).check_tokens(), Catch::Contains("id 999"));
+    CHECK_THROWS_WITH(ValidLoader(corpus.config).check_tokens(INT64_MAX),
+                      Catch::Contains("id 999"));
     corpus.config.model.vocab_size = 300;
     Loader loader(corpus.config, 1, {0, 12});
     const auto many_steps = [&] {

@@ -35,6 +35,8 @@ TEST_CASE("a line with a match starts a document") {
     CHECK(split("intro\nCHAPTER 1\nx\nCHAPTER 2\n", "regex:^CHAPTER ") ==
           Texts{"intro\n", "CHAPTER 1\nx\n", "CHAPTER 2\n"});
     CHECK(split("CHAPTER 1\n", "regex:^CHAPTER ") == Texts{"CHAPTER 1\n"});
+    const std::string line(3'000'000, 'x');
+    CHECK(split(line + "\nxy\n", "regex:(x|z)+y") == Texts{line + "\n", "xy\n"});
 }
 
 TEST_CASE("pieces end where the text allows it") {

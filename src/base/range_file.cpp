@@ -1,4 +1,4 @@
-#include "checkpoint/range_file.h"
+#include "base/range_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
