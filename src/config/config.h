@@ -139,6 +139,8 @@ struct FederationConfig {
     // unless the file names its class here (the flag says that it does).
     OuterConfig shared, router, expert;
     bool shared_named = false, router_named = false, expert_named = false;
+    int shared_steps = 0, router_steps = 0, expert_steps = 0;  // periods; 0: local_steps
+    double reject_above = 0;        // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round
     bool operator==(const FederationConfig&) const = default;
 };

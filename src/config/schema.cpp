@@ -268,9 +268,16 @@ void add_outer_keys(Keys& keys, const std::string& section,
         "outer momentum of nesterov"));
 }
 
-// The outer optimizer of a class of parameters: what is not given is as in federation.outer.
-void add_class_outer_keys(Keys& keys, const std::string& name, OuterConfig FederationConfig::*part,
-                          bool FederationConfig::*named) {
+// The period and the outer optimizer of a class of parameters: what is not given is as in
+// federation.local_steps and federation.outer.
+void add_class_federation_keys(Keys& keys, const std::string& name,
+                               OuterConfig FederationConfig::*part, bool FederationConfig::*named,
+                               int FederationConfig::*steps) {
+    keys.push_back(key(
+        "federation." + name + ".local_steps",
+        [steps](Config& c) { return &(c.federation.*steps); }, at_least(1),
+        "steps between exchanges; divides federation.local_steps or is a multiple of it"));
+    keys.back().given = [steps](const Config& c) { return c.federation.*steps > 0; };
     const std::string section = "federation." + name + ".outer";
     const size_t first = keys.size();
     add_outer_keys(keys, section, [part](Config& c) { return &(c.federation.*part); });
@@ -300,9 +307,12 @@ void add_federation_keys(Keys& keys) {
         });
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
-    add_class_outer_keys(keys, "shared", &F::shared, &F::shared_named);
-    add_class_outer_keys(keys, "router", &F::router, &F::router_named);
-    add_class_outer_keys(keys, "expert", &F::expert, &F::expert_named);
+    add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);
+    add_class_federation_keys(keys, "router", &F::router, &F::router_named, &F::router_steps);
+    add_class_federation_keys(keys, "expert", &F::expert, &F::expert_named, &F::expert_steps);
+    keys.push_back(key(
+        "federation.reject_above", [](Config& c) { return &c.federation.reject_above; },
+        at_least(0), "largest norm of a contribution, in medians over the groups; 0: any"));
     keys.push_back(untrained(key(
         "federation.exchange_timeout", [](Config& c) { return &c.federation.exchange_timeout; },
         above(0), "seconds until a silent group fails the round")));

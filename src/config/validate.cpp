@@ -48,6 +48,7 @@ public:
         schedule();
         groups();
         placement();
+        rounds();
         return std::move(problems_);
     }
 
@@ -190,6 +191,24 @@ private:
         for (const auto& [name, prefix] : config_.data.sources)
             text += (text.empty() ? "" : ", ") + name;
         return text.empty() ? "none" : text;
+    }
+
+    void rounds() {
+        const FederationConfig& f = config_.federation;
+        const std::pair<const char*, int> periods[] = {
+            {"shared", f.shared_steps}, {"router", f.router_steps}, {"expert", f.expert_steps}};
+        for (const auto& [cls, steps] : periods)
+            if (steps > 0 && f.local_steps % steps != 0 && steps % f.local_steps != 0)
+                say(fmt::format("federation.{}.local_steps", cls),
+                    fmt::format("{} neither divides federation.local_steps {} nor is a multiple of "
+                                "it ({}, or a multiple, would do)",
+                                steps, f.local_steps, divisors(f.local_steps)),
+                    {"federation.local_steps"});
+        if (f.reject_above > 0 && f.reject_above < 1)
+            say("federation.reject_above",
+                fmt::format("{} medians would leave out the median itself; at least 1, or 0 for no "
+                            "limit",
+                            f.reject_above));
     }
 
     void placement() {

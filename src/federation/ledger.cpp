@@ -37,15 +37,16 @@ void Ledger::count_received(Traffic traffic, int64_t bytes) {
 }
 
 std::vector<TrafficBytes> predict_round(const std::vector<OwnedSpan>& spans,
-                                        const std::vector<bool>& contributed, int64_t control_words,
+                                        const Participants& participants, int64_t control_words,
                                         WireFormat format) {
+    const std::vector<bool>& contributed = participants.groups;
     const int n_groups = static_cast<int>(contributed.size());
     std::vector<TrafficBytes> groups(n_groups);
     for (const OwnedSpan& span : spans) {
+        if (!participants.step(span)) continue;
         const int n = span.n_owners(), traffic = static_cast<int>(traffic_of(span.cls));
         int contributors = 0;
         for (int group : span.owners) contributors += contributed[group];
-        if (contributors == 0) continue;
         for (int lane = 0; lane < span.lanes; ++lane) {
             int64_t all_chunks = 0;
             for (int owner = 0; owner < n; ++owner)

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "federation/codec.h"
-#include "federation/owned_span.h"
+#include "federation/participants.h"
 
 namespace fomoe {
 
@@ -41,10 +41,10 @@ private:
 };
 
 // What each group sends and receives in a round, by group: a pure function of the spans and of
-// which groups contribute. n owners of S bytes that all contribute send 2 (n - 1) S together.
+// who takes part. n owners of S bytes that all contribute send 2 (n - 1) S together.
 // `control_words` is the length of all messages that one group's leader sends another's in a round.
 std::vector<TrafficBytes> predict_round(const std::vector<OwnedSpan>& spans,
-                                        const std::vector<bool>& contributed, int64_t control_words,
+                                        const Participants& participants, int64_t control_words,
                                         WireFormat format);
 
 }  // namespace fomoe

@@ -5,6 +5,8 @@
 #include <cfloat>
 #include <cmath>
 
+#include "federation/participants.h"
+
 namespace fomoe {
 
 OuterRule outer_rule(const FederationConfig& config, ParamClass cls, int n_owners) {
@@ -16,11 +18,15 @@ OuterRule outer_rule(const FederationConfig& config, ParamClass cls, int n_owner
                         {config.router, config.router_named},
                         {config.expert, config.expert_named}};
     const Row& row = rows[static_cast<int>(cls)];
-    if (row.outer.optimizer == OuterKind::average || (n_owners == 1 && !row.named))
+    const int period = period_of(config, cls);
+    const bool averages = n_owners == 1 || period < config.local_steps;
+    if (row.outer.optimizer == OuterKind::average || (averages && !row.named))
         return {.kind = OuterKind::average, .keeps_anchor = n_owners > 1};
+    const double mu = row.outer.momentum;
+    const double momentum = std::pow(mu, static_cast<double>(period) / config.local_steps);
     return {.kind = OuterKind::nesterov,
-            .lr = static_cast<float>(row.outer.lr),
-            .momentum = static_cast<float>(row.outer.momentum)};
+            .lr = static_cast<float>(row.outer.lr * ((1 - momentum) / (1 - mu))),
+            .momentum = static_cast<float>(momentum)};
 }
 
 void weighted_average(std::span<const float* const> contributions, std::span<const float> weights,

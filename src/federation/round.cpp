@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/timer.h"
@@ -13,7 +14,7 @@ namespace fomoe {
 namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
-constexpr size_t kStatusWords = 3;            // finite, rounds, stop
+constexpr size_t kStatusWords = 4;            // finite, rounds, stop, squared norm
 constexpr size_t kStagedWords = 1;            // finite
 constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
 
@@ -62,7 +63,8 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                        const ArenaLayout& layout, const Placement& placement, const World& world,
                        Link& link, Communicator& group, Communicator& replicas)
-    : world_(world),
+    : reject_above_(config.reject_above),
+      world_(world),
       link_(link),
       group_(group),
       replicas_(replicas),
@@ -77,49 +79,62 @@ void Federation::start(Tensor weights) {
     rounds_ = 0;
 }
 
-RoundResult Federation::round(Tensor weights, bool stop) {
+RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     const Timer timer;
     const float* arena = weights.as<float>();
     link_.ledger().begin_round();
 
     RoundResult result;
-    const std::vector<bool> contributed = prepare(arena, stop, result);
+    const Participants participants = prepare(arena, due, stop, result);
     result.round = rounds_ + 1;
     result.groups = world_.n_groups();
-    result.contributed = static_cast<int>(std::ranges::count(contributed, true));
+    result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
     result.drift = measure_drift(arena);
 
-    result.committed = stage(arena, contributed) && result.contributed > 0;
-    if (result.committed) commit(weights, contributed);
-    verify_copies(arena, contributed, result);
-    for (const TrafficBytes& bytes : predict_round(spans_, contributed, control_words(), kFormat))
+    result.committed = stage(arena, participants) && result.contributed > 0;
+    if (result.committed) commit(weights, participants);
+    verify_copies(arena, participants, result);
+    for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
         result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
 }
 
-// Which groups contribute: those whose every rank found its part finite.
-std::vector<bool> Federation::prepare(const float* weights, bool stop, RoundResult& result) {
+// Which groups contribute: those whose every rank found its part finite, unless their norm is out
+// of line. Every group judges all by the same words.
+Participants Federation::prepare(const float* weights, const Classes& due, bool stop,
+                                 RoundResult& result) {
+    Participants participants{.classes = due, .groups = {}};
     bool finite = true;
-    for (const OuterStep& step : steps_) finite = finite && step.contribution_finite(weights);
-    const std::vector<Words> groups =
-        agreement_.share({finite, static_cast<uint64_t>(rounds_), stop}, kStatusWords,
-                         [](std::span<const Words> rows) {
-                             Words all = rows[0];
-                             for (const Words& row : rows) {
-                                 all[0] = all[0] && row[0];
-                                 all[2] = all[2] || row[2];
-                             }
-                             return all;
-                         });
-    std::vector<bool> contributed;
+    double squared = 0, squared_anchor = 0;
+    for (const OuterStep& step : steps_) {
+        if (!participants.has(step.span().cls)) continue;
+        finite = finite && step.contribution_finite(weights);
+        if (reject_above_ > 0) step.add_drift(weights, squared, squared_anchor);
+    }
+    const std::vector<Words> groups = agreement_.share(
+        {finite, static_cast<uint64_t>(rounds_), stop, std::bit_cast<uint64_t>(squared)},
+        kStatusWords, [](std::span<const Words> rows) {
+            Words all = rows[0];
+            double sum = 0;
+            for (const Words& row : rows) {
+                all[0] = all[0] && row[0];
+                all[2] = all[2] || row[2];
+                sum += std::bit_cast<double>(row[3]);
+            }
+            all[3] = std::bit_cast<uint64_t>(sum);
+            return all;
+        });
+    std::vector<Offer> offers;
     for (const Words& status : groups) {
         FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
                     groups[0][1]);
-        contributed.push_back(status[0] != 0);
+        offers.push_back(
+            {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
         result.stop = result.stop || status[2] != 0;
     }
-    return contributed;
+    participants.groups = contributors(offers, reject_above_);
+    return participants;
 }
 
 double Federation::measure_drift(const float* weights) const {
@@ -130,16 +145,12 @@ double Federation::measure_drift(const float* weights) const {
     return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : 0;
 }
 
-bool Federation::takes_part(const OwnedSpan& span, const std::vector<bool>& contributed) const {
-    return std::ranges::any_of(span.owners, [&](int group) { return contributed[group]; });
-}
-
 // Whether all ranks of all groups have staged finite values.
-bool Federation::stage(const float* weights, const std::vector<bool>& contributed) {
+bool Federation::stage(const float* weights, const Participants& participants) {
     bool finite = true;
     for (OuterStep& step : steps_)
-        if (takes_part(step.span(), contributed))
-            finite = step.stage(link_, contributed, weights, buffers_) && finite;
+        if (participants.step(step.span()))
+            finite = step.stage(link_, participants.groups, weights, buffers_) && finite;
     const std::vector<Words> groups =
         agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
             return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
@@ -147,10 +158,10 @@ bool Federation::stage(const float* weights, const std::vector<bool>& contribute
     return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
 }
 
-void Federation::commit(Tensor weights, const std::vector<bool>& contributed) {
+void Federation::commit(Tensor weights, const Participants& participants) {
     for (OuterStep& step : steps_) {
         const OwnedSpan& span = step.span();
-        if (!takes_part(span, contributed)) continue;
+        if (!participants.step(span)) continue;
         step.commit();
         step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
     }
@@ -159,11 +170,11 @@ void Federation::commit(Tensor weights, const std::vector<bool>& contributed) {
 
 // Holders of every committed span show the hash of what they hold. The same message carries what
 // each group has counted; its own bytes, known beforehand, are included.
-void Federation::verify_copies(const float* weights, const std::vector<bool>& contributed,
+void Federation::verify_copies(const float* weights, const Participants& participants,
                                RoundResult& result) {
     Words mine;
     for (const OwnedSpan& span : spans_) {
-        const bool shown = result.committed && span.owner >= 0 && takes_part(span, contributed);
+        const bool shown = result.committed && span.owner >= 0 && participants.step(span);
         mine.push_back(shown ? hash_of(span, {0, span.size}, weights) : 0);
     }
     const size_t n = spans_.size(), n_words = n + kBytesWords;

@@ -6,6 +6,7 @@
 
 #include "federation/agreement.h"
 #include "federation/outer_step.h"
+#include "federation/participants.h"
 
 namespace fomoe {
 
@@ -38,11 +39,12 @@ public:
     // memory, the same in every owner of a span.
     void start(Tensor weights);
 
-    // Collective over all ranks of the federation. Weights that changed (`committed`) make derived
+    // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
+    // and may change. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
     // span disagree after the commit; the message names the first parameter that differs. A rank
     // that was asked to stop says so here, since groups meet at no other place.
-    RoundResult round(Tensor weights, bool stop = false);
+    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false);
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
@@ -60,16 +62,15 @@ public:
     int64_t bytes() const;  // of anchors, momentum and staging on this rank, without wire buffers
 
 private:
-    std::vector<bool> prepare(const float* weights, bool stop, RoundResult& result);
+    Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
     double measure_drift(const float* weights) const;
-    bool stage(const float* weights, const std::vector<bool>& contributed);
-    void commit(Tensor weights, const std::vector<bool>& contributed);
-    void verify_copies(const float* weights, const std::vector<bool>& contributed,
-                       RoundResult& result);
+    bool stage(const float* weights, const Participants& participants);
+    void commit(Tensor weights, const Participants& participants);
+    void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
-    bool takes_part(const OwnedSpan& span, const std::vector<bool>& contributed) const;
     int64_t control_words() const;
 
+    const double reject_above_;
     const World& world_;
     Link& link_;
     Communicator& group_;

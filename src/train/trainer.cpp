@@ -152,8 +152,8 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 }
 
 // Returns whether some rank of the federation was asked to stop.
-bool Trainer::round(int64_t step, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), stop);
+bool Trainer::round(int64_t step, const Classes& due, bool stop) {
+    const RoundResult result = federation_.round(step_.weights(), due, stop);
     if (world_.n_groups() == 1) return result.stop;
     const RoundMetrics metrics{
         .round = result.round,
@@ -199,7 +199,7 @@ void Trainer::save(int64_t step) {
 Exit Trainer::run() {
     if (speaks()) describe();
     start_or_resume();
-    const int64_t steps = config_.train.steps, local_steps = config_.federation.local_steps;
+    const int64_t steps = config_.train.steps;
     const bool alone = world_.n_groups() == 1;
     since_start_ = Timer();
     bool stop = false;
@@ -215,7 +215,8 @@ Exit Trainer::run() {
         ++steps_done_;
         report_step(step, result);
         // Groups agree to stop where they meet: at the end of a round.
-        if (step % local_steps == 0 || step == steps) stop = round(step, signals_.requested());
+        const Classes due = step == steps ? kAllClasses : classes_due(config_.federation, step);
+        if (due != Classes{}) stop = round(step, due, signals_.requested());
         stop = stop || (alone && result.stop);
         if (stop || step == steps ||
             (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))

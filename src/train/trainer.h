@@ -33,7 +33,7 @@ private:
     void describe() const;
     void start_or_resume();
     void report_step(int64_t step, const StepResult& result);
-    bool round(int64_t step, bool stop);
+    bool round(int64_t step, const Classes& due, bool stop);
     void save(int64_t step);
     bool speaks() const { return world_.rank == 0; }
     RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }

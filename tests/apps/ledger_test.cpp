@@ -57,3 +57,33 @@ TEST_CASE("bytes sent are the bytes predicted, and those of the shapes", "[mpi]"
         }
     }
 }
+
+TEST_CASE("classes with periods of their own send at their own rounds", "[mpi]") {
+    const Workplace place;
+    place.trained(place.train(
+        kPair, {"--set", "federation.replication=2", "--set", "train.steps=13", "--set",
+                "federation.router.local_steps=2", "--set", "federation.expert.local_steps=8",
+                "--set", "federation.reject_above=50"}));
+    const auto west = place.metrics("tiny", "west", "round");
+    const auto east = place.metrics("tiny", "east", "round");
+    const int64_t experts = kLayers * kExperts * kOneExpert;
+    const std::vector<std::pair<int, int64_t>> expected{{2, kRouter},
+                                                        {4, kShared + kRouter},
+                                                        {6, kRouter},
+                                                        {8, kShared + kRouter + experts},
+                                                        {10, kRouter},
+                                                        {12, kShared + kRouter},
+                                                        {13, kShared + kRouter + experts}};
+    REQUIRE(west.size() == expected.size());
+    for (size_t r = 0; r < expected.size(); ++r) {
+        const auto& [step, values] = expected[r];
+        CHECK(west[r].at("round") == r + 1);
+        CHECK(west[r].at("step") == step);
+        CHECK(west[r].at("groups") == 2);
+        CHECK(west[r].at("sent_bytes") == west[r].at("predicted_bytes"));
+        const int64_t words = west[r].at("sent_bytes").get<int64_t>() - sent_by_two(values);
+        CHECK(words > 0);
+        CHECK(words < 512);
+        CHECK(west[r].at("hash") == east[r].at("hash"));
+    }
+}

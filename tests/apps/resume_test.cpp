@@ -154,6 +154,29 @@ TEST_CASE("asked to stop, a federation saves at the end of the round and goes on
     check_same_run(place, "stopped", "kept", steps, {"west", "east"});
 }
 
+TEST_CASE("classes with periods of their own resume bit for bit, from any step", "[mpi]") {
+    const Workplace place;
+    auto words = [&](const std::string& name) {
+        return place.train(
+            kPair, {"--set", "name=" + name, "--set", "checkpoint.every=1", "--set",
+                    "federation.replication=2", "--set", "federation.router.local_steps=2", "--set",
+                    "federation.expert.local_steps=8", "--set", "federation.reject_above=4"});
+    };
+    place.trained(words("kept"));
+    // Between rounds of the router; at one; at one of the shared class while the experts wait.
+    for (int from : {3, 6, 9}) {
+        const std::string name = "from" + std::to_string(from);
+        const fs::path directory = place.run_directory(name);
+        fs::copy(place.run_directory("kept"), directory,
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(directory / "checkpoints" / "latest");
+        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        const Outcome result = place.trained(words(name));
+        CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
+        check_same_run(place, name, "kept", 12, {"west", "east"});
+    }
+}
+
 TEST_CASE("one group alone stops at its next step", "[kill]") {
     const Workplace place;
     auto words = [&](const std::string& name) {

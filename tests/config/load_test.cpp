@@ -140,11 +140,15 @@ TEST_CASE("a class inherits what it does not name") {
     const Config config = load(kSources + R"(
 federation:
   outer: {lr: 0.5, momentum: 0.25}
+  router: {local_steps: 64}
   expert: {outer: {momentum: 0.75}}
 )");
     CHECK(config.federation.shared == config.federation.outer);
     CHECK_FALSE(config.federation.shared_named);
     CHECK(config.federation.router.momentum == 0.25);
+    CHECK_FALSE(config.federation.router_named);
+    CHECK(config.federation.router_steps == 64);
+    CHECK(config.federation.shared_steps == 0);
     CHECK(config.federation.expert.lr == 0.5);
     CHECK(config.federation.expert.momentum == 0.75);
     CHECK(config.federation.expert_named);
@@ -212,6 +216,19 @@ TEST_CASE("a known name in the wrong section is found") {
           one_error("a.yaml:2:1: error: qwertyuiop: unknown key"));
 }
 
+TEST_CASE("a period that does not fit is refused where it stands") {
+    const std::string federation = "federation:\n  local_steps: 8\n  expert: {local_steps: 12}\n";
+    CHECK(errors(kSources + federation) ==
+          one_error("a.yaml:4:25: error: federation.expert.local_steps: 12 neither divides "
+                    "federation.local_steps 8 nor is a multiple of it (1, 2, 4 or 8, or a "
+                    "multiple, would do)"));
+    CHECK(errors(kSources + "federation: {reject_above: 0.5}\n")
+              .find("a.yaml:2:28: error: federation.reject_above: 0.5 medians") == 0);
+    CHECK(errors(kSources, {"federation.router.local_steps=0"}) ==
+          one_error("--set: error: federation.router.local_steps: '0'; an integer of at least 1 "
+                    "is expected"));
+}
+
 TEST_CASE("files that are no config") {
     Files files;
     files.add("a.yaml", "");
@@ -266,7 +283,8 @@ topology:
   groups:
     - {name: west, ranks: 2, expert_parallel: 2, data: {a: 0.1, b: 0.7}}
     - {name: east, ranks: 4}
-federation: {replication: 2, outer: {optimizer: average}, router: {outer: {optimizer: nesterov}}}
+federation: {replication: 2, outer: {optimizer: average}, router: {outer: {optimizer: nesterov}},
+             shared: {local_steps: 16}, expert: {local_steps: 96}, reject_above: 2.5}
 checkpoint: {every: 5, keep: 0}
 )");
     Files files;
@@ -290,7 +308,8 @@ TEST_CASE("the fingerprint follows what changes the training") {
     for (const char* other :
          {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
           "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
-          "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7"})
+          "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7",
+          "federation.shared.local_steps=8", "federation.reject_above=3"})
         CHECK(fingerprint(other) != base);
 }
 

@@ -96,6 +96,24 @@ TEST_CASE("batch and schedule rules fill in their numbers") {
           "train.optimizer.min_lr: 0.5 is more than lr 0.001");
 }
 
+TEST_CASE("round rules fill in their numbers") {
+    for (int steps : {1, 2, 16, 32, 64, 96}) {
+        Config config = good();
+        config.federation.router_steps = steps;
+        CHECK(validate(config).empty());
+    }
+    CHECK(problem([](Config& c) { c.federation.router_steps = 12; }) ==
+          "federation.router.local_steps: 12 neither divides federation.local_steps 32 nor is a "
+          "multiple of it (1, 2, 4, 8, 16 or 32, or a multiple, would do)");
+    CHECK(problem([](Config& c) { c.federation.expert_steps = 48; }).find("48 neither divides") !=
+          std::string::npos);
+    CHECK(problem([](Config& c) { c.federation.shared_steps = 5; }).find("federation.shared.") ==
+          0);
+    CHECK(problem([](Config& c) { c.federation.reject_above = 0.5; }) ==
+          "federation.reject_above: 0.5 medians would leave out the median itself; at least 1, or "
+          "0 for no limit");
+}
+
 TEST_CASE("placement rules fill in their numbers") {
     CHECK(problem([](Config& c) { c.federation.replication = 3; }) ==
           "federation.replication: 3 does not divide the 2 groups (1 or 2 would)");

@@ -38,6 +38,58 @@ TEST_CASE("a group with a value that is not finite is left out, and takes the re
     });
 }
 
+TEST_CASE("an outlier is left out of all spans, and takes the result") {
+    const bool rejects = GENERATE(true, false);
+    TinyConfig config = tiny_config({{2, 1}, {1, 1}, {2, 2}}, 3);
+    config.federation.reject_above = rejects ? 5 : 0;
+    run_ranks(5, [&](Communicator& job) {
+        TinyReference reference(config);
+        TinyRank rank(config, job);
+        Federation federation = rank.federation(rank.link);
+        federation.start(rank.weights());
+        for (int64_t round = 1; round <= 4; ++round) {
+            rank.train(round);
+            reference.train(round);
+            // One matrix of the group is off; one rank alone, that steps no shared span, holds it.
+            const bool off = round == 2 || round == 3;
+            const std::string name = "model.layers.1.mlp.experts.11.up_proj.weight";
+            if (off && rank.world.group == 2 && rank.world.local_rank == 1)
+                for (int64_t i = 0; i < rank.layout.find(name).count(); ++i)
+                    rank.find(name)[i] += 20;
+            if (off) reference.add(2, name, 20);
+            const RoundResult result = federation.round(rank.weights());
+            reference.round({true, true, !(off && rejects)});
+            reference.check(rank, rejects ? 2e-6 : 2e-5);
+            FOMOE_CHECK(result.committed && result.contributed == (off && rejects ? 2 : 3));
+            FOMOE_CHECK(result.counted == result.predicted);
+        }
+    });
+}
+
+TEST_CASE("only the classes that take part are judged") {
+    TinyConfig config = tiny_config({{1, 1}, {2, 2}, {1, 1}}, 3);
+    config.federation.reject_above = 5;
+    const Classes shared{true, false, false};
+    run_ranks(4, [&](Communicator& job) {
+        TinyReference reference(config);
+        TinyRank rank(config, job);
+        Federation federation = rank.federation(rank.link);
+        federation.start(rank.weights());
+        rank.train(1);
+        reference.train(1);
+        const std::string router = "model.layers.0.mlp.gate.weight";
+        if (rank.world.group == 0) rank.find(router)[0] += 1000;
+        FOMOE_CHECK(federation.round(rank.weights(), shared).contributed == 3);
+        if (rank.world.group == 0) rank.find(router)[0] = NAN;
+        FOMOE_CHECK(federation.round(rank.weights(), shared).contributed == 3);
+        FOMOE_CHECK(federation.round(rank.weights()).contributed == 2);
+        reference.round({true, true, true}, shared);
+        reference.round({true, true, true}, shared);
+        reference.round({false, true, true});
+        reference.check(rank);
+    });
+}
+
 TEST_CASE("a span whose only owner is left out is not stepped") {
     const TinyConfig config = tiny_config({{1, 1}, {1, 1}}, 1);
     run_ranks(2, [&](Communicator& job) {

@@ -65,6 +65,62 @@ TEST_CASE("a named class is stepped even by a single owner") {
     run_ranks(3, [&](Communicator& job) { check_rounds(config, job); });
 }
 
+namespace {
+
+// Random periods around H; trains step by step with the rounds where they fall.
+void check_periods(TinyConfig config, uint64_t seed, Communicator& job) {
+    uint64_t drawn = 0;
+    const auto below = [&](uint64_t most) {
+        return static_cast<int>(random_bits(seed, drawn++) % most);
+    };
+    FederationConfig& federation = config.federation;
+    const int H = federation.local_steps = 4;
+    const int periods[] = {1, 2, 4, 8, 12};
+    federation.outer.momentum = 0.6;
+    federation.shared = federation.router = federation.expert = federation.outer;
+    for (int* steps :
+         {&federation.shared_steps, &federation.router_steps, &federation.expert_steps})
+        *steps = periods[below(5)];
+    federation.shared_named = below(2);
+    const int steps = 25;  // the last round is out of turn
+
+    TinyReference reference(config);
+    TinyRank rank(config, job);
+    Federation rounds = rank.federation(rank.link);
+    rounds.start(rank.weights());
+    const std::vector<bool> everyone(rank.world.n_groups(), true);
+    int64_t n_rounds = 0;
+    for (int64_t step = 1; step <= steps; ++step) {
+        rank.train(step);
+        reference.train(step);
+        const Classes due = step == steps ? kAllClasses : classes_due(federation, step);
+        if (due == Classes{}) continue;
+        const RoundResult result = rounds.round(rank.weights(), due);
+        reference.round(everyone, due);
+        reference.check(rank, 2e-5);
+        FOMOE_CHECK(result.committed && result.round == ++n_rounds);
+        FOMOE_CHECK(result.counted == result.predicted);
+        for (ParamClass cls : {ParamClass::shared, ParamClass::router, ParamClass::expert})
+            FOMOE_CHECK(result.counted.sent_of(traffic_of(cls)) ==
+                        (due[static_cast<int>(cls)] ? expected_bytes(config, cls) : 0));
+    }
+    FOMOE_CHECK(rounds.rounds() == n_rounds && n_rounds >= steps / (3 * H));
+}
+
+}  // namespace
+
+TEST_CASE("classes with periods of their own equal the reference") {
+    uint64_t seed = 0;
+    for (const TinyConfig& config :
+         {tiny_config({{1, 1}, {1, 1}}, 2), tiny_config({{2, 2}, {1, 1}}, 1),
+          tiny_config({{1, 1}, {2, 1}, {2, 2}}, 3), tiny_config({{2, 2}, {1, 1}, {2, 1}}, 1),
+          kMixed, tiny_config({{1, 1}, {2, 2}, {1, 1}, {3, 1}}, 2)}) {
+        CAPTURE(++seed);
+        run_ranks(config.topology.n_ranks(),
+                  [&](Communicator& job) { check_periods(config, seed, job); });
+    }
+}
+
 TEST_CASE("rounds over MPI equal the reference", "[mpi]") {
     if (!std::getenv("FOMOE_TEST_RANK")) {
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);

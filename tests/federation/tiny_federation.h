@@ -114,8 +114,13 @@ public:
                     values[i] += local_progress(round, group, name, i);
     }
 
-    void round(const std::vector<bool>& contributed) {
+    void add(int group, const std::string& name, double value) {
+        for (double& x : local_[group][name]) x += value;
+    }
+
+    void round(const std::vector<bool>& contributed, const Classes& classes = kAllClasses) {
         for (const Parameter& p : all_) {
+            if (!classes[static_cast<int>(p.cls)]) continue;
             const OuterRule rule = outer_rule(config_.federation, p.cls, p.owners.size());
             int n = 0;
             for (int group : p.owners) n += contributed[group];
@@ -137,12 +142,12 @@ public:
     }
 
     // Throws when the rank's weights are further away than f32 rounding explains.
-    void check(const TinyRank& rank) const {
+    void check(const TinyRank& rank, double tolerance = 2e-6) const {
         for (const Parameter& p : rank.layout.parameters) {
             const std::vector<double>& expected = local_.at(rank.world.group).at(p.name);
             for (int64_t i = 0; i < p.count(); ++i)
-                FOMOE_CHECK(std::fabs(rank.arena[p.offset + i] - expected[i]) < 2e-6, p.name, "[",
-                            i, "] is ", rank.arena[p.offset + i], ", expected ", expected[i],
+                FOMOE_CHECK(std::fabs(rank.arena[p.offset + i] - expected[i]) < tolerance, p.name,
+                            "[", i, "] is ", rank.arena[p.offset + i], ", expected ", expected[i],
                             " on rank ", rank.world.rank);
         }
     }
