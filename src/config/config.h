@@ -121,6 +121,7 @@ struct TopologyConfig {
 enum class PlacementKind { blocks };
 enum class AbsentPolicy { skip };
 enum class OuterKind { average, nesterov };
+enum class InnerState { keep, reset };
 
 struct OuterConfig {
     OuterKind optimizer = OuterKind::nesterov;
@@ -140,6 +141,7 @@ struct FederationConfig {
     OuterConfig shared, router, expert;
     bool shared_named = false, router_named = false, expert_named = false;
     int shared_steps = 0, router_steps = 0, expert_steps = 0;  // periods; 0: local_steps
+    InnerState inner_state = InnerState::keep;  // AdamW's moments of what a round has exchanged
     double reject_above = 0;        // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round
     bool operator==(const FederationConfig&) const = default;

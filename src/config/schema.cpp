@@ -310,6 +310,9 @@ void add_federation_keys(Keys& keys) {
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);
     add_class_federation_keys(keys, "router", &F::router, &F::router_named, &F::router_steps);
     add_class_federation_keys(keys, "expert", &F::expert, &F::expert_named, &F::expert_steps);
+    keys.push_back(choice(
+        "federation.inner_state", [](Config& c) { return &c.federation.inner_state; },
+        {"keep", "reset"}, "what becomes of AdamW's moments of what a round has exchanged"));
     keys.push_back(key(
         "federation.reject_above", [](Config& c) { return &c.federation.reject_above; },
         at_least(0), "largest norm of a contribution, in medians over the groups; 0: any"));

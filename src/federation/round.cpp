@@ -92,7 +92,7 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     result.drift = measure_drift(arena);
 
     result.committed = stage(arena, participants) && result.contributed > 0;
-    if (result.committed) commit(weights, participants);
+    if (result.committed) commit(weights, participants, result);
     verify_copies(arena, participants, result);
     for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
         result.predicted += bytes;
@@ -158,12 +158,15 @@ bool Federation::stage(const float* weights, const Participants& participants) {
     return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
 }
 
-void Federation::commit(Tensor weights, const Participants& participants) {
+void Federation::commit(Tensor weights, const Participants& participants, RoundResult& result) {
     for (OuterStep& step : steps_) {
         const OwnedSpan& span = step.span();
         if (!participants.step(span)) continue;
         step.commit();
         step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
+        if (!step.rule().keeps_anchor) continue;
+        for (const SpanSegment& segment : span.segments)
+            result.stepped.push_back({segment.arena, segment.arena + segment.count});
     }
     ++rounds_;
 }

@@ -10,7 +10,7 @@
 
 namespace fomoe {
 
-// Equal on all ranks, except for `own` and `drift`, which are equal within a group.
+// Equal on all ranks, except for `own` and `drift`, which are equal within a group, and `stepped`.
 struct RoundResult {
     bool committed = false;  // false: nothing has changed, to the bit
     int64_t round = 0;       // number of this round, from 1
@@ -21,6 +21,9 @@ struct RoundResult {
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
     bool stop = false;      // some rank was asked to stop
+    // Where this rank holds what the round has stepped from an anchor, in the arena. Whole
+    // parameters; without what one owner keeps as it is.
+    std::vector<Range> stepped;
 };
 
 // What one rank keeps for the outer step, and how it takes part in it. With one group nothing is
@@ -65,7 +68,7 @@ private:
     Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
     double measure_drift(const float* weights) const;
     bool stage(const float* weights, const Participants& participants);
-    void commit(Tensor weights, const Participants& participants);
+    void commit(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
     int64_t control_words() const;

@@ -14,7 +14,7 @@ Range slice_of(const ArenaSection& section, int ranks, int rank) {
 
 InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout& layout,
                                const World& world, Backend& backend)
-    : config_(config), backend_(backend) {
+    : config_(config), layout_(layout), backend_(backend), starts_(layout.parameters.size()) {
     const World::Group& group = world.own();
     const Range ranges[] = {
         slice_of(layout.dense, group.ranks, world.local_rank),
@@ -36,25 +36,50 @@ InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout&
         backend_.zero(slice.m);
         backend_.zero(slice.v);
     }
-    find_runs(layout);
+    find_runs();
 }
 
-void InnerOptimizer::find_runs(const ArenaLayout& layout) {
+void InnerOptimizer::find_runs() {
     for (int i = 0; i < 2; ++i) {
         const int64_t slice_end = slices_[i].begin + slices_[i].size;
         std::vector<Run>& runs = runs_[i];
-        for (const Parameter& p : layout.parameters) {
+        runs.clear();
+        for (size_t parameter = 0; parameter < layout_.parameters.size(); ++parameter) {
+            const Parameter& p = layout_.parameters[parameter];
+            const int64_t start = starts_[parameter];
             const int64_t begin = std::max(p.offset, slices_[i].begin);
             const int64_t end = std::min(p.offset + p.count(), slice_end);
             if (begin >= end || !p.trained) continue;
             const bool joins = !runs.empty() && runs.back().begin + runs.back().size == begin &&
-                               runs.back().cls == p.cls && runs.back().decay == p.decay;
+                               runs.back().cls == p.cls && runs.back().decay == p.decay &&
+                               runs.back().start == start;
             if (joins)
                 runs.back().size += end - begin;
             else
-                runs.push_back({begin, end - begin, p.cls, p.decay});
+                runs.push_back({begin, end - begin, p.cls, p.decay, start});
         }
     }
+}
+
+void InnerOptimizer::restart(Range arena, int64_t step) {
+    for (size_t i = 0; i < layout_.parameters.size(); ++i) {
+        const Parameter& p = layout_.parameters[i];
+        if (p.offset >= arena.begin && p.offset + p.count() <= arena.end) starts_[i] = step;
+    }
+    for (const Slice& slice : slices_) {
+        const int64_t begin = std::max(arena.begin, slice.begin);
+        const int64_t end = std::min(arena.end, slice.begin + slice.size);
+        if (begin >= end) continue;
+        backend_.zero(slice.m.slice(begin - slice.begin, end - begin));
+        backend_.zero(slice.v.slice(begin - slice.begin, end - begin));
+    }
+    find_runs();
+}
+
+void InnerOptimizer::set_starts(std::vector<int64_t> starts) {
+    FOMOE_CHECK(starts.size() == starts_.size());
+    starts_ = std::move(starts);
+    find_runs();
 }
 
 const ClassOptimizerConfig& InnerOptimizer::of(ParamClass cls) const {
@@ -81,7 +106,7 @@ void InnerOptimizer::step(Tensor weights, ConstTensor gradients, ConstTensor gra
                 .beta2 = static_cast<float>(config_.beta2),
                 .eps = static_cast<float>(config_.eps),
                 .weight_decay = run.decay ? static_cast<float>(decay) : 0.0f,
-                .step = step,
+                .step = step - run.start,
             });
         }
 }

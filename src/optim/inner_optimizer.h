@@ -26,28 +26,38 @@ public:
     const std::array<Slice, 2>& slices() const { return slices_; }
 
     // One step on the own slices of weights, from the summed gradients at the same places.
-    // grad_scale (1) f32 multiplies the gradient; step counts from 1.
+    // grad_scale (1) f32 multiplies the gradient; step counts from 1. The layout outlives this.
     void step(Tensor weights, ConstTensor gradients, ConstTensor grad_scale, double lr,
               int64_t step);
+
+    // The parameters of a range of the arena, all of each, start anew after step `step`: their
+    // moments become 0, and the correction of their bias counts from there.
+    void restart(Range arena, int64_t step);
+    // By parameter of the layout: the step after which its moments started, 0 at first.
+    const std::vector<int64_t>& starts() const { return starts_; }
+    void set_starts(std::vector<int64_t> starts);
 
     // Bytes of moments for these slice sizes.
     int64_t bytes() const { return state_.bytes(); }
 
 private:
-    // A run of a slice whose parameters share class and decay.
+    // A run of a slice whose parameters share class, decay and start.
     struct Run {
         int64_t begin, size;
         ParamClass cls;
         bool decay;
+        int64_t start;
     };
-    void find_runs(const ArenaLayout& layout);
+    void find_runs();
     const ClassOptimizerConfig& of(ParamClass cls) const;
 
     OptimizerConfig config_;
+    const ArenaLayout& layout_;
     Backend& backend_;
     Arena state_;
     std::array<Slice, 2> slices_;
     std::array<std::vector<Run>, 2> runs_;
+    std::vector<int64_t> starts_;
 };
 
 }  // namespace fomoe

@@ -1,12 +1,15 @@
 #include "train/run_state.h"
 
+#include <algorithm>
+
 namespace fomoe {
 namespace {
 
 constexpr const char* kWeight = "weight/";
 constexpr const char* kMoments[] = {"m/", "v/"};
 constexpr const char* kMomentum = "momentum/";
-constexpr const char* kLoad = "load";  // expert choices of the last step, (L, E)
+constexpr const char* kStarts = "moments_start";  // step, by parameter of the group
+constexpr const char* kLoad = "load";             // expert choices of the last step, (L, E)
 
 void append(std::vector<TensorPiece>& to, std::vector<TensorPiece> more) {
     to.insert(to.end(), more.begin(), more.end());
@@ -32,6 +35,9 @@ TensorSet group_set(const RunState& run, int group) {
             set.tensors.push_back(std::move(spec));
     set.tensors.push_back(
         {kLoad, DType::f32, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
+    const auto owned = std::ranges::count_if(
+        run.all, [&](const Parameter& p) { return std::ranges::binary_search(p.owners, group); });
+    set.tensors.push_back({kStarts, DType::i64, Shape(owned)});
     return set;
 }
 
@@ -42,13 +48,32 @@ void add_moments(const RunState& run, TensorSet& set) {
     }
 }
 
+// One element for each parameter that this rank holds; `starts` is by parameter of its layout.
+std::vector<TensorPiece> start_pieces(const RunState& run, std::vector<int64_t>& starts) {
+    std::vector<TensorPiece> pieces;
+    const std::vector<Parameter>& held = run.layout.parameters;
+    size_t i = 0;
+    int64_t of_group = 0;
+    for (const Parameter& p : run.all) {
+        if (!std::ranges::binary_search(p.owners, run.world.group)) continue;
+        if (i < held.size() && held[i].name == p.name) {
+            pieces.push_back({kStarts, of_group, view(&starts[i], Shape(1))});
+            ++i;
+        }
+        ++of_group;
+    }
+    FOMOE_CHECK(i == held.size(), "the layout is not in the order of the table");
+    return pieces;
+}
+
 TensorPiece load_piece(std::vector<float>& load) {
     return {kLoad, 0, view(load.data(), Shape(static_cast<int64_t>(load.size())))};
 }
 
 }  // namespace
 
-std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load) {
+std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
+                                     std::vector<int64_t>& starts) {
     std::vector<TensorSet> sets{model_set(run), anchor_set(run)};
     sets[0].pieces = pieces_of(run.federation.union_model(run.step.weights()), "");
     for (int group = 0; group < run.world.n_groups(); ++group) {
@@ -58,6 +83,12 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
             group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
         add_moments(run, set);
         if (run.world.local_rank == 0) set.pieces.push_back(load_piece(load));
+        // Of several holders, the one that writes the first element.
+        const std::vector<TensorPiece> held = start_pieces(run, starts);
+        for (size_t i = 0; i < held.size(); ++i) {
+            const Range share = share_in_group(run.layout.parameters[i], run.placement, run.world);
+            if (share.begin == 0 && share.size() > 0) set.pieces.push_back(held[i]);
+        }
     }
     if (sets[1].tensors.empty()) sets.erase(sets.begin() + 1);
     return sets;
@@ -77,8 +108,11 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
     group.pieces.push_back(load_piece(load));
+    std::vector<int64_t> starts = run.step.optimizer().starts();
+    append(group.pieces, start_pieces(run, starts));
     checkpoint.read(group);
     run.step.set_load(load);
+    run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);
 }
 

@@ -20,8 +20,10 @@ struct RunState {
 };
 
 // Everything that this rank writes: its parts of the union model, of the outer momentum and of its
-// group's weights, moments and expert counts. `load` (L, E) must live until the save is over.
-std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load);
+// group's weights, moments and expert counts. `load` (L, E) and `starts`, those of the step and its
+// optimizer, must live until the save is over.
+std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
+                                     std::vector<int64_t>& starts);
 
 // Fills the run from a checkpoint of the same groups and residents.
 void restore(const RunState& run, const Checkpoint& checkpoint);

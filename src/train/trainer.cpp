@@ -154,6 +154,8 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     const RoundResult result = federation_.round(step_.weights(), due, stop);
+    if (config_.federation.inner_state == InnerState::reset)
+        for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
     if (world_.n_groups() == 1) return result.stop;
     const RoundMetrics metrics{
         .round = result.round,
@@ -187,10 +189,11 @@ void Trainer::save(int64_t step) {
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
     std::vector<float> load = step_.load();
-    const std::filesystem::path path =
-        save_checkpoint(job_, plan_.checkpoints(),
-                        {.about = about, .config = &config_, .sets = state_to_save(state(), load)},
-                        {.keep = config_.checkpoint.keep});
+    std::vector<int64_t> starts = step_.optimizer().starts();
+    const std::filesystem::path path = save_checkpoint(
+        job_, plan_.checkpoints(),
+        {.about = about, .config = &config_, .sets = state_to_save(state(), load, starts)},
+        {.keep = config_.checkpoint.keep});
     saved_step_ = step;
     if (metrics_) metrics_->checkpoint(step, path.string(), timer.seconds());
     if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));

@@ -154,15 +154,24 @@ TEST_CASE("asked to stop, a federation saves at the end of the round and goes on
     check_same_run(place, "stopped", "kept", steps, {"west", "east"});
 }
 
-TEST_CASE("classes with periods of their own resume bit for bit, from any step", "[mpi]") {
+TEST_CASE("periods of the classes and restarted moments resume bit for bit, from any step",
+          "[mpi]") {
     const Workplace place;
-    auto words = [&](const std::string& name) {
+    auto words = [&](const std::string& name, const std::string& inner_state = "reset") {
         return place.train(
             kPair, {"--set", "name=" + name, "--set", "checkpoint.every=1", "--set",
                     "federation.replication=2", "--set", "federation.router.local_steps=2", "--set",
-                    "federation.expert.local_steps=8", "--set", "federation.reject_above=4"});
+                    "federation.expert.local_steps=8", "--set", "federation.reject_above=4",
+                    "--set", "federation.inner_state=" + inner_state});
     };
     place.trained(words("kept"));
+    // Moments that go on make another run, from the first round on.
+    place.trained(words("going_on", "keep"));
+    const auto reset = place.metrics("kept", "west", "step");
+    const auto keep = place.metrics("going_on", "west", "step");
+    CHECK(reset[2].at("loss") == keep[2].at("loss"));
+    CHECK(reset[3].at("loss") != keep[3].at("loss"));
+
     // Between rounds of the router; at one; at one of the shared class while the experts wait.
     for (int from : {3, 6, 9}) {
         const std::string name = "from" + std::to_string(from);

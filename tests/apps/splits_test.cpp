@@ -60,8 +60,9 @@ TEST_CASE("a run goes on with other ranks of the same groups", "[mpi]") {
     const std::string fours =
         "{name: west, ranks: 4, expert_parallel: 2}, "
         "{name: east, ranks: 1, data: {two: 1.0}}";
-    // Constant, so that a longer run has the same steps.
-    const Command constant{"--set", "train.optimizer.schedule=constant"};
+    // Constant, so that a longer run has the same steps; with moments that a round restarts.
+    const Command constant{"--set", "train.optimizer.schedule=constant", "--set",
+                           "federation.inner_state=reset"};
     auto with = [&](std::string name, Command more) {
         Command all = constant;
         all.insert(all.end(), more.begin(), more.end());

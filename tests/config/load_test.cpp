@@ -284,7 +284,8 @@ topology:
     - {name: west, ranks: 2, expert_parallel: 2, data: {a: 0.1, b: 0.7}}
     - {name: east, ranks: 4}
 federation: {replication: 2, outer: {optimizer: average}, router: {outer: {optimizer: nesterov}},
-             shared: {local_steps: 16}, expert: {local_steps: 96}, reject_above: 2.5}
+             shared: {local_steps: 16}, expert: {local_steps: 96}, reject_above: 2.5,
+             inner_state: reset}
 checkpoint: {every: 5, keep: 0}
 )");
     Files files;
@@ -305,11 +306,11 @@ TEST_CASE("the fingerprint follows what changes the training") {
          {"name=other", "train.steps=7000", "train.log_every=3", "checkpoint.every=9",
           "data.sources.a=/elsewhere/a", "train.micro_batch=4", "topology.groups[0].ranks=2"})
         CHECK(fingerprint(same) == base);
-    for (const char* other :
-         {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
-          "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
-          "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7",
-          "federation.shared.local_steps=8", "federation.reject_above=3"})
+    for (const char* other : {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
+                              "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
+                              "train.optimizer.expert.weight_decay=0",
+                              "federation.expert.outer.lr=0.7", "federation.shared.local_steps=8",
+                              "federation.reject_above=3", "federation.inner_state=reset"})
         CHECK(fingerprint(other) != base);
 }
 

@@ -123,7 +123,7 @@ TEST_CASE("a failed round changes nothing, to the bit") {
         rank.find("model.norm.weight")[2] = overflow ? -3.4e38f : NAN;
         const std::vector<float> before = rank.arena;
         const RoundResult result = federation.round(rank.weights());
-        FOMOE_CHECK(!result.committed && result.checksum == 0);
+        FOMOE_CHECK(!result.committed && result.checksum == 0 && result.stepped.empty());
         FOMOE_CHECK(result.contributed == (overflow ? 2 : 0));
         FOMOE_CHECK(result.counted == result.predicted);
         FOMOE_CHECK(same_bits(rank.arena, before));

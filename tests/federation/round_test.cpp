@@ -99,6 +99,13 @@ void check_periods(TinyConfig config, uint64_t seed, Communicator& job) {
         reference.round(everyone, due);
         reference.check(rank, 2e-5);
         FOMOE_CHECK(result.committed && result.round == ++n_rounds);
+        for (const Parameter& p : rank.layout.parameters) {
+            const bool stepped = due[static_cast<int>(p.cls)] && p.owners.size() > 1;
+            int found = 0;
+            for (const Range& range : result.stepped)
+                found += range.begin <= p.offset && p.offset + p.count() <= range.end;
+            FOMOE_CHECK(found == stepped, p.name, " was stepped ", found, " times");
+        }
         FOMOE_CHECK(result.counted == result.predicted);
         for (ParamClass cls : {ParamClass::shared, ParamClass::router, ParamClass::expert})
             FOMOE_CHECK(result.counted.sent_of(traffic_of(cls)) ==

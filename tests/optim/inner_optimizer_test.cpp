@@ -39,9 +39,11 @@ struct Outcome {
     std::map<std::string, std::vector<int>> writers;  // ranks that step each element
 };
 
+bool restarts(const Parameter& p) { return p.name.size() % 2 == 0; }
+
 // kSteps steps of one group, each rank on its slices; what the ranks hold afterwards, put together.
 // Gradients outside the own slices are NaN: nobody may look there.
-Outcome step_on_ranks(Config config, int ranks, int expert_parallel) {
+Outcome step_on_ranks(Config config, int ranks, int expert_parallel, int64_t restart_after = 0) {
     config.topology = tiny_topology({{ranks, expert_parallel}});
     const Placement placement = placement_of(config);
     const auto all = all_parameters(config.model, placement);
@@ -75,6 +77,9 @@ Outcome step_on_ranks(Config config, int ranks, int expert_parallel) {
             });
             optimizer.step(w, view(gradients.data(), Shape(layout.size())),
                            view(&kGradScale, Shape(1)), rate(step), step);
+            if (step != restart_after) continue;
+            for (const Parameter& p : layout.parameters)
+                if (restarts(p)) optimizer.restart({p.offset, p.offset + p.count()}, step);
         }
         each_own([&](const Parameter& p, int64_t i, const InnerOptimizer::Slice& slice) {
             outcome.weights[p.name][i] = weights[p.offset + i];
@@ -87,8 +92,8 @@ Outcome step_on_ranks(Config config, int ranks, int expert_parallel) {
 }
 
 // AdamW as the paper has it (arXiv 1711.05101), in f64.
-double reference(const OptimizerConfig& config, const Parameter& p, int64_t element,
-                 double weight) {
+double reference(const OptimizerConfig& config, const Parameter& p, int64_t element, double weight,
+                 int64_t restart_after = 0) {
     const ClassOptimizerConfig& cls = p.cls == ParamClass::shared   ? config.shared
                                       : p.cls == ParamClass::router ? config.router
                                                                     : config.expert;
@@ -99,10 +104,12 @@ double reference(const OptimizerConfig& config, const Parameter& p, int64_t elem
         const double g = double{gradient_of(p, step, element)} * kGradScale;
         m = config.beta1 * m + (1 - config.beta1) * g;
         v = config.beta2 * v + (1 - config.beta2) * g * g;
-        const double m_hat = m / (1 - std::pow(config.beta1, step));
-        const double v_hat = v / (1 - std::pow(config.beta2, step));
+        const int64_t age = step - (step > restart_after ? restart_after : 0);
+        const double m_hat = m / (1 - std::pow(config.beta1, age));
+        const double v_hat = v / (1 - std::pow(config.beta2, age));
         weight -=
             rate(step) * cls.lr_scale * (m_hat / (std::sqrt(v_hat) + config.eps) + decay * weight);
+        if (step == restart_after) m = v = 0;
     }
     return weight;
 }
@@ -139,6 +146,43 @@ TEST_CASE("the ranks of a group step every element once, to the bits of one rank
             INFO(name);
             CHECK(writers == std::vector<int>(writers.size(), 1));
             CHECK(cut.weights.at(name) == alone.weights.at(name));
+            CHECK(cut.m.at(name) == alone.m.at(name));
+            CHECK(cut.v.at(name) == alone.v.at(name));
+        }
+    }
+}
+
+TEST_CASE("a parameter that restarts has new moments and a new correction, on any ranks") {
+    const Config config = optimizer_config();
+    const Outcome kept = step_on_ranks(config, 1, 1);
+    const Outcome alone = step_on_ranks(config, 1, 1, 2);
+    int restarted = 0;
+    for (const Parameter& p : all_parameters(config.model, placement_of(config))) {
+        INFO(p.name);
+        if (!restarts(p)) {
+            CHECK(alone.weights.at(p.name) == kept.weights.at(p.name));
+            CHECK(alone.m.at(p.name) == kept.m.at(p.name));
+            continue;
+        }
+        if (!p.trained) continue;
+        ++restarted;
+        CHECK(alone.v.at(p.name) != kept.v.at(p.name));
+        std::vector<float> start(p.count());
+        initial_values(p, config.seed, 0, p.count(), start.data());
+        double error = 0;
+        for (int64_t i = 0; i < p.count(); ++i)
+            error = std::max(error, std::abs(alone.weights.at(p.name)[i] -
+                                             reference(config.train.optimizer, p, i, start[i], 2)));
+        CHECK(error < 2e-6);
+    }
+    CHECK(restarted > 4);
+    for (const auto& [ranks, expert_parallel] :
+         std::vector<std::pair<int, int>>{{2, 2}, {3, 3}, {4, 2}}) {
+        INFO(ranks << " ranks, expert parallel " << expert_parallel);
+        const Outcome cut = step_on_ranks(config, ranks, expert_parallel, 2);
+        for (const auto& [name, weights] : alone.weights) {
+            INFO(name);
+            CHECK(cut.weights.at(name) == weights);
             CHECK(cut.m.at(name) == alone.m.at(name));
             CHECK(cut.v.at(name) == alone.v.at(name));
         }
