@@ -76,7 +76,7 @@ void bench(const Options& options) {
     const std::unique_ptr<Backend> cpu = make_cpu_backend(threads);
     TraceBackend backend(*cpu);
     const World world(config.topology, 0, n_groups);
-    const Placement placement(config.federation, config.model.moe.n_experts, n_groups);
+    const Placement placement(config.federation, config.topology, config.model.moe.n_experts);
     const ArenaLayout layout =
         arena_layout(all_parameters(config.model, placement), placement, world);
     const std::unique_ptr<Communicator> alone = make_self_communicator();

@@ -73,9 +73,9 @@ bool is_there(const fs::path& path) {
 
 bool is_complete(const fs::path& path) { return is_there(path / Manifest::kFile); }
 
-std::string group_names(const Manifest& manifest) {
+std::string group_names(const Config& config) {
     std::string names;
-    for (const Manifest::Group& group : manifest.groups)
+    for (const GroupConfig& group : config.topology.groups)
         names += (names.empty() ? "" : ", ") + group.name;
     return names;
 }
@@ -148,18 +148,29 @@ void check_same_model(const Checkpoint& checkpoint, const Config& config,
 }
 
 void check_same_groups(const Checkpoint& checkpoint, const Config& config) {
-    const Manifest& saved = checkpoint.manifest();
-    const Manifest now = describe_run(config, saved.threads_per_rank);
-    const auto refuse = [&](const char* key, const auto& then, const auto& here) {
-        throw Error(Exit::data, fmt::format("{}: {} is {} in the checkpoint and {} in this config; "
-                                            "set it as the checkpoint has it, or give the run "
-                                            "another name",
-                                            checkpoint.directory().string(), key, then, here));
+    const Config saved = checkpoint.config();
+    const auto refuse = [&](const std::string& what, const std::string& then,
+                            const std::string& here, const std::string& keys) {
+        throw Error(Exit::data,
+                    fmt::format("{}: {} {} in the checkpoint and {} in this config; set {} as the "
+                                "checkpoint has it, or give the run another name",
+                                checkpoint.directory().string(), what, then, here, keys));
     };
-    if (group_names(saved) != group_names(now))
-        refuse("topology.groups", group_names(saved), group_names(now));
-    if (saved.replication != now.replication)
-        refuse("federation.replication", saved.replication, now.replication);
+    if (group_names(saved) != group_names(config))
+        refuse("the groups are", group_names(saved), group_names(config), "topology.groups");
+    const int n_groups = static_cast<int>(config.topology.groups.size());
+    const Placement before(saved.federation, saved.topology, saved.model.moe.n_experts);
+    const Placement now(config.federation, config.topology, config.model.moe.n_experts);
+    for (int layer = config.model.moe.first_dense_layers; layer < config.model.n_layers; ++layer)
+        for (int group = 0; group < n_groups; ++group) {
+            const std::vector<int> then = before.residents(layer, group);
+            const std::vector<int> here = now.residents(layer, group);
+            if (then != here)
+                refuse(fmt::format("the experts of '{}' in layer {} are",
+                                   config.topology.groups[group].name, layer),
+                       ids_text(then), ids_text(here),
+                       "federation.placement, federation.replication and topology.experts");
+        }
 }
 
 std::vector<std::string> config_differences(const Config& then, const Config& now) {

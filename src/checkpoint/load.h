@@ -42,8 +42,8 @@ private:
 // Names the first tensor that differs, and the keys of `config` that differ in the section `model`.
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all);
-// Throws Error(data) unless the groups have the same names and hold the same experts, which is what
-// their own state needs. Ranks and expert_parallel may differ.
+// Throws Error(data) unless the groups have the same names and hold the same experts in every
+// layer, which is what their own state needs. Ranks and expert_parallel may differ.
 void check_same_groups(const Checkpoint& checkpoint, const Config& config);
 
 // Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".

@@ -107,7 +107,6 @@ Manifest describe_run(const Config& config, int threads_per_rank) {
     for (const GroupConfig& group : config.topology.groups) {
         manifest.groups.push_back({group.name, group.ranks, group.expert_parallel});
     }
-    manifest.replication = config.federation.replication;
     manifest.threads_per_rank = threads_per_rank;
     manifest.config = hex(config_fingerprint(config));
     manifest.build = build_name();
@@ -125,7 +124,6 @@ std::string to_json(const Manifest& manifest) {
     out["build"] = manifest.build;
     out["cpu"] = manifest.cpu;
     out["threads_per_rank"] = manifest.threads_per_rank;
-    out["replication"] = manifest.replication;
     out["groups"] = ordered_json::array();
     for (const Manifest::Group& group : manifest.groups) {
         out["groups"].push_back({{"name", group.name},
@@ -163,7 +161,6 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     manifest.build = in.text("build");
     manifest.cpu = in.text("cpu");
     manifest.threads_per_rank = in.small("threads_per_rank");
-    manifest.replication = in.small("replication");
     for (const json& value : in.list("groups")) {
         const Fields group(value, path.string() + ": groups");
         manifest.groups.push_back({group.text("name"), group.small("ranks"),
@@ -209,7 +206,6 @@ std::vector<std::string> differences(const Manifest& saved, const Manifest& now)
     compare("build", saved.build, now.build);
     compare("CPU", saved.cpu, now.cpu);
     compare("threads per rank", saved.threads_per_rank, now.threads_per_rank);
-    compare("federation.replication", saved.replication, now.replication);
     compare("groups", saved.groups.size(), now.groups.size());
     if (saved.groups.size() != now.groups.size()) return found;
     for (size_t i = 0; i < now.groups.size(); ++i) {

@@ -32,7 +32,6 @@ struct Manifest {
     int64_t round = 0;   // rounds committed
     int64_t tokens = 0;  // trained on, by all groups
     std::vector<Group> groups;
-    int replication = 1;
     int threads_per_rank = 1;
     std::string config;  // hash of the effective config
     std::string build;   // version and compiler

@@ -109,6 +109,7 @@ struct GroupConfig {
 
 struct TopologyConfig {
     std::vector<GroupConfig> groups{{.name = "solo"}};
+    std::map<std::string, std::vector<int>> experts;  // group -> ids, rising; placement `explicit`
 
     int n_ranks() const {
         int n = 0;
@@ -118,7 +119,7 @@ struct TopologyConfig {
     bool operator==(const TopologyConfig&) const = default;
 };
 
-enum class PlacementKind { blocks };
+enum class PlacementKind { blocks, rotate, explicit_lists };
 enum class AbsentPolicy { skip };
 enum class OuterKind { average, nesterov };
 enum class InnerState { keep, reset };
@@ -133,7 +134,7 @@ struct OuterConfig {
 struct FederationConfig {
     int local_steps = 32;
     PlacementKind placement = PlacementKind::blocks;
-    int replication = 1;
+    int replication = 1;  // of blocks and rotate
     AbsentPolicy absent = AbsentPolicy::skip;
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages

@@ -46,6 +46,8 @@ std::string map_text(const Key& key, const Config& config, int group) {
     };
     if (auto texts = std::get_if<std::map<std::string, std::string>*>(&field))
         for (const auto& [name, value] : **texts) add(name, yaml_text(value));
+    else if (auto lists = std::get_if<std::map<std::string, std::vector<int>>*>(&field))
+        for (const auto& [name, ids] : **lists) add(name, fmt::format("[{}]", ids_text(ids)));
     else
         for (const auto& [name, value] : *std::get<std::map<std::string, double>*>(field))
             add(name, fmt::format("{}", value));

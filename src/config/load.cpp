@@ -4,8 +4,6 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -13,6 +11,7 @@
 #include "base/file.h"
 #include "config/schema.h"
 #include "config/validate.h"
+#include "config/yaml_value.h"
 
 namespace fomoe {
 namespace {
@@ -28,37 +27,6 @@ struct Origin {
         return fmt::format("{}:{}:{}", file, mark.line + 1, mark.column + 1);
     }
 };
-
-// What stands in the file, short enough for a message.
-std::string shown(const YAML::Node& node) {
-    if (node.IsMap()) return "a section";
-    if (node.IsSequence()) return "a list";
-    if (node.IsNull()) return "nothing";
-    const std::string text = node.Scalar();
-    return text.size() <= 40 ? fmt::format("'{}'", text)
-                             : fmt::format("'{}...'", text.substr(0, 40));
-}
-
-bool quoted(const YAML::Node& node) { return node.Tag() == "!"; }
-
-// Decimal, without leading zeros, which YAML would read as octal.
-template <class T>
-bool parse_number(const std::string& text, T& value) {
-    std::string_view digits = text;
-    if (digits.starts_with('+')) digits.remove_prefix(1);
-    const std::string_view unsigned_digits = digits.substr(digits.starts_with('-') ? 1 : 0);
-    if (unsigned_digits.size() > 1 && unsigned_digits[0] == '0' && std::isdigit(unsigned_digits[1]))
-        return false;
-    if (unsigned_digits.empty() || !(std::isdigit(unsigned_digits[0]) || unsigned_digits[0] == '.'))
-        return false;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return error == std::errc() && end == digits.data() + digits.size();
-}
-
-bool in_limits(double value, const Limits& limits) {
-    return std::isfinite(value) && value <= limits.most &&
-           (limits.above ? value > limits.least : value >= limits.least);
-}
 
 class Reader {
 public:
@@ -109,6 +77,12 @@ public:
     void finish() {
         for (const Key& key : config_keys())
             if (!key.inherits.empty() && !origins_.contains(key.path)) inherit(key);
+        for (const Key& key : config_keys())
+            if (!key.decided_by.empty() && origins_.contains(key.path) && !key.given(config) &&
+                !wrong(key.decided_by))
+                report(origins_[key.path], key.path,
+                       fmt::format("has no effect with {}: {}", key.decided_by,
+                                   value_text(*find_key(key.decided_by), config)));
         // What an unread file would have said cannot be judged.
         for (const Problem& problem : all_read_ ? validate(config) : std::vector<Problem>()) {
             const bool known_wrong =
@@ -274,6 +248,7 @@ private:
                         const YAML::Node& node, const YAML::Mark& mark, const Origin& origin) {
         const std::string entry_path = join(path, name);
         origins_[entry_path] = origin.at(mark);
+        origins_.try_emplace(path, origin.at(mark));
         const Field field = key.field(config, group_of(path));
         const std::string where = origin.at(node.IsNull() ? mark : node.Mark());
         if (auto texts = std::get_if<std::map<std::string, std::string>*>(&field)) {
@@ -282,6 +257,12 @@ private:
             else
                 (**texts)[name] =
                     (std::filesystem::path(origin.directory) / node.Scalar()).lexically_normal();
+            return;
+        }
+        if (auto lists = std::get_if<std::map<std::string, std::vector<int>>*>(&field)) {
+            if (!read_ids(node, (**lists)[name]))
+                report(where, entry_path,
+                       fmt::format("{}; {} is expected", shown(node), expected_value(key)));
             return;
         }
         double value = 0;

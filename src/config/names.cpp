@@ -57,7 +57,8 @@ bool is_map(const Key& key) {
     Config config;
     const Field field = key.field(config, 0);
     return std::holds_alternative<std::map<std::string, std::string>*>(field) ||
-           std::holds_alternative<std::map<std::string, double>*>(field);
+           std::holds_alternative<std::map<std::string, double>*>(field) ||
+           std::holds_alternative<std::map<std::string, std::vector<int>>*>(field);
 }
 
 bool is_section(std::string_view path) {
@@ -112,6 +113,8 @@ std::string expected_value(const Key& key) {
     if (std::holds_alternative<bool*>(field)) return "true or false";
     if (std::holds_alternative<std::string*>(field)) return "a text";
     if (std::holds_alternative<std::map<std::string, std::string>*>(field)) return "name: prefix";
+    if (std::holds_alternative<std::map<std::string, std::vector<int>>*>(field))
+        return "a list of different experts such as [0-7, 9]";
     const bool whole = std::holds_alternative<int*>(field) ||
                        std::holds_alternative<int64_t*>(field) ||
                        std::holds_alternative<uint64_t*>(field);
@@ -147,6 +150,18 @@ std::string yaml_text(const std::string& text) {
     return quoted + '"';
 }
 
+std::string ids_text(const std::vector<int>& ids) {
+    std::string text;
+    for (size_t i = 0; i < ids.size();) {
+        size_t last = i;
+        while (last + 1 < ids.size() && ids[last + 1] == ids[last] + 1) ++last;
+        text += fmt::format("{}{}", text.empty() ? "" : ", ", ids[i]);
+        if (last > i) text += fmt::format("-{}", ids[last]);
+        i = last + 1;
+    }
+    return text;
+}
+
 std::string value_text(const Key& key, const Config& config, int group) {
     // Fields are pointers for reading and writing; this only reads.
     const Field field = key.field(const_cast<Config&>(config), group);
@@ -158,7 +173,8 @@ std::string value_text(const Key& key, const Config& config, int group) {
             else if constexpr (std::is_same_v<T, std::string*>)
                 return yaml_text(*value);
             else if constexpr (std::is_same_v<T, std::map<std::string, std::string>*> ||
-                               std::is_same_v<T, std::map<std::string, double>*>)
+                               std::is_same_v<T, std::map<std::string, double>*> ||
+                               std::is_same_v<T, std::map<std::string, std::vector<int>>*>)
                 return "";
             else
                 return fmt::format("{}", *value);

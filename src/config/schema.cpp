@@ -236,23 +236,33 @@ void add_class_optimizer_keys(Keys& keys, const std::string& name,
     };
 }
 
+bool explicit_placement(const Config& config) {
+    return config.federation.placement == PlacementKind::explicit_lists;
+}
+
 void add_topology_keys(Keys& keys) {
-    keys.insert(keys.end(),
-                {
-                    key(
-                        "topology.groups[].name", [](GroupConfig& g) { return &g.name; },
-                        "name of the group"),
-                    untrained(key(
-                        "topology.groups[].ranks", [](GroupConfig& g) { return &g.ranks; },
-                        at_least(1), "processes of the group")),
-                    untrained(key(
-                        "topology.groups[].expert_parallel",
-                        [](GroupConfig& g) { return &g.expert_parallel; }, at_least(1),
-                        "shards that the group's experts are cut into; divides its ranks")),
-                    key(
-                        "topology.groups[].data", [](GroupConfig& g) { return &g.data; }, above(0),
-                        "source: weight; without it all sources, by size"),
-                });
+    keys.insert(
+        keys.end(),
+        {
+            key(
+                "topology.groups[].name", [](GroupConfig& g) { return &g.name; },
+                "name of the group"),
+            untrained(key(
+                "topology.groups[].ranks", [](GroupConfig& g) { return &g.ranks; }, at_least(1),
+                "processes of the group")),
+            untrained(key(
+                "topology.groups[].expert_parallel",
+                [](GroupConfig& g) { return &g.expert_parallel; }, at_least(1),
+                "shards that the group's experts are cut into; divides its ranks")),
+            key(
+                "topology.groups[].data", [](GroupConfig& g) { return &g.data; }, above(0),
+                "source: weight; without it all sources, by size"),
+            key(
+                "topology.experts", [](Config& c) { return &c.topology.experts; },
+                "group: the experts that it holds in every layer, under placement explicit"),
+        });
+    keys.back().given = [](const Config& c) { return explicit_placement(c); };
+    keys.back().decided_by = "federation.placement";
 }
 
 void add_outer_keys(Keys& keys, const std::string& section,
@@ -297,14 +307,16 @@ void add_federation_keys(Keys& keys) {
                 at_least(1), "steps of a round"),
             choice(
                 "federation.placement", [](Config& c) { return &c.federation.placement; },
-                {"blocks"}, "which group holds which experts"),
+                {"blocks", "rotate", "explicit"}, "which group holds which experts"),
             key(
                 "federation.replication", [](Config& c) { return &c.federation.replication; },
-                at_least(1), "groups that hold each expert"),
-            choice(
-                "federation.absent", [](Config& c) { return &c.federation.absent; }, {"skip"},
-                "what happens to a choice whose expert is not in the group"),
+                at_least(1), "groups that hold each expert, under placement blocks and rotate"),
         });
+    keys.back().given = [](const Config& c) { return !explicit_placement(c); };
+    keys.back().decided_by = "federation.placement";
+    keys.push_back(choice(
+        "federation.absent", [](Config& c) { return &c.federation.absent; }, {"skip"},
+        "what happens to a choice whose expert is not in the group"));
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);

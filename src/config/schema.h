@@ -22,7 +22,8 @@ struct ChoiceField {
 
 // Where a key goes. Maps take any name below the key.
 using Field = std::variant<bool*, int*, int64_t*, uint64_t*, double*, std::string*, ChoiceField,
-                           std::map<std::string, std::string>*, std::map<std::string, double>*>;
+                           std::map<std::string, std::string>*, std::map<std::string, double>*,
+                           std::map<std::string, std::vector<int>>*>;
 
 // Allowed numbers, both ends included unless `above` says that the least one is not.
 struct Limits {
@@ -39,8 +40,9 @@ struct Key {
     // The field; `group` is the index in topology.groups and means nothing to other keys.
     std::function<Field(Config&, int group)> field;
     std::string inherits;  // the key whose value this one has when it is not given
-    // Says whether the key was given, where that is part of the config; empty: always written.
+    // Says whether the key is part of this config; empty: always.
     std::function<bool(const Config&)> given;
+    std::string decided_by;  // the key that `given` looks at: where it says no, no file may give it
     std::function<void(Config&)> named;  // told when a file gives the key
     bool changes_training = true;        // part of the fingerprint
 };
@@ -63,6 +65,8 @@ std::string nearest_key(std::string_view section, std::string_view name);
 
 // "an integer, at least 1", "one of softmax, sigmoid"
 std::string expected_value(const Key& key);
+// Rising ids in few words: "0-7, 9".
+std::string ids_text(const std::vector<int>& ids);
 // The value in YAML; not for maps.
 std::string value_text(const Key& key, const Config& config, int group = 0);
 // Text as a YAML scalar, quoted where it must be.

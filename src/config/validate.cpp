@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <numeric>
 #include <set>
+
+#include "config/schema.h"
 
 namespace fomoe {
 namespace {
@@ -213,6 +216,20 @@ private:
 
     void placement() {
         const int n_groups = static_cast<int>(config_.topology.groups.size());
+        if (config_.federation.placement == PlacementKind::explicit_lists) {
+            if (!lists()) return;
+            for (int i = 0; i < n_groups; ++i)
+                shards(i, config_.topology.experts.at(config_.topology.groups[i].name).size(),
+                       "topology.experts");
+        } else if (const int n_blocks = blocks(); n_blocks > 0) {
+            for (int i = 0; i < n_groups; ++i)
+                shards(i, config_.model.moe.n_experts / n_blocks, "federation.replication");
+        }
+    }
+
+    // Into how many blocks the experts are cut; 0: they cannot be.
+    int blocks() {
+        const int n_groups = static_cast<int>(config_.topology.groups.size());
         const int n_experts = config_.model.moe.n_experts;
         const int replication = config_.federation.replication;
         const std::string key = "federation.replication";
@@ -221,30 +238,71 @@ private:
                 fmt::format("{} does not divide the {} groups ({} would)", replication, n_groups,
                             divisors(n_groups)),
                 {"topology.groups"});
-            return;
+            return 0;
         }
         const int blocks = n_groups / replication;
-        if (n_experts % blocks != 0) {
-            const std::string would =
-                divisors(n_groups, [&](int64_t r) { return n_experts % (n_groups / r) == 0; });
+        if (n_experts % blocks == 0) return blocks;
+        const std::string would =
+            divisors(n_groups, [&](int64_t r) { return n_experts % (n_groups / r) == 0; });
+        say(key,
+            fmt::format("{} groups with replication {} hold {} blocks of experts, which do not "
+                        "divide n_experts {} (replication {} would)",
+                        n_groups, replication, blocks, n_experts, would),
+            {"topology.groups", "model.moe.n_experts"});
+        return 0;
+    }
+
+    // Whether topology.experts gives every group some experts, and every expert a group.
+    bool lists() {
+        const int n_experts = config_.model.moe.n_experts;
+        const auto& experts = config_.topology.experts;
+        const std::string key = "topology.experts";
+        if (experts.empty()) {
+            say("federation.placement",
+                "explicit needs topology.experts, the experts of each group by its name", {key});
+            return false;
+        }
+        const size_t before = problems_.size();
+        std::string names;
+        for (const GroupConfig& group : config_.topology.groups) {
+            names += (names.empty() ? "" : ", ") + group.name;
+            if (!experts.contains(group.name))
+                say(key,
+                    fmt::format("'{}' is not listed; every group holds at least one expert",
+                                group.name),
+                    {"topology.groups"});
+        }
+        std::vector<int> ownerless(n_experts);
+        std::iota(ownerless.begin(), ownerless.end(), 0);
+        for (const auto& [name, ids] : experts) {
+            if (std::ranges::find(config_.topology.groups, name, &GroupConfig::name) ==
+                config_.topology.groups.end())
+                say(key + "." + name, fmt::format("no such group; topology.groups has {}", names),
+                    {"topology.groups"});
+            if (!ids.empty() && ids.back() >= n_experts)
+                say(key + "." + name,
+                    fmt::format("{} is no expert; the {} of a layer are 0 to {}", ids.back(),
+                                n_experts, n_experts - 1),
+                    {"model.moe.n_experts"});
+            std::erase_if(ownerless, [&](int e) { return std::ranges::binary_search(ids, e); });
+        }
+        if (!ownerless.empty())
             say(key,
-                fmt::format("{} groups with replication {} hold {} blocks of experts, which do not "
-                            "divide n_experts {} (replication {} would)",
-                            n_groups, replication, blocks, n_experts, would),
-                {"topology.groups", "model.moe.n_experts"});
-            return;
-        }
-        const int residents = n_experts / blocks;
-        for (int i = 0; i < n_groups; ++i) {
-            const GroupConfig& group = config_.topology.groups[i];
-            const std::string path = fmt::format("topology.groups[{}]", i);
-            if (group.expert_parallel > residents && group.ranks % group.expert_parallel == 0)
-                say(path + ".expert_parallel",
-                    fmt::format("{} shards for the {} experts that '{}' holds of {} ({} would)",
-                                group.expert_parallel, residents, group.name, n_experts,
-                                divisors(group.ranks, [&](int64_t d) { return d <= residents; })),
-                    {path + ".ranks", key, "model.moe.n_experts"});
-        }
+                fmt::format("no group holds {} of the {} experts", ids_text(ownerless), n_experts),
+                {"model.moe.n_experts", "topology.groups"});
+        return problems_.size() == before;
+    }
+
+    void shards(int index, int residents, const std::string& key) {
+        const GroupConfig& group = config_.topology.groups[index];
+        const std::string path = fmt::format("topology.groups[{}]", index);
+        const int n_experts = config_.model.moe.n_experts;
+        if (group.expert_parallel > residents && group.ranks % group.expert_parallel == 0)
+            say(path + ".expert_parallel",
+                fmt::format("{} shards for the {} experts that '{}' holds of {} ({} would)",
+                            group.expert_parallel, residents, group.name, n_experts,
+                            divisors(group.ranks, [&](int64_t d) { return d <= residents; })),
+                {path + ".ranks", key, "model.moe.n_experts"});
     }
 };
 

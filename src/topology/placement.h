@@ -8,27 +8,34 @@
 
 namespace fomoe {
 
-// Experts are cut into G / replication blocks of equal size; group g holds block g mod n_blocks.
+// blocks: experts are cut into G / replication blocks of equal size, group g holds block g mod
+// n_blocks. rotate: block (g + layer) mod n_blocks. explicit: what topology.experts lists.
 class Placement {
 public:
-    // Throws Error(usage) that names the key when replication does not divide the groups, or the
-    // blocks do not divide the experts (config/validate reports the same with line and column).
-    Placement(const FederationConfig& federation, int n_experts, int n_groups);
+    // Throws Error(usage) that names the key when replication does not divide the groups, the
+    // blocks do not divide the experts, or the lists leave a group or an expert out
+    // (config/validate reports the same with line and column).
+    Placement(const FederationConfig& federation, const TopologyConfig& topology, int n_experts);
     // One group that holds every expert: plain training and evaluation.
-    static Placement all_resident(int n_experts) { return Placement(n_experts); }
+    static Placement all_resident(int n_experts) { return Placement({}, {}, n_experts); }
 
     int n_experts() const { return n_experts_; }
     int n_groups() const { return n_groups_; }
     // The groups that hold the expert, ascending; never empty.
     std::vector<int> owners(int layer, int expert) const;
     // The experts that the group holds in this layer, ascending.
-    std::vector<int> residents(int layer, int group) const;
+    std::vector<int> residents(int layer, int group) const { return block(layer, group); }
     // Index of the expert among the group's residents, or -1.
     int slot(int layer, int group, int expert) const;
 
 private:
-    explicit Placement(int n_experts) : n_experts_(n_experts), n_groups_(1), replication_(1) {}
-    int n_experts_, n_groups_, replication_;
+    const std::vector<int>& block(int layer, int group) const;
+    void cut_blocks(int replication);
+    void take_lists(const TopologyConfig& topology);
+
+    int n_experts_, n_groups_;
+    bool rotates_;
+    std::vector<std::vector<int>> blocks_;  // experts, ascending; explicit: one block a group
 };
 
 // Items [begin, end) of part `part` when n items are cut into `parts` runs of nearly equal size.

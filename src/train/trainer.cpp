@@ -52,7 +52,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       backend_(backend),
       threads_(threads),
       world_(config.topology, job.rank(), job.size()),
-      placement_(config.federation, config.model.moe.n_experts, world_.n_groups()),
+      placement_(config.federation, config.topology, config.model.moe.n_experts),
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
       ranks_(job, world_),

@@ -162,10 +162,26 @@ TEST_CASE("a checkpoint of another shape names the tensor and the key") {
     Config renamed = config;
     renamed.topology.groups[1].name = "north";
     CHECK_THAT(refusal([&] { check_same_groups(checkpoint, renamed); }),
-               Contains("topology.groups is west, east"));
+               Contains("the groups are west, east in the checkpoint and west, north") &&
+                   Contains("set topology.groups as"));
     CHECK_THAT(refusal([&] { check_same_groups(checkpoint, small_config(2)); }),
-               Contains("federation.replication is 1"));
+               Contains("the experts of 'west' in layer 0 are 0-2 in the checkpoint and 0-5") &&
+                   Contains("federation.replication"));
     Config more_ranks = config;
     more_ranks.topology.groups[1].ranks = 2;
     check_same_groups(checkpoint, more_ranks);
+
+    // What counts are the experts of each layer, not how they were asked for.
+    Config rotated = config;
+    rotated.federation.placement = PlacementKind::rotate;
+    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, rotated); }),
+               Contains("the experts of 'west' in layer 1 are 0-2 in the checkpoint and 3-5"));
+    Config listed = config;
+    listed.federation.placement = PlacementKind::explicit_lists;
+    listed.topology.experts = {{"west", {0, 1, 2}}, {"east", {3, 4, 5}}};
+    check_same_groups(checkpoint, listed);
+    listed.topology.experts["east"] = {1, 3, 4, 5};
+    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, listed); }),
+               Contains("the experts of 'east' in layer 0 are 3-5 in the checkpoint and 1, 3-5") &&
+                   Contains("topology.experts"));
 }

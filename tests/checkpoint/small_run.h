@@ -41,7 +41,7 @@ struct SmallRank {
 
     SmallRank(const Config& config, int rank)
         : world(config.topology, rank, config.topology.n_ranks()),
-          placement(config.federation, config.model.moe.n_experts, world.n_groups()),
+          placement(config.federation, config.topology, config.model.moe.n_experts),
           all(all_parameters(config.model, placement)),
           layout(arena_layout(all, placement, world)),
           weights(layout.size()) {}

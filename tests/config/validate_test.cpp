@@ -126,4 +126,35 @@ TEST_CASE("placement rules fill in their numbers") {
           }) ==
           "topology.groups[1].expert_parallel: 4 shards for the 2 experts that 'east' holds of "
           "4 (1 or 2 would)");
+    CHECK(problem([](Config& c) {
+              c.federation.placement = PlacementKind::rotate;
+              c.federation.replication = 3;
+          }) == "federation.replication: 3 does not divide the 2 groups (1 or 2 would)");
+}
+
+TEST_CASE("lists of experts must give every group some and every expert a group") {
+    using Lists = std::map<std::string, std::vector<int>>;
+    const auto with = [](const Lists& lists) {
+        return problem([&](Config& c) {
+            c.federation.placement = PlacementKind::explicit_lists;
+            c.federation.replication = 1;
+            c.model.moe.n_experts = 5;  // needs no equal blocks
+            c.topology.experts = lists;
+        });
+    };
+    CHECK(with({{"west", {0, 1, 2}}, {"east", {2, 3, 4}}}) == "problems: 0");
+    CHECK(with({}) ==
+          "federation.placement: explicit needs topology.experts, the experts of each group by its "
+          "name");
+    CHECK(with({{"west", {0, 1, 2, 3, 4}}}) ==
+          "topology.experts: 'east' is not listed; every group holds at least one expert");
+    CHECK(with({{"west", {0, 1, 2}}, {"east", {4}}}) ==
+          "topology.experts: no group holds 3 of the 5 experts");
+    CHECK(with({{"west", {0, 1, 2}}, {"east", {2, 3, 4, 5}}}) ==
+          "topology.experts.east: 5 is no expert; the 5 of a layer are 0 to 4");
+    CHECK(with({{"west", {0, 1, 2}}, {"east", {3, 4}}, {"north", {0}}}) ==
+          "topology.experts.north: no such group; topology.groups has west, east");
+    CHECK(with({{"west", {0}}, {"east", {1, 2, 3, 4}}}) ==
+          "topology.groups[0].expert_parallel: 2 shards for the 1 experts that 'west' holds of 5 "
+          "(1 would)");
 }

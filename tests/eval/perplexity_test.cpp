@@ -121,7 +121,14 @@ double own_loss(const std::filesystem::path& path, int group, double& tokens) {
 
 TEST_CASE("union and own models are those of the groups, on any number of ranks") {
     const TemporaryDirectory directory;
-    const Config config = federation(directory);
+    Config config = federation(directory);
+    const std::string placement = GENERATE("blocks", "rotate", "explicit");
+    CAPTURE(placement);
+    if (placement == "rotate") config.federation.placement = PlacementKind::rotate;
+    if (placement == "explicit") {
+        config.federation.placement = PlacementKind::explicit_lists;
+        config.topology.experts = {{"g0", {0, 3, 4}}, {"g1", {1, 2, 3, 5, 6, 7}}};
+    }
     const std::filesystem::path path = save_start(config, directory / "checkpoints");
 
     const Figures one = figures_on(1, path);

@@ -18,9 +18,7 @@ struct TinyConfig {
     TopologyConfig topology;
     FederationConfig federation;
 
-    Placement placement() const {
-        return Placement(federation, model.moe.n_experts, static_cast<int>(topology.groups.size()));
-    }
+    Placement placement() const { return Placement(federation, topology, model.moe.n_experts); }
     std::vector<Parameter> parameters() const { return all_parameters(model, placement()); }
 };
 

@@ -241,6 +241,14 @@ TEST_CASE("finite differences: dense layer, gelu experts, tied embeddings, absen
     }
 }
 
+TEST_CASE("finite differences: residents that differ by layer or lie apart in the arena") {
+    for (const Config& config : otherwise_placed(differentiable(tiny_sigmoid_config()))) {
+        Rig rig(config);
+        rig.disturb(0.2f);
+        check_gradients(rig);
+    }
+}
+
 TEST_CASE("a second backward pass adds to the gradients and to the totals") {
     Rig rig(tiny_sigmoid_config());
     rig.evaluate();
@@ -325,16 +333,24 @@ TEST_CASE("a token is seen by later tokens of its document only") {
 }
 
 TEST_CASE("a narrowed set of residents computes what the group that holds only these does") {
-    Config config = tiny_sigmoid_config();
-    Rig all(config);
-    config.topology = tiny_topology({{1, 1}, {1, 1}});
-    Rig half(config);
-    CHECK(all.token_losses() != half.token_losses());
-    std::vector<int32_t> slots(16, -1);
-    for (int l : {0, 1})
-        for (int e = 0; e < 4; ++e) slots[l * 8 + e] = e;
-    all.model().set_residents(slots);
-    CHECK(all.token_losses() == half.token_losses());
+    Config blocks = tiny_sigmoid_config();
+    blocks.topology = tiny_topology({{1, 1}, {1, 1}});
+    std::vector<Config> configs = otherwise_placed(blocks);
+    configs.push_back(blocks);
+    for (const Config& config : configs) {
+        Rig all(tiny_sigmoid_config()), half(config);
+        CHECK(all.token_losses() != half.token_losses());
+        std::vector<int32_t> slots(16, -1);
+        for (int l : {0, 1})
+            for (int e : placement_of(config).residents(l, 0)) slots[l * 8 + e] = e;
+        all.model().set_residents(slots);
+        CHECK(all.token_losses() == half.token_losses());
+        CHECK(all.evaluate().loss == half.evaluate().loss);
+        for (const Parameter& p : half.layout().parameters) {
+            INFO(p.name);
+            CHECK(half.gradient(p) == all.gradient(all.layout().find(p.name)));
+        }
+    }
 }
 
 TEST_CASE("a micro-batch of another size or without its documents is refused") {

@@ -79,9 +79,21 @@ inline TopologyConfig tiny_topology(const std::vector<std::pair<int, int>>& grou
     return topology;
 }
 
+// Two groups whose experts are not those of `blocks`: rotated, or lists that overlap. Under the
+// lists the arena of the first group has experts of other layers between those of one layer.
+inline std::vector<Config> otherwise_placed(Config config) {
+    config.topology = tiny_topology({{1, 1}, {1, 1}});
+    std::vector<Config> configs(2, config);
+    configs[0].federation.placement = PlacementKind::rotate;
+    configs[1].federation.placement = PlacementKind::explicit_lists;
+    configs[1].topology.experts = {{"g0", {1, 2, 4, 5}}, {"g1", {0, 2, 3, 5}}};
+    for (int e = 6; e < config.model.moe.n_experts; ++e)
+        configs[1].topology.experts[e % 2 ? "g0" : "g1"].push_back(e);
+    return configs;
+}
+
 inline Placement placement_of(const Config& config) {
-    return Placement(config.federation, config.model.moe.n_experts,
-                     static_cast<int>(config.topology.groups.size()));
+    return Placement(config.federation, config.topology, config.model.moe.n_experts);
 }
 
 // Sequences of a group's batch: tokens that mostly follow from the one before, some without a

@@ -276,6 +276,20 @@ TEST_CASE("absent experts, some of the choices and all of them") {
     }
 }
 
+TEST_CASE("residents of any placement, in shards of any size") {
+    for (const Config& config : otherwise_placed(tiny_sigmoid_config())) {
+        Plan plan{config};
+        const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+        const Placement placement = placement_of(config);
+        for (int l : {0, 1})
+            for (int e = 0; e < 8; ++e)
+                CHECK(alone.gradients.contains(
+                          concat("model.layers.", l, ".mlp.experts.", e, ".up_proj.weight")) ==
+                      (placement.slot(l, 0, e) >= 0));
+        check_same_gradients(plan, alone, kSplits);
+    }
+}
+
 TEST_CASE("64 tokens are overfitted to a loss below 0.05 in 200 steps") {
     Plan plan{tiny_config(), 200};
     Config& config = plan.config;
