@@ -119,7 +119,7 @@ struct TopologyConfig {
 };
 
 enum class PlacementKind { blocks };
-enum class AbsentPolicy { skip };
+enum class AbsentPolicy { skip, renormalize, reroute };
 enum class OuterKind { average, nesterov };
 
 struct OuterConfig {
@@ -134,6 +134,8 @@ struct FederationConfig {
     PlacementKind placement = PlacementKind::blocks;
     int replication = 1;
     AbsentPolicy absent = AbsentPolicy::skip;
+    double max_renormalize = 2.0;  // of `renormalize`
+    double affinity_loss = 0.0;
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages
     // unless the file names its class here (the flag says that it does).

@@ -110,7 +110,9 @@ public:
         for (const Key& key : config_keys())
             if (!key.inherits.empty() && !origins_.contains(key.path)) inherit(key);
         // What an unread file would have said cannot be judged.
-        const std::vector<Problem> problems = all_read_ ? validate(config) : std::vector<Problem>();
+        const auto given = [&](const std::string& path) { return origins_.contains(path); };
+        const std::vector<Problem> problems =
+            all_read_ ? validate(config, given) : std::vector<Problem>();
         for (const Problem& problem : problems) {
             const bool known_wrong =
                 wrong(problem.path) ||
@@ -204,7 +206,8 @@ private:
             else if (std::ranges::find(names, name) != names.end())
                 read_node(join(section, name), entry.second, entry.first.Mark(), origin);
             else
-                report_unknown(section, name, origin.at(entry.first.Mark()));
+                report(origin.at(entry.first.Mark()), join(section, name),
+                       unknown(nearest_key(section, name)));
         }
     }
 
@@ -215,11 +218,6 @@ private:
             report(origin.at(mark), join(section, name),
                    fmt::format("given twice, first in line {}", before->second.line + 1));
         return is_new;
-    }
-
-    void report_unknown(const std::string& section, const std::string& name,
-                        const std::string& where) {
-        report(where, join(section, name), unknown(nearest_key(section, name)));
     }
 
     static std::string unknown(const std::string& near) {

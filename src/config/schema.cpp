@@ -50,6 +50,12 @@ Key untrained(Key key) {
     return key;
 }
 
+Key only_with(Key key, std::string other, std::function<bool(const Config&)> in_effect) {
+    key.needs = std::move(other);
+    key.in_effect = std::move(in_effect);
+    return key;
+}
+
 using Keys = std::vector<Key>;
 
 void add_model_keys(Keys& keys) {
@@ -295,8 +301,20 @@ void add_federation_keys(Keys& keys) {
                 "federation.replication", [](Config& c) { return &c.federation.replication; },
                 at_least(1), "groups that hold each expert"),
             choice(
-                "federation.absent", [](Config& c) { return &c.federation.absent; }, {"skip"},
+                "federation.absent", [](Config& c) { return &c.federation.absent; },
+                {"skip", "renormalize", "reroute"},
                 "what happens to a choice whose expert is not in the group"),
+            only_with(
+                key(
+                    "federation.max_renormalize",
+                    [](Config& c) { return &c.federation.max_renormalize; }, at_least(1),
+                    "largest factor on the gates that renormalize leaves"),
+                "federation.absent: renormalize",
+                [](const Config& c) { return c.federation.absent == AbsentPolicy::renormalize; }),
+            key(
+                "federation.affinity_loss", [](Config& c) { return &c.federation.affinity_loss; },
+                at_least(0),
+                "weight of minus the log of the router's mass on the group's experts; 0: none"),
         });
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;

@@ -43,6 +43,15 @@ struct Key {
     std::function<bool(const Config&)> given;
     std::function<void(Config&)> named;  // told when a file gives the key
     bool changes_training = true;        // part of the fingerprint
+    // What must stand elsewhere for this key to mean anything ("federation.absent: renormalize"),
+    // and whether it does. Given without it the key is an error; empty: always in effect.
+    std::string needs;
+    std::function<bool(const Config&)> in_effect;
+
+    // Whether the config has a value for it that counts.
+    bool applies(const Config& config) const {
+        return (!given || given(config)) && (!in_effect || in_effect(config));
+    }
 };
 
 // In the order of a config file: keys of one section stand together.

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <set>
 
+#include "config/schema.h"
+
 namespace fomoe {
 namespace {
 
@@ -38,7 +40,11 @@ class Rules {
 public:
     explicit Rules(const Config& config) : config_(config) {}
 
-    std::vector<Problem> all() {
+    std::vector<Problem> all(const Given& given) {
+        for (const Key& key : config_keys())
+            if (key.in_effect && !key.in_effect(config_) && given(key.path))
+                say(key.path, fmt::format("means nothing without {}", key.needs),
+                    {key.needs.substr(0, key.needs.find(':'))});
         if (!file_name_safe(config_.name))
             say("name", fmt::format("'{}' cannot name a directory; use {}", config_.name, kSafe));
         heads();
@@ -206,7 +212,17 @@ private:
                 {"topology.groups", "model.moe.n_experts"});
             return;
         }
-        const int residents = n_experts / blocks;
+        const int residents = n_experts / blocks, top_k = config_.model.moe.top_k;
+        if (config_.federation.absent == AbsentPolicy::reroute && top_k > residents) {
+            const std::string would = divisors(n_groups, [&](int64_t r) {
+                return n_experts % (n_groups / r) == 0 && n_experts * r / n_groups >= top_k;
+            });
+            say("federation.absent",
+                fmt::format("reroute needs top_k {} experts in every group, which hold {} of {} "
+                            "with replication {} ({} would do)",
+                            top_k, residents, n_experts, replication, would),
+                {key, "topology.groups", "model.moe.n_experts", "model.moe.top_k"});
+        }
         for (int i = 0; i < n_groups; ++i) {
             const GroupConfig& group = config_.topology.groups[i];
             const std::string path = fmt::format("topology.groups[{}]", i);
@@ -222,6 +238,8 @@ private:
 
 }  // namespace
 
-std::vector<Problem> validate(const Config& config) { return Rules(config).all(); }
+std::vector<Problem> validate(const Config& config, const Given& given) {
+    return Rules(config).all(given);
+}
 
 }  // namespace fomoe

@@ -1,6 +1,7 @@
 // Rules that tie several keys together. Reads no files.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,9 @@ struct Problem {
     std::vector<std::string> also;  // other keys that the rule reads
 };
 
-std::vector<Problem> validate(const Config& config);
+// `given` says whether a file or setting gave the key, for those that mean nothing without another.
+using Given = std::function<bool(const std::string& path)>;
+std::vector<Problem> validate(
+    const Config& config, const Given& given = [](const std::string&) { return false; });
 
 }  // namespace fomoe

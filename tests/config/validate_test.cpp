@@ -103,4 +103,35 @@ TEST_CASE("placement rules fill in their numbers") {
           }) ==
           "topology.groups[1].expert_parallel: 4 shards for the 2 experts that 'east' holds of "
           "4 (1 or 2 would)");
+    CHECK(problem([](Config& c) {
+              c.model.moe.top_k = 9;
+              c.federation.absent = AbsentPolicy::reroute;
+          }) ==
+          "federation.absent: reroute needs top_k 9 experts in every group, which hold 8 of 16 "
+          "with replication 1 (2 would do)");
+    for (AbsentPolicy absent : {AbsentPolicy::skip, AbsentPolicy::renormalize}) {
+        Config config = good();
+        config.model.moe.top_k = 9;
+        config.federation.absent = absent;
+        CHECK(validate(config).empty());
+    }
+    Config config = good();
+    config.model.moe.top_k = 8;
+    config.federation.absent = AbsentPolicy::reroute;
+    CHECK(validate(config).empty());
+}
+
+TEST_CASE("a key that means nothing without another is a problem when it is given") {
+    Config config = good();
+    const auto given = [](const std::string& path) { return path == "federation.max_renormalize"; };
+    for (AbsentPolicy absent : {AbsentPolicy::skip, AbsentPolicy::reroute}) {
+        config.federation.absent = absent;
+        CHECK(validate(config).empty());
+        const std::vector<Problem> problems = validate(config, given);
+        REQUIRE(problems.size() == 1);
+        CHECK(problems[0].path == "federation.max_renormalize");
+        CHECK(problems[0].message == "means nothing without federation.absent: renormalize");
+    }
+    config.federation.absent = AbsentPolicy::renormalize;
+    CHECK(validate(config, given).empty());
 }
