@@ -120,7 +120,7 @@ struct TopologyConfig {
 };
 
 enum class PlacementKind { blocks, rotate, explicit_lists };
-enum class AbsentPolicy { skip };
+enum class AbsentPolicy { skip, renormalize, reroute };
 enum class OuterKind { average, nesterov };
 enum class InnerState { keep, reset };
 
@@ -136,6 +136,8 @@ struct FederationConfig {
     PlacementKind placement = PlacementKind::blocks;
     int replication = 1;  // of blocks and rotate
     AbsentPolicy absent = AbsentPolicy::skip;
+    double max_renormalize = 2.0;  // of `renormalize`
+    double affinity_loss = 0.0;
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages
     // unless the file names its class here (the flag says that it does).

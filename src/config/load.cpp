@@ -177,7 +177,8 @@ private:
             else if (std::ranges::find(names, name) != names.end())
                 read_node(join(section, name), entry.second, entry.first.Mark(), origin);
             else
-                report_unknown(section, name, origin.at(entry.first.Mark()));
+                report(origin.at(entry.first.Mark()), join(section, name),
+                       unknown(nearest_key(section, name)));
         }
     }
 
@@ -188,11 +189,6 @@ private:
             report(origin.at(mark), join(section, name),
                    fmt::format("given twice, first in line {}", before->second.line + 1));
         return is_new;
-    }
-
-    void report_unknown(const std::string& section, const std::string& name,
-                        const std::string& where) {
-        report(where, join(section, name), unknown(nearest_key(section, name)));
     }
 
     static std::string unknown(const std::string& near) {

@@ -315,8 +315,20 @@ void add_federation_keys(Keys& keys) {
     keys.back().given = [](const Config& c) { return !explicit_placement(c); };
     keys.back().decided_by = "federation.placement";
     keys.push_back(choice(
-        "federation.absent", [](Config& c) { return &c.federation.absent; }, {"skip"},
+        "federation.absent", [](Config& c) { return &c.federation.absent; },
+        {"skip", "renormalize", "reroute"},
         "what happens to a choice whose expert is not in the group"));
+    keys.push_back(key(
+        "federation.max_renormalize", [](Config& c) { return &c.federation.max_renormalize; },
+        at_least(1), "largest factor on the gates that renormalize leaves"));
+    keys.back().given = [](const Config& c) {
+        return c.federation.absent == AbsentPolicy::renormalize;
+    };
+    keys.back().decided_by = "federation.absent";
+    keys.push_back(key(
+        "federation.affinity_loss", [](Config& c) { return &c.federation.affinity_loss; },
+        at_least(0),
+        "weight of minus the log of the router's mass on the group's experts; 0: none"));
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);

@@ -219,11 +219,11 @@ private:
         if (config_.federation.placement == PlacementKind::explicit_lists) {
             if (!lists()) return;
             for (int i = 0; i < n_groups; ++i)
-                shards(i, config_.topology.experts.at(config_.topology.groups[i].name).size(),
-                       "topology.experts");
+                residents(i, config_.topology.experts.at(config_.topology.groups[i].name).size(),
+                          "topology.experts");
         } else if (const int n_blocks = blocks(); n_blocks > 0) {
             for (int i = 0; i < n_groups; ++i)
-                shards(i, config_.model.moe.n_experts / n_blocks, "federation.replication");
+                residents(i, config_.model.moe.n_experts / n_blocks, "federation.replication");
         }
     }
 
@@ -293,7 +293,8 @@ private:
         return problems_.size() == before;
     }
 
-    void shards(int index, int residents, const std::string& key) {
+    // What follows from the number of experts that a group holds; `key` decides it.
+    void residents(int index, int residents, const std::string& key) {
         const GroupConfig& group = config_.topology.groups[index];
         const std::string path = fmt::format("topology.groups[{}]", index);
         const int n_experts = config_.model.moe.n_experts;
@@ -303,6 +304,15 @@ private:
                             group.expert_parallel, residents, group.name, n_experts,
                             divisors(group.ranks, [&](int64_t d) { return d <= residents; })),
                 {path + ".ranks", key, "model.moe.n_experts"});
+        const int top_k = config_.model.moe.top_k;
+        const bool said =
+            std::ranges::find(problems_, "federation.absent", &Problem::path) != problems_.end();
+        if (config_.federation.absent == AbsentPolicy::reroute && top_k > residents && !said)
+            say("federation.absent",
+                fmt::format("reroute needs top_k {} experts in every group, and '{}' holds {} of "
+                            "{}; lower model.moe.top_k or give the group more with {}",
+                            top_k, group.name, residents, n_experts, key),
+                {key, "topology.groups", "model.moe.n_experts", "model.moe.top_k"});
     }
 };
 

@@ -28,7 +28,7 @@ UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int s
                                       config.data.document_mask)),
       expert_parallel_(ranks.split(world_.expert_parallel_color())),
       memory_(backend, layout_.size() * size_of(DType::f32)),
-      transformer_(config_.model, layout_, everything_, world_, shape_, backend,
+      transformer_(config_.model, config_.federation, layout_, everything_, world_, shape_, backend,
                    *expert_parallel_) {
     const Tensor weights = memory_.take(DType::f32, Shape(layout_.size()));
     backend.zero(weights);

@@ -22,7 +22,7 @@ public:
 
     // Every choice is executed.
     void use_union();
-    // The choices whose expert the group does not hold are skipped, as in its training.
+    // Choices whose expert the group does not hold are treated as in its training.
     void use_own(int group);
 
 private:

@@ -77,6 +77,7 @@ Activations lay_out_activations(const ModelConfig& model, const BatchShape& shap
     a.count = f32(B, E);
     a.mass = f32(B, E);
     a.z = f32(B);
+    a.affinity = f32(B);
     a.dgate = f32(N, K);
     a.dlogits = f32(N, E);
     if (EP > 1) {

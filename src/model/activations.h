@@ -73,7 +73,7 @@ struct Activations {
     Tensor dmlp_act;     // (N, F')
     Tensor dmlp_hidden;  // (N, U F')
     Tensor count, mass;  // (B, E)
-    Tensor z;            // (B)
+    Tensor z, affinity;  // (B)
     Tensor dgate;        // (N, K)
     Tensor dlogits;      // (N, E)
     Tensor send_x;       // (N min(K, EP), D), with EP > 1

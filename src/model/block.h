@@ -10,6 +10,7 @@ namespace fomoe {
 
 struct BlockContext {
     const ModelConfig& model;
+    const FederationConfig& federation;
     BatchShape shape;
     Backend& backend;
     Communicator& expert_parallel;  // EP ranks

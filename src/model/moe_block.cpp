@@ -8,6 +8,17 @@ namespace {
 RouterScore score_of(const MoeConfig& moe) {
     return moe.router == RouterKind::softmax ? RouterScore::softmax : RouterScore::sigmoid;
 }
+AbsentChoices absent_choices(AbsentPolicy policy) {
+    switch (policy) {
+        case AbsentPolicy::skip:
+            return AbsentChoices::skip;
+        case AbsentPolicy::renormalize:
+            return AbsentChoices::renormalize;
+        case AbsentPolicy::reroute:
+            return AbsentChoices::reroute;
+    }
+    return AbsentChoices::skip;
+}
 bool routed(const LayerViews& weights) { return static_cast<bool>(weights.router); }
 
 Tensor rows(Tensor x, int64_t n) { return x.reshaped(Shape(n, x.shape[1])); }
@@ -166,6 +177,7 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
         .count = shared.count,
         .mass = shared.mass,
         .z = shared.z,
+        .affinity = shared.affinity,
         .logits = layer.logits,
         .bias = weights.router_bias,
         .resident = routing.resident,
@@ -173,6 +185,8 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
         .score = score_of(moe),
         .normalize = moe.normalize_top_k,
         .scale = static_cast<float>(moe.top_k_scale),
+        .absent = absent_choices(context.federation.absent),
+        .max_renormalize = static_cast<float>(context.federation.max_renormalize),
     });
     const int64_t E = moe.n_experts;
     backend.run(Balance{
@@ -182,6 +196,7 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
         .count = shared.count,
         .mass = shared.mass,
         .z = shared.z,
+        .affinity = shared.affinity,
         .fraction = routing.fraction,
         .weight = balance.aux,
     });
@@ -256,12 +271,16 @@ void mlp_backward(const BlockContext& context, const LayerViews& weights,
         .expert = layer.expert,
         .slot = layer.slot,
         .logits = layer.logits,
+        .resident = routing.resident,
         .dmass = layer.dmass,
         .target = shared.target,
         .score = score_of(moe),
         .normalize = moe.normalize_top_k,
         .scale = static_cast<float>(moe.top_k_scale),
+        .absent = absent_choices(context.federation.absent),
+        .max_renormalize = static_cast<float>(context.federation.max_renormalize),
         .dz = balance.z,
+        .daffinity = balance.affinity,
     });
     backend.run(LinearBackward{
         .dx = dnormed,

@@ -7,7 +7,7 @@ namespace fomoe {
 
 // The routing tables of one layer, in device memory.
 struct LayerRouting {
-    Tensor resident;       // (E) i32, slot in the group or -1: an absent choice is skipped
+    Tensor resident;       // (E) i32, slot in the group or -1: absent
     Tensor first_slot;     // (EP + 1) i32, slots by shard
     Tensor expert_offset;  // (R) i64, of this rank's experts in LayerViews::experts
     Tensor fraction;       // (E) the f of the balancing loss; empty: each sequence's own
@@ -16,13 +16,14 @@ struct LayerRouting {
 // What the routing of a step adds up to, over layers and micro-batches, in device memory.
 struct RoutingTotals {
     Tensor load;     // (L, E) choices of valid tokens
-    Tensor balance;  // (2) f64: sums of Balance::loss
+    Tensor balance;  // (3) f64: sums of Balance::loss
 };
 
 // How strongly the balancing terms pull, per valid token of the group's step.
 struct BalanceWeights {
-    float aux = 0;  // aux_loss / (valid tokens * MoE layers)
-    float z = 0;    // z_loss / (valid tokens * MoE layers)
+    float aux = 0;       // aux_loss / (valid tokens * MoE layers)
+    float z = 0;         // z_loss / (valid tokens * MoE layers)
+    float affinity = 0;  // affinity_loss / (valid tokens * MoE layers)
 };
 
 // out (N, D) = the branch's contribution to the residual stream, from normed2.

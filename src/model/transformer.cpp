@@ -20,10 +20,11 @@ int moe_layers(const ModelConfig& model) { return model.n_layers - model.moe.fir
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& model, const ArenaLayout& layout,
-                         const Placement& placement, const World& world, const BatchShape& shape,
-                         Backend& backend, Communicator& expert_parallel)
+Transformer::Transformer(const ModelConfig& model, const FederationConfig& federation,
+                         const ArenaLayout& layout, const Placement& placement, const World& world,
+                         const BatchShape& shape, Backend& backend, Communicator& expert_parallel)
     : model_(model),
+      federation_(federation),
       layout_(layout),
       shape_(shape),
       backend_(backend),
@@ -36,7 +37,7 @@ Transformer::Transformer(const ModelConfig& model, const ArenaLayout& layout,
     const bool by_group = model_.moe.aux_scope == AuxScope::group;
     auto lay_out = [&](Arena& arena) {
         routing_.assign(L, {});
-        totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(2))};
+        totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
         row_logits_ = arena.take(DType::f32, Shape(1, model_.vocab_size));
         for (LayerRouting& layer : routing_) {
             layer.resident = arena.take(DType::i32, Shape(E));
@@ -62,7 +63,13 @@ Transformer::Transformer(const ModelConfig& model, const ArenaLayout& layout,
     }
     set_residents(slots);
     if (by_group) {
-        const std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
+        std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
+        if (federation_.absent == AbsentPolicy::reroute)
+            for (int64_t l = 0; l < L; ++l) {
+                const size_t R = placement.residents(static_cast<int>(l), world.group).size();
+                for (int64_t e = 0; e < E; ++e)
+                    uniform[l * E + e] = slots[l * E + e] < 0 ? 0.0f : 1.0f / static_cast<float>(R);
+            }
         set_fractions(uniform);
     }
     reset_totals();
@@ -161,8 +168,10 @@ double Transformer::train(const TokenBatch& batch, double loss_scale) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
     const BlockContext ctx = context();
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
-    const BalanceWeights balance{.aux = static_cast<float>(model_.moe.aux_loss * per_layer),
-                                 .z = static_cast<float>(model_.moe.z_loss * per_layer)};
+    const BalanceWeights balance{
+        .aux = static_cast<float>(model_.moe.aux_loss * per_layer),
+        .z = static_cast<float>(model_.moe.z_loss * per_layer),
+        .affinity = static_cast<float>(federation_.affinity_loss * per_layer)};
     Activations& a = activations_;
     load(batch);
     forward(balance);
@@ -238,11 +247,12 @@ void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> 
 Transformer::Totals Transformer::totals() const {
     Totals out;
     out.load.resize(totals_.load.count());
-    double balance[2];
+    double balance[3];
     backend_.copy_to_host(out.load.data(), totals_.load);
     backend_.copy_to_host(balance, totals_.balance);
     out.balance = balance[0];
     out.z = balance[1];
+    out.affinity = balance[2];
     return out;
 }
 
@@ -261,8 +271,14 @@ void Transformer::set_fractions(std::span<const float> fractions) {
 void Transformer::set_residents(std::span<const int32_t> slots) {
     const int64_t E = model_.moe.n_experts;
     FOMOE_CHECK(static_cast<int64_t>(slots.size()) == model_.n_layers * E, "slots");
-    for (int64_t l = 0; l < model_.n_layers; ++l)
+    for (int64_t l = 0; l < model_.n_layers; ++l) {
+        const auto held =
+            std::ranges::count_if(slots.subspan(l * E, E), [](int s) { return s >= 0; });
+        FOMOE_CHECK(federation_.absent != AbsentPolicy::reroute ||
+                        l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
+                    "layer ", l, ": ", held, " residents to reroute to, top_k ", model_.moe.top_k);
         backend_.copy_from_host(routing_[l].resident, slots.data() + l * E);
+    }
 }
 
 }  // namespace fomoe

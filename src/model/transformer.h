@@ -18,11 +18,12 @@ struct TokenBatch {
 
 class Transformer {
 public:
-    // What this rank holds follows from the layout; who is resident from placement and world. The
-    // communicator has the EP ranks of this rank. Every micro-batch has exactly shape.sequences.
-    Transformer(const ModelConfig& model, const ArenaLayout& layout, const Placement& placement,
-                const World& world, const BatchShape& shape, Backend& backend,
-                Communicator& expert_parallel);
+    // What this rank holds follows from the layout; who is resident from placement and world; what
+    // becomes of absent choices, and the affinity loss, from the federation. The communicator has
+    // the EP ranks of this rank. Every micro-batch has exactly shape.sequences.
+    Transformer(const ModelConfig& model, const FederationConfig& federation,
+                const ArenaLayout& layout, const Placement& placement, const World& world,
+                const BatchShape& shape, Backend& backend, Communicator& expert_parallel);
 
     // The bytes that activations of this shape take.
     static int64_t activation_bytes(const ModelConfig& model, const BatchShape& shape);
@@ -47,11 +48,11 @@ public:
     void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
 
     // Sums over the forward passes since the last reset: choices of valid tokens by (layer,
-    // expert), the balancing loss sum over layers of E f mass, and the sum of logsumexp^2; of this
-    // rank.
+    // expert), the balancing loss sum over layers of E f mass, the sum of logsumexp^2, and that of
+    // -log(the router's mass on the residents); of this rank.
     struct Totals {
         std::vector<float> load;  // (L, E)
-        double balance = 0, z = 0;
+        double balance = 0, z = 0, affinity = 0;
     };
     Totals totals() const;
     void reset_totals();
@@ -61,7 +62,7 @@ public:
     void set_fractions(std::span<const float> fractions);
 
     // Lets only these experts take part: slots (L, E) in the group, -1 for absent. The default is
-    // the placement's.
+    // the placement's. With `reroute` at least top_k in every layer with experts.
     void set_residents(std::span<const int32_t> slots);
 
     int64_t tokens() const { return shape_.tokens(); }
@@ -70,9 +71,10 @@ public:
 private:
     void load(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
-    BlockContext context() { return {model_, shape_, backend_, expert_parallel_}; }
+    BlockContext context() { return {model_, federation_, shape_, backend_, expert_parallel_}; }
 
     ModelConfig model_;
+    FederationConfig federation_;
     const ArenaLayout& layout_;
     BatchShape shape_;
     Backend& backend_;

@@ -89,6 +89,7 @@ void MetricsWriter::step(const StepMetrics& m) {
     line["loss"] = m.loss;
     line["aux_loss"] = m.aux;
     line["z_loss"] = m.z;
+    line["affinity"] = m.affinity;
     line["grad_norm"] = m.grad_norm;
     line["learning_rate"] = m.lr;
     line["tokens_per_second"] = m.tokens_per_second;

@@ -12,6 +12,7 @@ struct StepMetrics {
     double loss = 0;              // nats a token
     double aux = 0;               // balancing loss, without its weight
     double z = 0;                 // mean of logsumexp^2 of the router's logits
+    double affinity = 0;          // mean of -log(router's mass on the residents), not its weight
     double grad_norm = 0;         // before clipping
     double lr = 0;
     double tokens_per_second = 0;  // of the group

@@ -48,7 +48,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
       backend_(backend),
       ranks_(ranks),
       optimizer_(config.train.optimizer, layout, world, backend),
-      transformer_(config.model, layout, placement, world,
+      transformer_(config.model, config.federation, layout, placement, world,
                    Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
                                             config.data.seq_len, config.data.document_mask),
                    backend, *ranks.expert_parallel) {
@@ -115,8 +115,9 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
 
     // One message for all that the ranks of the group must agree on.
     const Transformer::Totals totals = transformer_.totals();
-    std::vector<double> sums{squares, loss_sum, totals.balance, totals.z,
-                             stop_requested ? 1.0 : 0.0};
+    std::vector<double> sums{squares,  loss_sum,        totals.balance,
+                             totals.z, totals.affinity, stop_requested ? 1.0 : 0.0};
+    const auto load_at = std::ssize(sums);
     sums.insert(sums.end(), totals.load.begin(), totals.load.end());
     ranks_.group->all_reduce_sum(view(sums.data(), Shape(static_cast<int64_t>(sums.size()))));
 
@@ -128,7 +129,8 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     result.loss = sums[1] / valid;
     result.aux = sums[2] / (valid * moe_layers);
     result.z = sums[3] / (valid * moe_layers);
-    result.stop = sums[4] > 0;
+    result.affinity = sums[4] / (valid * moe_layers);
+    result.stop = sums[5] > 0;
     result.valid_tokens = batch.group_valid_tokens;
     result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
     if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
@@ -147,7 +149,7 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     ranks_.expert_replicas->all_gather(weights_.slice(layout_.expert.begin, layout_.expert.size),
                                        weights_.slice(expert.begin, expert.size));
 
-    set_load({sums.begin() + 5, sums.end()});
+    set_load({sums.begin() + load_at, sums.end()});
     update_selection_bias();
     describe_load(result);
     return result;
@@ -156,15 +158,27 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
 void InnerStep::set_load(const std::vector<float>& load) {
     load_ = load;
     if (config_.model.moe.aux_scope != AuxScope::group) return;
-    const int64_t L = config_.model.n_layers, E = config_.model.moe.n_experts;
-    std::vector<float> fractions(L * E, 1.0f / static_cast<float>(E));
-    for (int64_t l = 0; l < L; ++l) {
+    const int L = config_.model.n_layers;
+    const int64_t E = config_.model.moe.n_experts;
+    std::vector<float> fractions(L * E, 0.0f);
+    for (int l = 0; l < L; ++l) {
+        const std::vector<int> experts = candidates(l);
         double sum = 0;
-        for (int64_t e = 0; e < E; ++e) sum += load[l * E + e];
-        for (int64_t e = 0; sum > 0 && e < E; ++e)
-            fractions[l * E + e] = static_cast<float>(load[l * E + e] / sum);
+        for (int e : experts) sum += load[l * E + e];
+        for (int e : experts)
+            fractions[l * E + e] = sum > 0 ? static_cast<float>(load[l * E + e] / sum)
+                                           : 1.0f / static_cast<float>(experts.size());
     }
     transformer_.set_fractions(fractions);
+}
+
+std::vector<int> InnerStep::candidates(int layer) const {
+    const int E = config_.model.moe.n_experts;
+    std::vector<int> experts;
+    for (int e = 0; e < E; ++e)
+        if (config_.federation.absent != AbsentPolicy::reroute || resident_[layer * E + e])
+            experts.push_back(e);
+    return experts;
 }
 
 // Experts with less than the mean load become likelier to be chosen (arXiv 2408.15664).
@@ -176,11 +190,12 @@ void InnerStep::update_selection_bias() {
     for (const Parameter& p : layout_.parameters) {
         if (p.trained) continue;
         const float* load = load_.data() + p.layer * E;
+        const std::vector<int> experts = candidates(p.layer);
         double mean = 0;
-        for (int64_t e = 0; e < E; ++e) mean += load[e] / static_cast<double>(E);
+        for (int e : experts) mean += load[e] / static_cast<double>(experts.size());
         const Tensor stored = weights_.slice(p.offset, E);
         backend_.copy_to_host(bias.data(), stored);
-        for (int64_t e = 0; e < E; ++e) {
+        for (int e : experts) {
             if (load[e] < mean) bias[e] += rate;
             if (load[e] > mean) bias[e] -= rate;
         }
@@ -201,7 +216,8 @@ void InnerStep::describe_load(StepResult& result) const {
             if (!resident_[l * E + e]) absent += n;
         }
         all += sum;
-        if (sum > 0) result.imbalance += most * E / sum / (L - first);
+        const double experts = static_cast<double>(candidates(l).size());
+        if (sum > 0) result.imbalance += most * experts / sum / (L - first);
     }
     result.executed_choices = all - absent;
     result.skipped = all > 0 ? absent / all : 0;

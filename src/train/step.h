@@ -22,10 +22,12 @@ struct StepResult {
     double loss = 0;       // mean over valid tokens, nats
     double aux = 0;        // balancing loss, mean over the MoE layers, without its weight
     double z = 0;          // mean of logsumexp^2 over valid tokens and MoE layers
+    double affinity = 0;   // mean of -log(router's mass on the residents), likewise
     double grad_norm = 0;  // before clipping
     double lr = 0;
     int64_t valid_tokens = 0;
-    double imbalance = 0;         // largest over mean load of the experts, mean over the MoE layers
+    double imbalance = 0;         // largest over mean load of the experts that can be chosen, mean
+                                  // over the MoE layers
     double skipped = 0;           // share of choices whose expert is absent
     double executed_choices = 0;  // (token, expert) pairs, over all layers
     bool stop = false;            // some rank of the group was asked to stop
@@ -57,6 +59,8 @@ public:
 private:
     double accumulate(const Batch& batch);
     void reduce_gradients();
+    // The experts that tokens of the group may choose.
+    std::vector<int> candidates(int layer) const;
     void describe_load(StepResult& result) const;
     void update_selection_bias();
 

@@ -137,6 +137,7 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
         .loss = result.loss,
         .aux = result.aux,
         .z = result.z,
+        .affinity = result.affinity,
         .grad_norm = result.grad_norm,
         .lr = result.lr,
         .tokens_per_second = tokens / step_seconds_,

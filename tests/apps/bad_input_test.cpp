@@ -77,6 +77,11 @@ TEST_CASE("ranks, batches and experts that do not divide name values that would"
                   {"train.micro_batch: 3 does not divide", "(1, 2, 4 or 8 would)"});
     check_refused(place, place.train("{name: a}, {name: b}, {name: c}"), 2,
                   {"federation.replication: ", "(replication 3 would)"});
+    check_refused(
+        place,
+        place.train(kPair, {"--set", "federation.absent=reroute", "--set", "model.moe.top_k=5"}), 2,
+        {"federation.absent: reroute needs top_k 5 experts in every group, and 'west' holds 4 of "
+         "8"});
 }
 
 TEST_CASE("token files that are missing, cut or of another vocabulary") {

@@ -297,6 +297,41 @@ checkpoint: {every: 5, keep: 0}
     CHECK_NOTHROW(defaults.load());
 }
 
+TEST_CASE("what becomes of absent choices is read, dumped and checked") {
+    const std::string two = kSources +
+                            "topology: {groups: [{name: a}, {name: b}]}\n"
+                            "federation:\n  absent: ";
+    const Config config =
+        load(two + "renormalize\n  max_renormalize: 1.5\n  affinity_loss: 0.05\n");
+    CHECK(config.federation.absent == AbsentPolicy::renormalize);
+    CHECK(config.federation.max_renormalize == 1.5);
+    CHECK(config.federation.affinity_loss == 0.05);
+    for (const Config& each : {config, load(two + "renormalize\n"), load(two + "reroute\n")}) {
+        Files files;
+        files.add("dump.yaml", dump_config(each));
+        CHECK(files.load() == each);
+    }
+
+    CHECK(errors(two + "skip\n  max_renormalize: 1.5\n") ==
+          one_error("a.yaml:5:20: error: federation.max_renormalize: has no effect with "
+                    "federation.absent: skip"));
+    CHECK(errors(two + "sometimes\n  max_renormalize: 1.5\n") ==
+          one_error("a.yaml:4:11: error: federation.absent: 'sometimes'; one of skip, renormalize, "
+                    "reroute is expected"));
+    CHECK(errors(two + "renormalize\n  max_renormalize: 0.5\n") ==
+          one_error("a.yaml:5:20: error: federation.max_renormalize: '0.5'; a number of at least "
+                    "1 is expected"));
+    CHECK(errors(two + "skip\n  affinity_loss: -1\n") ==
+          one_error("a.yaml:5:18: error: federation.affinity_loss: '-1'; a number of at least 0 "
+                    "is expected"));
+    CHECK(errors(two + "reroute\nmodel: {moe: {top_k: 9}}\n") ==
+          one_error("a.yaml:4:11: error: federation.absent: reroute needs top_k 9 experts in every "
+                    "group, and 'a' holds 8 of 16; lower model.moe.top_k or give the group more "
+                    "with federation.replication"));
+    CHECK(errors(two + "reroute\nmodel: {moe: {top_k: 17}}\n") ==
+          one_error("a.yaml:5:22: error: model.moe.top_k: 17 is more than the 16 experts"));
+}
+
 TEST_CASE("the fingerprint follows what changes the training") {
     const auto fingerprint = [](const std::string& set) {
         return config_fingerprint(load("train: {batch: 16}\n" + kSources, {set}));
@@ -310,8 +345,15 @@ TEST_CASE("the fingerprint follows what changes the training") {
                               "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
                               "train.optimizer.expert.weight_decay=0",
                               "federation.expert.outer.lr=0.7", "federation.shared.local_steps=8",
-                              "federation.reject_above=3", "federation.inner_state=reset"})
+                              "federation.reject_above=3", "federation.absent=reroute",
+                              "federation.affinity_loss=0.1", "federation.inner_state=reset"})
         CHECK(fingerprint(other) != base);
+    const auto limited = [](const std::string& limit) {
+        return config_fingerprint(load(
+            kSources, {"federation.absent=renormalize", "federation.max_renormalize=" + limit}));
+    };
+    CHECK(limited("3") != limited("2"));
+    CHECK(limited("2") == config_fingerprint(load(kSources, {"federation.absent=renormalize"})));
 }
 
 TEST_CASE("every key has a type, a default in its range and a help text") {

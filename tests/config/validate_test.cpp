@@ -158,3 +158,28 @@ TEST_CASE("lists of experts must give every group some and every expert a group"
           "topology.groups[0].expert_parallel: 2 shards for the 1 experts that 'west' holds of 5 "
           "(1 would)");
 }
+
+TEST_CASE("rerouting needs top_k experts in every group") {
+    CHECK(problem([](Config& c) {
+              c.model.moe.top_k = 9;
+              c.federation.absent = AbsentPolicy::reroute;
+          }) ==
+          "federation.absent: reroute needs top_k 9 experts in every group, and 'west' holds 8 of "
+          "16; lower model.moe.top_k or give the group more with federation.replication");
+    for (AbsentPolicy absent : {AbsentPolicy::skip, AbsentPolicy::renormalize}) {
+        Config config = good();
+        config.model.moe.top_k = 9;
+        config.federation.absent = absent;
+        CHECK(validate(config).empty());
+    }
+    Config config = good();
+    config.model.moe.top_k = 8;
+    config.federation.absent = AbsentPolicy::reroute;
+    CHECK(validate(config).empty());
+    config.federation.placement = PlacementKind::explicit_lists;
+    config.topology.experts = {{"west", {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}},
+                               {"east", {10, 11, 12, 13, 14, 15}}};
+    const std::vector<Problem> problems = validate(config);
+    REQUIRE(problems.size() == 1);
+    CHECK(problems[0].message.find("'east' holds 6 of 16") != std::string::npos);
+}

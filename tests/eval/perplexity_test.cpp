@@ -100,7 +100,7 @@ double own_loss(const std::filesystem::path& path, int group, double& tokens) {
     const std::unique_ptr<Backend> backend = make_cpu_backend(1);
     const std::unique_ptr<Communicator> alone = make_self_communicator();
     Transformer transformer(
-        config.model, layout, placement, world,
+        config.model, config.federation, layout, placement, world,
         Transformer::batch_shape(config.model, layout, world, 1, config.data.seq_len, true),
         *backend, *alone);
     transformer.bind(arena, {});
@@ -120,32 +120,46 @@ double own_loss(const std::filesystem::path& path, int group, double& tokens) {
 }  // namespace
 
 TEST_CASE("union and own models are those of the groups, on any number of ranks") {
-    const TemporaryDirectory directory;
-    Config config = federation(directory);
     const std::string placement = GENERATE("blocks", "rotate", "explicit");
     CAPTURE(placement);
-    if (placement == "rotate") config.federation.placement = PlacementKind::rotate;
-    if (placement == "explicit") {
-        config.federation.placement = PlacementKind::explicit_lists;
-        config.topology.experts = {{"g0", {0, 3, 4}}, {"g1", {1, 2, 3, 5, 6, 7}}};
-    }
-    const std::filesystem::path path = save_start(config, directory / "checkpoints");
+    std::vector<Figures> by_policy;
+    for (AbsentPolicy absent :
+         {AbsentPolicy::skip, AbsentPolicy::renormalize, AbsentPolicy::reroute}) {
+        const TemporaryDirectory directory;
+        Config config = federation(directory);
+        config.federation.absent = absent;
+        if (placement == "rotate") config.federation.placement = PlacementKind::rotate;
+        if (placement == "explicit") {
+            config.federation.placement = PlacementKind::explicit_lists;
+            config.topology.experts = {{"g0", {0, 3, 4}}, {"g1", {1, 2, 3, 5, 6, 7}}};
+        }
+        const std::filesystem::path path = save_start(config, directory / "checkpoints");
 
-    const Figures one = figures_on(1, path);
-    REQUIRE(one.whole.domains.size() == 2);
-    for (int group = 0; group < 2; ++group) {
-        double tokens = 0;
-        CHECK(one.own[group].pooled.loss() == Approx(own_loss(path, group, tokens)).epsilon(1e-6));
-        CHECK(one.own[group].pooled.tokens == tokens);
-        CHECK(std::abs(one.own[group].pooled.loss() - one.whole.pooled.loss()) > 1e-7);
-    }
-    for (int ranks : {2, 3, 5}) {
-        const Figures more = figures_on(ranks, path);
-        CHECK(more.whole.pooled.loss() == Approx(one.whole.pooled.loss()).epsilon(1e-6));
-        CHECK(more.whole.pooled.tokens == one.whole.pooled.tokens);
-        for (int group = 0; group < 2; ++group)
-            CHECK(more.own[group].pooled.loss() ==
-                  Approx(one.own[group].pooled.loss()).epsilon(1e-6));
+        const Figures one = figures_on(1, path);
+        REQUIRE(one.whole.domains.size() == 2);
+        for (int group = 0; group < 2; ++group) {
+            double tokens = 0;
+            CHECK(one.own[group].pooled.loss() ==
+                  Approx(own_loss(path, group, tokens)).epsilon(1e-6));
+            CHECK(one.own[group].pooled.tokens == tokens);
+            CHECK(std::abs(one.own[group].pooled.loss() - one.whole.pooled.loss()) > 1e-7);
+        }
+        for (int ranks : {2, 3, 5}) {
+            const Figures more = figures_on(ranks, path);
+            CHECK(more.whole.pooled.loss() == Approx(one.whole.pooled.loss()).epsilon(1e-6));
+            CHECK(more.whole.pooled.tokens == one.whole.pooled.tokens);
+            for (int group = 0; group < 2; ++group)
+                CHECK(more.own[group].pooled.loss() ==
+                      Approx(one.own[group].pooled.loss()).epsilon(1e-6));
+        }
+        // The union executes every choice, so that the policy means nothing to it.
+        for (const Figures& other : by_policy) {
+            CHECK(one.whole.pooled.loss() == other.whole.pooled.loss());
+            for (int group = 0; group < 2; ++group)
+                CHECK(std::abs(one.own[group].pooled.loss() - other.own[group].pooled.loss()) >
+                      1e-7);
+        }
+        by_policy.push_back(one);
     }
 }
 

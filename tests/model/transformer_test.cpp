@@ -1,4 +1,5 @@
 // The whole model: its gradients by finite differences, and what its outputs may depend on.
+// long: all its tests share one rig, which would be most of a second file.
 #include "model/transformer.h"
 
 #include <catch2/catch.hpp>
@@ -25,7 +26,8 @@ public:
           memory_(*backend_, 8 * layout_.size() + 2 * Arena::kAlign),
           weights_(memory_.take(DType::f32, Shape(layout_.size()))),
           gradients_(memory_.take(DType::f32, Shape(layout_.size()))),
-          model_(config_.model, layout_, placement_, world_, shape_, *backend_, *alone_) {
+          model_(config_.model, config_.federation, layout_, placement_, world_, shape_, *backend_,
+                 *alone_) {
         config_.train.batch = sequences;
         batch_ = tiny_batch(config_, 5, {0, sequences});
         backend_->zero(weights_);
@@ -67,7 +69,8 @@ public:
         const MoeConfig& moe = config_.model.moe;
         const int layers = config_.model.n_layers - moe.first_dense_layers;
         return {scale * (token_losses + moe.aux_loss / layers * totals.balance +
-                         moe.z_loss / layers * totals.z),
+                         moe.z_loss / layers * totals.z +
+                         config_.federation.affinity_loss / layers * totals.affinity),
                 totals.load};
     }
 
@@ -249,6 +252,26 @@ TEST_CASE("finite differences: residents that differ by layer or lie apart in th
     }
 }
 
+TEST_CASE("finite differences: absent choices renormalised or rerouted, and the affinity loss") {
+    for (AbsentPolicy absent : {AbsentPolicy::renormalize, AbsentPolicy::reroute})
+        for (const Config& base : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+            Config config = differentiable(base);
+            config.topology = tiny_topology({{1, 1}, {1, 1}});
+            config.federation.absent = absent;
+            config.federation.max_renormalize = 1.8;
+            config.federation.affinity_loss = 0.2;
+            Rig rig(config);
+            rig.disturb(0.2f);
+            rig.set_fractions();
+            const std::vector<float> load = rig.evaluate().load;
+            float to_absent = 0;
+            for (int e = 3; e < 6; ++e) to_absent += load[6 + e];
+            CHECK((to_absent > 0) == (absent == AbsentPolicy::renormalize));
+            CHECK(rig.model().totals().affinity > 1);
+            check_gradients(rig);
+        }
+}
+
 TEST_CASE("a second backward pass adds to the gradients and to the totals") {
     Rig rig(tiny_sigmoid_config());
     rig.evaluate();
@@ -267,6 +290,7 @@ TEST_CASE("a second backward pass adds to the gradients and to the totals") {
     }
     CHECK(rig.model().totals().balance == Approx(2 * first.balance));
     CHECK(rig.model().totals().z == Approx(2 * first.z));
+    CHECK(rig.model().totals().affinity == 2 * first.affinity);
     for (size_t i = 0; i < first.load.size(); ++i)
         CHECK(rig.model().totals().load[i] == 2 * first.load[i]);
 }
@@ -351,6 +375,39 @@ TEST_CASE("a narrowed set of residents computes what the group that holds only t
             CHECK(half.gradient(p) == all.gradient(all.layout().find(p.name)));
         }
     }
+}
+
+TEST_CASE("a narrowed set of residents follows the policy of the group that holds only these") {
+    std::vector<std::vector<float>> losses;
+    for (AbsentPolicy absent :
+         {AbsentPolicy::skip, AbsentPolicy::renormalize, AbsentPolicy::reroute}) {
+        Config config = tiny_sigmoid_config();
+        config.federation.absent = absent;
+        Rig all(config);
+        config.topology = tiny_topology({{1, 1}, {1, 1}});
+        Rig half(config);
+        CHECK(all.token_losses() != half.token_losses());
+        std::vector<int32_t> slots(16, -1);
+        for (int l : {0, 1})
+            for (int e = 0; e < 4; ++e) slots[l * 8 + e] = e;
+        all.model().set_residents(slots);
+        CHECK(all.token_losses() == half.token_losses());
+        losses.push_back(half.token_losses());
+    }
+    CHECK(losses[0] != losses[1]);
+    CHECK(losses[0] != losses[2]);
+    CHECK(losses[1] != losses[2]);
+}
+
+TEST_CASE("rerouting to fewer residents than a token has choices is refused") {
+    Config config = tiny_sigmoid_config();
+    config.federation.absent = AbsentPolicy::reroute;
+    Rig rig(config);
+    std::vector<int32_t> slots(16, -1);
+    for (int i : {0, 1, 8}) slots[i] = i % 8;
+    CHECK_THROWS_AS(rig.model().set_residents(slots), Error);
+    slots[9] = 1;
+    CHECK_NOTHROW(rig.model().set_residents(slots));
 }
 
 TEST_CASE("a micro-batch of another size or without its documents is refused") {

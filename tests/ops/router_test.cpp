@@ -18,7 +18,7 @@ TEST_CASE("router: wrong operands are refused") {
     Router op = cases<Router>()[2].build(pool);
     op.count = pool.blank(Shape(2, 7));
     op.mass = pool.blank(Shape(2, 7));
-    op.z = pool.blank(Shape(2));
+    op.z = op.affinity = pool.blank(Shape(2));
     CHECK_THROWS_AS(op.check(), Error);  // 15 rows in 2 sequences
 }
 
@@ -33,6 +33,102 @@ TEST_CASE("router: among equal scores the lower expert ids are chosen") {
             for (int64_t i = 0; i < result.expert.count(); ++i)
                 CHECK(result.expert.as<int32_t>()[i] == i % K);
         }
+    }
+}
+
+namespace {
+
+// The case's op under a policy, run.
+template <class Op>
+Op run_with(const Case<Op>& each, AbsentChoices absent, Pool& pool) {
+    Op op = each.build(pool);
+    op.absent = absent;
+    return run_on(*make_cpu_backend(2), op, pool);
+}
+
+constexpr AbsentChoices kPolicies[] = {AbsentChoices::skip, AbsentChoices::renormalize,
+                                       AbsentChoices::reroute};
+
+}  // namespace
+
+TEST_CASE("router: where all experts are resident every policy gives the same bits") {
+    int tried = 0;
+    const auto check = [&]<class Op>(const Case<Op>& each) {
+        if (each.name.find("all_resident") == std::string::npos) return;
+        INFO(Op::name << ", case " << each.name);
+        Pool pool = each.pool();
+        const Op skip = run_with(each, AbsentChoices::skip, pool);
+        for (AbsentChoices absent : kPolicies) {
+            Pool other = each.pool();
+            CHECK(same_bits(skip, run_with(each, absent, other)));
+            ++tried;
+        }
+    };
+    for (const auto& each : cases<Router>()) check(each);
+    for (const auto& each : cases<RouterBackward>()) check(each);
+    CHECK(tried >= 18);
+}
+
+TEST_CASE("router: renormalised gates have the mass of all choices, within the limit") {
+    int whole = 0, limited = 0, nothing = 0;
+    for (const auto& each : cases<Router>()) {
+        if (each.name.find("renormalize") != 0) continue;
+        INFO(each.name);
+        Pool pool = each.pool(), other = each.pool();
+        const Router now = run_with(each, AbsentChoices::renormalize, pool);
+        const Router skip = run_with(each, AbsentChoices::skip, other);
+        CHECK(values(now.expert) == values(skip.expert));
+        CHECK(values(now.mass) == values(skip.mass));
+        const int64_t K = now.gate.shape[1];
+        for (int64_t n = 0; n < now.gate.shape[0]; ++n) {
+            double all = 0, served = 0, sum = 0;
+            for (int64_t k = n * K; k < (n + 1) * K; ++k) {
+                const double before = skip.gate.as<float>()[k];
+                all += before;
+                if (skip.slot.as<int32_t>()[k] >= 0) served += before;
+                sum += now.gate.as<float>()[k];
+                if (now.slot.as<int32_t>()[k] < 0) CHECK(now.gate.as<float>()[k] == 0);
+            }
+            const bool limit = all > now.max_renormalize * served;
+            CHECK(sum == Approx(limit ? now.max_renormalize * served : all));
+            ++(served == 0 ? nothing : limit ? limited : whole);
+        }
+    }
+    CHECK(whole > 50);
+    CHECK(limited > 10);
+    CHECK(nothing > 10);
+}
+
+TEST_CASE("router: rerouted tokens choose residents, and fewer than top_k are refused") {
+    for (const auto& each : cases<Router>()) {
+        if (each.name.find("reroute") != 0) continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        const Router result = run_with(each, AbsentChoices::reroute, pool);
+        for (int64_t i = 0; i < result.slot.count(); ++i) {
+            const int32_t expert = result.expert.as<int32_t>()[i];
+            CHECK(result.slot.as<int32_t>()[i] >= 0);
+            CHECK(result.slot.as<int32_t>()[i] == result.resident.as<int32_t>()[expert]);
+        }
+        // What absent experts would score moves the affinity alone.
+        Pool other = each.pool();
+        Router changed = each.build(other);
+        const Tensor logits = other.copy(changed.logits);
+        const int64_t E = logits.shape[1];
+        for (int64_t i = 0; i < logits.count(); ++i)
+            if (changed.resident.as<int32_t>()[i % E] < 0) logits.as<float>()[i] += 1;
+        changed.logits = logits;
+        const Router moved = run_on(*make_cpu_backend(1), changed, other);
+        CHECK(values(moved.gate) == values(result.gate));
+        CHECK(values(moved.mass) == values(result.mass));
+        CHECK(values(moved.z) == values(result.z));
+        const bool all = each.name.find("all_resident") != std::string::npos;
+        CHECK((values(moved.affinity) == values(result.affinity)) == all);
+    }
+    for (const auto& each : cases<Router>()) {
+        if (each.name != "one_resident") continue;
+        Pool pool = each.pool();
+        CHECK_THROWS_AS(run_with(each, AbsentChoices::reroute, pool), Error);
     }
 }
 
@@ -63,11 +159,14 @@ TEST_CASE("router: gradients by finite differences") {
                        .count = run.output(Shape(1, E)),
                        .mass = run.output(Shape(1, E)),
                        .z = run.output(Shape(1)),
+                       .affinity = run.output(Shape(1)),
                        .bias = bias,
-                       .resident = run.pool.integers(Shape(E), 0, 1),
+                       .resident = op.resident,
                        .score = op.score,
                        .normalize = op.normalize,
-                       .scale = op.scale};
+                       .scale = op.scale,
+                       .absent = op.absent,
+                       .max_renormalize = op.max_renormalize};
         const auto loss = [&] {
             double sum = 0;
             for (int64_t n = 0; n < N; ++n) {
@@ -83,6 +182,7 @@ TEST_CASE("router: gradients by finite differences") {
                 for (int64_t e = 0; e < E; ++e)
                     sum += mass[e] * dmass[n / tokens_a_sequence * E + e];
                 sum += op.dz * forward.z.as<double>()[0];
+                sum += op.daffinity * forward.affinity.as<double>()[0];
             }
             return sum;
         };

@@ -25,10 +25,13 @@ struct RouterShape {
     int64_t invalid_every = 0;  // every so many tokens are not valid; 1: none is
     Logits logits = Logits::normal;
     float scale = 1.0f;
+    AbsentChoices absent = AbsentChoices::skip;
+    float max_renormalize = 2.0f;
 };
 
 std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
     const auto softmax = RouterScore::softmax, sigmoid = RouterScore::sigmoid;
+    const auto renormalize = AbsentChoices::renormalize, reroute = AbsentChoices::reroute;
     using enum Residents;
     return {
         {"one", Size::small, {1, 1, 1}},
@@ -58,6 +61,61 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"ties_sigmoid",
          Size::typical,
          {24, 20, 5, 2, sigmoid, true, false, half, 0, Logits::pairs_equal}},
+        {"renormalize",
+         Size::small,
+         {31, 7, 2, 1, softmax, true, false, half, 4, {}, 1.3f, renormalize}},
+        {"renormalize_unnormalised",
+         Size::small,
+         {30, 9, 3, 2, softmax, false, true, half, 0, {}, 1, renormalize, 3}},
+        {"renormalize_sigmoid",
+         Size::small,
+         {30, 9, 4, 3, sigmoid, true, true, half, 3, {}, 1, renormalize, 1.6f}},
+        {"renormalize_sigmoid_unnormalised",
+         Size::small,
+         {30, 9, 4, 3, sigmoid, false, false, half, 3, {}, 1.7f, renormalize, 1.6f}},
+        {"renormalize_without_limit",
+         Size::small,
+         {20, 8, 3, 2, softmax, true, false, half, 0, {}, 1, renormalize, 1e30f}},
+        {"renormalize_one_resident",
+         Size::small,
+         {18, 8, 2, 2, softmax, true, false, one, 5, {}, 1, renormalize}},
+        {"renormalize_no_resident",
+         Size::small,
+         {18, 8, 2, 2, softmax, true, false, Residents::none, 5, {}, 1, renormalize}},
+        {"renormalize_all_resident",
+         Size::small,
+         {18, 8, 2, 2, sigmoid, true, true, all, 5, {}, 1, renormalize}},
+        {"reroute", Size::small, {15, 7, 2, 3, softmax, true, false, half, 4, {}, 1.3f, reroute}},
+        {"reroute_unnormalised",
+         Size::small,
+         {20, 9, 3, 2, softmax, false, true, half, 0, {}, 1, reroute}},
+        {"reroute_sigmoid",
+         Size::small,
+         {21, 9, 3, 3, sigmoid, true, true, half, 3, {}, 1.7f, reroute}},
+        {"reroute_sigmoid_unnormalised",
+         Size::small,
+         {21, 9, 3, 3, sigmoid, false, false, half, 0, {}, 1, reroute}},
+        {"reroute_no_choice",
+         Size::small,
+         {12, 7, 4, 1, softmax, true, true, half, 3, {}, 1, reroute}},
+        {"reroute_one_resident",
+         Size::small,
+         {12, 7, 1, 2, softmax, false, false, one, 5, {}, 1, reroute}},
+        {"reroute_all_resident",
+         Size::small,
+         {18, 8, 2, 2, softmax, true, true, all, 5, {}, 1, reroute}},
+        {"reroute_far_from_zero",
+         Size::small,
+         {12, 6, 2, 2, softmax, true, false, half, 5, Logits::far_from_zero, 1, reroute}},
+        {"reroute_ties_in_pairs",
+         Size::typical,
+         {24, 16, 3, 2, softmax, true, false, half, 0, Logits::pairs_equal, 1, reroute}},
+        {"typical_renormalize",
+         Size::typical,
+         {512, 67, 8, 4, softmax, true, true, half, 7, {}, 1, renormalize}},
+        {"typical_reroute",
+         Size::typical,
+         {512, 67, 8, 4, sigmoid, true, true, half, 7, {}, 1, reroute}},
         {"typical", Size::typical, {512, 16, 2, 4, softmax, true, false, half, 7}},
         {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
         {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
@@ -74,6 +132,7 @@ Router router(Pool& pool, RouterShape s) {
     op.count = pool.blank(Shape(s.sequences, s.E));
     op.mass = pool.blank(Shape(s.sequences, s.E));
     op.z = pool.blank(Shape(s.sequences));
+    op.affinity = pool.blank(Shape(s.sequences));
     const bool equal = s.logits == Logits::all_equal;
     const Tensor logits = pool.normal(Shape(s.N, s.E), equal ? 0.0f : 1.5f,
                                       s.logits == Logits::far_from_zero ? 300.0f : 0.25f);
@@ -99,6 +158,8 @@ Router router(Pool& pool, RouterShape s) {
     op.score = s.score;
     op.normalize = s.normalize;
     op.scale = s.scale;
+    op.absent = s.absent;
+    op.max_renormalize = s.max_renormalize;
     return op;
 }
 
@@ -112,12 +173,16 @@ RouterBackward router_backward(Pool& pool, RouterShape s) {
     op.expert = wide.expert;
     op.slot = wide.slot;
     op.logits = forward.logits;
+    op.resident = forward.resident;
     op.dmass = pool.normal(forward.mass.shape);
     op.target = forward.target;
     op.score = s.score;
     op.normalize = s.normalize;
     op.scale = s.scale;
+    op.absent = s.absent;
+    op.max_renormalize = s.max_renormalize;
     op.dz = s.logits == Logits::far_from_zero ? 0.001f : 0.13f;
+    op.daffinity = 0.21f;
     return op;
 }
 
@@ -126,7 +191,7 @@ Balance balance(Pool& pool, int64_t sequences, int64_t E, bool fraction) {
     Balance op;
     op.dmass = pool.blank(Shape(sequences, E));
     op.load = pool.normal(Shape(E), 2.0f, 5.0f);
-    op.loss = pool.from<double>({0.25, -1.5}, Shape(2));
+    op.loss = pool.from<double>({0.25, -1.5, 3.0}, Shape(3));
     const Tensor count = pool.blank(Shape(sequences, E)),
                  choices = pool.integers(count.shape, 0, 9);
     for (int64_t i = 0; i < count.count(); ++i)
@@ -134,6 +199,7 @@ Balance balance(Pool& pool, int64_t sequences, int64_t E, bool fraction) {
     op.count = count;
     op.mass = pool.normal(Shape(sequences, E), 0.5f, 2.0f);
     op.z = pool.normal(Shape(sequences), 1.0f, 4.0f);
+    op.affinity = pool.normal(Shape(sequences), 0.3f, 2.0f);
     if (fraction) op.fraction = pool.normal(Shape(E), 0.02f, 0.1f);
     op.weight = 0.3f;
     return op;
@@ -171,23 +237,33 @@ std::vector<Case<RouterBackward>> cases() {
         made.push_back(
             {name, size, [shape = shape](Pool& pool) { return router_backward(pool, shape); }});
         // Each source of the gradient alone.
-        if (name != "sigmoid_bias" && name != "scaled") continue;
+        if (name != "sigmoid_bias" && name != "scaled" && name != "renormalize_sigmoid" &&
+            name != "reroute_sigmoid")
+            continue;
         made.push_back({name + "_gates_only", size, [shape = shape](Pool& pool) {
                             RouterBackward op = router_backward(pool, shape);
                             op.dmass = pool.normal(op.dmass.shape, 0.0f);
-                            op.dz = 0;
+                            op.dz = op.daffinity = 0;
                             return op;
                         }});
         made.push_back({name + "_mass_only", size, [shape = shape](Pool& pool) {
                             RouterBackward op = router_backward(pool, shape);
                             op.dgate = pool.normal(op.dgate.shape, 0.0f);
-                            op.dz = 0;
+                            op.dz = op.daffinity = 0;
                             return op;
                         }});
         made.push_back({name + "_z_only", size, [shape = shape](Pool& pool) {
                             RouterBackward op = router_backward(pool, shape);
                             op.dgate = pool.normal(op.dgate.shape, 0.0f);
                             op.dmass = pool.normal(op.dmass.shape, 0.0f);
+                            op.daffinity = 0;
+                            return op;
+                        }});
+        made.push_back({name + "_affinity_only", size, [shape = shape](Pool& pool) {
+                            RouterBackward op = router_backward(pool, shape);
+                            op.dgate = pool.normal(op.dgate.shape, 0.0f);
+                            op.dmass = pool.normal(op.dmass.shape, 0.0f);
+                            op.dz = 0;
                             return op;
                         }});
     }

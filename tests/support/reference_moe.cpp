@@ -10,64 +10,94 @@
 namespace fomoe {
 namespace {
 
-// Scores and logsumexp of one token's logits.
+// Scores and logsumexp of one token's logits. Experts that are not `scored` have score 0.
 struct Scores {
     std::vector<double> s, softmax;
     double sum = 0, lse = 0;
 };
 
-Scores scores_of(const double* logits, int64_t E, RouterScore score) {
+Scores scores_of(const double* logits, const std::vector<bool>& scored, RouterScore score) {
     Scores out;
-    const double largest = *std::max_element(logits, logits + E);
-    double total = 0;
-    for (int64_t e = 0; e < E; ++e) total += std::exp(logits[e] - largest);
+    const size_t E = scored.size();
+    double largest = -INFINITY, total = 0;
+    for (size_t e = 0; e < E; ++e)
+        if (scored[e]) largest = std::max(largest, logits[e]);
+    for (size_t e = 0; e < E; ++e)
+        if (scored[e]) total += std::exp(logits[e] - largest);
     out.lse = largest + std::log(total);
-    for (int64_t e = 0; e < E; ++e) {
-        out.softmax.push_back(std::exp(logits[e] - largest) / total);
-        out.s.push_back(score == RouterScore::softmax ? out.softmax[e] : sigmoid(logits[e]));
+    for (size_t e = 0; e < E; ++e) {
+        out.softmax.push_back(scored[e] ? std::exp(logits[e] - largest) / total : 0);
+        out.s.push_back(!scored[e]                      ? 0
+                        : score == RouterScore::softmax ? out.softmax[e]
+                                                        : sigmoid(logits[e]));
         out.sum += out.s[e];
     }
     return out;
+}
+
+std::vector<bool> resident_of(ConstTensor slots, int64_t E) {
+    const auto slot = i32(slots);
+    std::vector<bool> resident;
+    for (int64_t e = 0; e < E; ++e) resident.push_back(slot(e) >= 0);
+    return resident;
+}
+
+bool some_but_not_all(const std::vector<bool>& x) {
+    const auto n = std::count(x.begin(), x.end(), true);
+    return 0 < n && n < std::ssize(x);
 }
 
 }  // namespace
 
 void reference(const Router& op) {
     const auto gate = f64(op.gate), count = f64(op.count), mass = f64(op.mass), z = f64(op.z);
+    const auto affinity = f64(op.affinity);
     const auto expert = i32(op.expert), slot = i32(op.slot);
     const auto logits = f64(op.logits), bias = f64(op.bias);
-    const auto resident = i32(op.resident), target = i32(op.target);
+    const auto target = i32(op.target), slot_of = i32(op.resident);
     const int64_t N = logits.rows, E = logits.columns, K = gate.columns, B = count.rows;
     for (int64_t i = 0; i < B * E; ++i) count(i) = mass(i) = 0;
-    for (int64_t b = 0; b < B; ++b) z(b) = 0;
+    for (int64_t b = 0; b < B; ++b) z(b) = affinity(b) = 0;
 
+    const std::vector<bool> everybody(E, true), resident = resident_of(op.resident, E);
+    const std::vector<bool> scored = op.absent == AbsentChoices::reroute ? resident : everybody;
     for (int64_t n = 0; n < N; ++n) {
-        const Scores scores = scores_of(&logits(n, 0), E, op.score);
+        const Scores scores = scores_of(&logits(n, 0), scored, op.score);
         const int64_t b = n / (N / B);
         std::vector<bool> taken(E, false);
-        double chosen_sum = 0;
+        double chosen_sum = 0, served_sum = 0;
         for (int64_t k = 0; k < K; ++k) {
             int64_t best = -1;
             const auto value = [&](int64_t e) { return scores.s[e] + (bias ? bias(e) : 0); };
             for (int64_t e = 0; e < E; ++e)
-                if (!taken[e] && (best < 0 || value(e) > value(best))) best = e;
+                if (scored[e] && !taken[e] && (best < 0 || value(e) > value(best))) best = e;
             taken[best] = true;
             expert(n, k) = static_cast<int32_t>(best);
-            slot(n, k) = resident(best) < 0 ? -1 : resident(best);
+            slot(n, k) = resident[best] ? slot_of(best) : -1;
             chosen_sum += scores.s[best];
+            if (resident[best]) served_sum += scores.s[best];
         }
-        for (int64_t k = 0; k < K; ++k)
+        for (int64_t k = 0; k < K; ++k) {
             gate(n, k) = op.scale * scores.s[expert(n, k)] / (op.normalize ? chosen_sum : 1);
+            if (op.absent != AbsentChoices::renormalize) continue;
+            gate(n, k) *= slot(n, k) < 0 ? 0
+                                         : std::min(chosen_sum / served_sum,
+                                                    static_cast<double>(op.max_renormalize));
+        }
         if (target(n) < 0) continue;
         for (int64_t k = 0; k < K; ++k) count(b, expert(n, k)) += 1;
         for (int64_t e = 0; e < E; ++e) mass(b, e) += scores.s[e] / scores.sum;
         z(b) += scores.lse * scores.lse;
+        if (some_but_not_all(resident))
+            affinity(b) += scores_of(&logits(n, 0), everybody, op.score).lse -
+                           scores_of(&logits(n, 0), resident, op.score).lse;
     }
 }
 
 void reference(const Balance& op) {
     const auto dmass = f64(op.dmass), load = f64(op.load), loss = f64(op.loss);
     const auto count = f64(op.count), mass = f64(op.mass), z = f64(op.z);
+    const auto affinity = f64(op.affinity);
     const auto fraction = f64(op.fraction);
     const int64_t B = count.rows, E = count.columns;
     for (int64_t b = 0; b < B; ++b) {
@@ -81,6 +111,7 @@ void reference(const Balance& op) {
             load(e) += count(b, e);
         }
         loss(1) += z(b);
+        loss(2) += affinity(b);
     }
 }
 
@@ -89,21 +120,40 @@ void reference(const RouterBackward& op) {
     const auto dgate = f64(op.dgate), logits = f64(op.logits), dmass = f64(op.dmass);
     const auto expert = i32(op.expert), slot = i32(op.slot), target = i32(op.target);
     const int64_t N = logits.rows, E = logits.columns, K = expert.columns, B = dmass.rows;
+    const std::vector<bool> everybody(E, true), resident = resident_of(op.resident, E);
+    const std::vector<bool> scored = op.absent == AbsentChoices::reroute ? resident : everybody;
     for (int64_t n = 0; n < N; ++n) {
-        const Scores scores = scores_of(&logits(n, 0), E, op.score);
+        const Scores scores = scores_of(&logits(n, 0), scored, op.score);
         const int64_t b = n / (N / B);
         std::vector<double> ds(E, 0.0);  // gradient of the scores
 
-        // Gates: of the choices that were served, through the normalisation over all K.
-        double chosen_sum = 0, weighted = 0;
+        // Gates of the choices that were served: scale * s * a(S) * c(S, P), where a normalises
+        // over all K and c renormalises; S and P move with the scores.
+        double chosen_sum = 0, served_sum = 0, weighted = 0;
+        bool any_absent = false;
         for (int64_t k = 0; k < K; ++k) {
-            chosen_sum += scores.s[expert(n, k)];
-            if (slot(n, k) >= 0) weighted += dgate(n, k) * scores.s[expert(n, k)];
+            const double s = scores.s[expert(n, k)];
+            chosen_sum += s;
+            if (slot(n, k) < 0) any_absent = true;
+            if (slot(n, k) >= 0) served_sum += s;
+            if (slot(n, k) >= 0) weighted += dgate(n, k) * s;
+        }
+        const double a = op.normalize ? 1 / chosen_sum : 1;
+        const double da = op.normalize ? -1 / (chosen_sum * chosen_sum) : 0;
+        double c = 1, dc_dS = 0, dc_dP = 0;
+        if (op.absent == AbsentChoices::renormalize && any_absent) {
+            c = chosen_sum / served_sum;
+            dc_dS = 1 / served_sum;
+            dc_dP = -c / served_sum;
+            if (!(c < op.max_renormalize)) {
+                c = op.max_renormalize;
+                dc_dS = dc_dP = 0;
+            }
         }
         for (int64_t k = 0; k < K; ++k) {
-            const double own = slot(n, k) >= 0 ? dgate(n, k) : 0;
-            ds[expert(n, k)] += op.normalize ? op.scale * (own - weighted / chosen_sum) / chosen_sum
-                                             : op.scale * own;
+            double& d = ds[expert(n, k)];
+            d += op.scale * weighted * (da * c + a * dc_dS);
+            if (slot(n, k) >= 0) d += op.scale * (dgate(n, k) * a * c + weighted * a * dc_dP);
         }
         // Balancing loss: through p = s / sum of s.
         if (target(n) >= 0) {
@@ -119,6 +169,11 @@ void reference(const RouterBackward& op) {
                 op.score == RouterScore::softmax ? s * (ds[e] - along) : s * (1 - s) * ds[e];
             if (target(n) >= 0) dlogits(n, e) += op.dz * 2 * scores.lse * scores.softmax[e];
         }
+        if (target(n) < 0 || !some_but_not_all(resident)) continue;
+        const Scores all = scores_of(&logits(n, 0), everybody, op.score);
+        const Scores held = scores_of(&logits(n, 0), resident, op.score);
+        for (int64_t e = 0; e < E; ++e)
+            dlogits(n, e) += op.daffinity * (all.softmax[e] - held.softmax[e]);
     }
 }
 

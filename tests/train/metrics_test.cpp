@@ -52,6 +52,7 @@ TEST_CASE("a step line has its fields in a fixed order") {
                               .loss = 3.12714,
                               .aux = 0.01023,
                               .z = 0.5,
+                              .affinity = 0.7,
                               .grad_norm = 0.8412,
                               .lr = 3e-4,
                               .tokens_per_second = 41312,
@@ -94,7 +95,10 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     const Folder folder;
     MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
     writer.start(0, 100, 2);
-    writer.step({.step = 1, .loss = 5.5, .grad_norm = std::numeric_limits<double>::quiet_NaN()});
+    writer.step({.step = 1,
+                 .loss = 5.5,
+                 .affinity = 0.25,
+                 .grad_norm = std::numeric_limits<double>::quiet_NaN()});
     writer.round({.round = 1, .step = 1, .sent_bytes = 123, .predicted_bytes = 124, .hash = 10});
     writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
     writer.end(1, "stopped");
@@ -108,6 +112,7 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
         CHECK(lines[i]["step"] == (i == 0 ? 0 : 1));
     }
     CHECK(lines[1]["loss"] == 5.5);
+    CHECK(lines[1]["affinity"] == 0.25);
     CHECK(lines[1]["grad_norm"].is_null());
     CHECK(lines[2]["sent_bytes"] == 123);
     CHECK(lines[2]["predicted_bytes"] == 124);

@@ -24,6 +24,7 @@ void CpuBackend::execute(const Balance& op, Queue) {
             load[e] += count[e];
         }
         loss[1] += op.z.as<float>()[b];
+        loss[2] += op.affinity.as<float>()[b];
     }
 }
 
