@@ -20,7 +20,6 @@ struct TrafficBytes {
     std::array<int64_t, kTraffic> sent{}, received{};
 
     int64_t sent_of(Traffic traffic) const { return sent[static_cast<int>(traffic)]; }
-    int64_t received_of(Traffic traffic) const { return received[static_cast<int>(traffic)]; }
     int64_t total_sent() const;
     int64_t total_received() const;
     TrafficBytes& operator+=(const TrafficBytes& other);

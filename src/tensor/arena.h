@@ -30,8 +30,6 @@ public:
     Tensor take(DType dtype, Shape shape);
     bool measuring() const { return memory_ == nullptr; }
     int64_t bytes() const { return used_; }
-    // Gives all views back at once; the memory stays.
-    void rewind() { used_ = 0; }
 
 private:
     Memory* memory_ = nullptr;
