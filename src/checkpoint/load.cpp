@@ -110,6 +110,16 @@ fs::path find_checkpoint(const fs::path& path) {
                                         path.string()));
 }
 
+std::optional<fs::path> find_calibrated(const fs::path& run) {
+    const fs::path path = run / "calibrated";
+    if (!is_there(run / "checkpoints") || !is_there(path)) return std::nullopt;
+    if (!is_complete(path))
+        throw Error(Exit::data, path.string() +
+                                    ": the calibration was never finished; run it "
+                                    "again, or move the directory away");
+    return path;
+}
+
 Checkpoint::Checkpoint(const fs::path& directory, Verify verify)
     : directory_(directory), manifest_(read_manifest(directory)) {
     verify_files(directory_, manifest_, verify);

@@ -18,6 +18,10 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 // directory or the link `latest`. Throws when there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
+// The calibrated union model of a run directory, RUN/calibrated, if it has one. It is a checkpoint
+// of which model/ and the manifest are read; the config is that of the run's checkpoints.
+std::optional<std::filesystem::path> find_calibrated(const std::filesystem::path& run);
+
 class Checkpoint {
 public:
     // Checks the manifest and the files' sizes, and their hashes if asked (one rank is enough).

@@ -244,6 +244,25 @@ void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> 
     backend_.copy_to_host(out.data(), row_logits_);
 }
 
+std::vector<float> Transformer::router_logits(int layer) const {
+    FOMOE_CHECK(model_.moe.first_dense_layers <= layer && layer < model_.n_layers, "layer ", layer,
+                " has no router");
+    const Tensor& logits = activations_.layers[layer].logits;
+    std::vector<float> out(logits.count());
+    backend_.copy_to_host(out.data(), logits);
+    return out;
+}
+
+std::vector<int32_t> Transformer::executed_choices() const {
+    const int K = model_.moe.top_k;
+    std::vector<int32_t> slots(shape_.tokens() * K), out(shape_.tokens(), 0);
+    for (int l = model_.moe.first_dense_layers; l < model_.n_layers; ++l) {
+        backend_.copy_to_host(slots.data(), activations_.layers[l].slot);
+        for (size_t i = 0; i < slots.size(); ++i) out[i / K] += slots[i] >= 0;
+    }
+    return out;
+}
+
 Transformer::Totals Transformer::totals() const {
     Totals out;
     out.load.resize(totals_.load.count());

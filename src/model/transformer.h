@@ -47,6 +47,11 @@ public:
     // The logits (V) of the token at `row` of the micro-batch, host.
     void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
 
+    // Of the last forward pass, host: the router's logits (N, E) of a layer with experts, and how
+    // many choices of each token (N) were executed, over all layers.
+    std::vector<float> router_logits(int layer) const;
+    std::vector<int32_t> executed_choices() const;
+
     // Sums over the forward passes since the last reset: choices of valid tokens by (layer,
     // expert), the balancing loss sum over layers of E f mass, the sum of logsumexp^2, and that of
     // -log(the router's mass on the residents); of this rank.

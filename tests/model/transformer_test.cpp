@@ -327,3 +327,38 @@ TEST_CASE("a micro-batch of another size or without its documents is refused") {
     CHECK_THROWS_AS(rig.model().evaluate(token_batch(batch), losses), Error);
     CHECK(Transformer::activation_bytes(rig.config().model, rig.shape()) > 0);
 }
+
+TEST_CASE("the last pass tells its router logits and executed choices") {
+    Config config = GENERATE(tiny_config(), tiny_softmax_config());
+    config.topology = tiny_topology({{1, 1}, {1, 1}});
+    config.model.moe.aux_scope = AuxScope::sequence;
+    Rig rig(config);
+    std::ranges::fill(rig.batch().targets, 1);  // load counts tokens with targets
+    rig.model().reset_totals();
+    rig.token_losses();
+    const std::vector<float> load = rig.model().totals().load;
+    const Placement placement = placement_of(config);
+    const int64_t N = rig.model().tokens(), E = config.model.moe.n_experts;
+    std::vector<int32_t> executed(N, 0);
+    for (int l = config.model.moe.first_dense_layers; l < config.model.n_layers; ++l) {
+        const std::vector<float> logits = rig.model().router_logits(l);
+        REQUIRE(static_cast<int64_t>(logits.size()) == N * E);
+        std::vector<float> chosen(E, 0);
+        for (int64_t n = 0; n < N; ++n) {
+            std::vector<int> order(E);
+            std::iota(order.begin(), order.end(), 0);
+            std::ranges::stable_sort(
+                order, [&](int a, int b) { return logits[n * E + a] > logits[n * E + b]; });
+            for (int k = 0; k < config.model.moe.top_k; ++k) {
+                chosen[order[k]] += 1;
+                executed[n] += placement.slot(l, 0, order[k]) >= 0;
+            }
+        }
+        CHECK(std::equal(chosen.begin(), chosen.end(), load.begin() + l * E));
+    }
+    CHECK(rig.model().executed_choices() == executed);
+    CHECK(std::ranges::min(executed) < std::ranges::max(executed));
+    CHECK_THROWS_AS(rig.model().router_logits(config.model.n_layers), Error);
+    if (config.model.moe.first_dense_layers > 0)
+        CHECK_THROWS_AS(rig.model().router_logits(0), Error);
+}
