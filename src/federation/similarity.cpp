@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 namespace fomoe {
 
@@ -14,10 +15,16 @@ PairProducts::Sums& PairProducts::of(ParamClass cls, int first, int second) {
 void PairProducts::add(ParamClass cls, std::span<const int> groups, const float* anchor,
                        std::span<const float* const> values, int64_t n) {
     const auto product = [&](size_t g, size_t h) {
-        double sum = 0;
-        for (int64_t i = 0; i < n; ++i)
-            sum += (double{anchor[i]} - values[g][i]) * (double{anchor[i]} - values[h][i]);
-        return sum;
+        const auto term = [&](int64_t i) {
+            return (double{anchor[i]} - values[g][i]) * (double{anchor[i]} - values[h][i]);
+        };
+        // Several sums, so that one addition need not wait for the one before.
+        std::array<double, 8> sums{};
+        int64_t i = 0;
+        for (; i + 8 <= n; i += 8)
+            for (int j = 0; j < 8; ++j) sums[j] += term(i + j);
+        for (; i < n; ++i) sums[0] += term(i);
+        return std::accumulate(sums.begin(), sums.end(), 0.0);
     };
     std::vector<double> squares;
     for (size_t g = 0; g < groups.size() && groups.size() > 1; ++g)

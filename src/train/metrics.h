@@ -40,7 +40,7 @@ struct RoundMetrics {
     double drift = 0;              // ||local - anchor|| / ||anchor|| of the shared span
     ByClass cosine;                // between the groups' pseudo-gradients
     std::optional<double> agree;   // share of equal expert choices of two groups on the probe
-    LoadByLayer load;              // of this group since the last round
+    LoadByLayer load;              // of this group's steps since the last round or the resume
     uint64_t hash = 0;             // of what was committed
     TrafficBytes total;            // counted since step 1, all groups together
     BaselineBytes baselines = {};  // over the same steps
