@@ -145,7 +145,8 @@ struct FederationConfig {
     bool shared_named = false, router_named = false, expert_named = false;
     int shared_steps = 0, router_steps = 0, expert_steps = 0;  // periods; 0: local_steps
     InnerState inner_state = InnerState::keep;  // AdamW's moments of what a round has exchanged
-    double reject_above = 0;        // times the median norm that a contribution may have; 0: any
+    int probe_sequences = 1;  // held-out, on which groups compare the experts they choose; 0: none
+    double reject_above = 0;  // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round
     bool operator==(const FederationConfig&) const = default;
 };

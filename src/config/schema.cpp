@@ -341,6 +341,9 @@ void add_federation_keys(Keys& keys) {
         "federation.reject_above", [](Config& c) { return &c.federation.reject_above; },
         at_least(0), "largest norm of a contribution, in medians over the groups; 0: any"));
     keys.push_back(untrained(key(
+        "federation.probe_sequences", [](Config& c) { return &c.federation.probe_sequences; },
+        at_least(0), "held-out sequences on which groups compare their routing; 0: none")));
+    keys.push_back(untrained(key(
         "federation.exchange_timeout", [](Config& c) { return &c.federation.exchange_timeout; },
         above(0), "seconds until a silent group fails the round")));
 }

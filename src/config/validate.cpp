@@ -52,6 +52,7 @@ public:
         groups();
         placement();
         rounds();
+        probe();
         return std::move(problems_);
     }
 
@@ -194,6 +195,26 @@ private:
         for (const auto& [name, prefix] : config_.data.sources)
             text += (text.empty() ? "" : ", ") + name;
         return text.empty() ? "none" : text;
+    }
+
+    // What is decided without the token files.
+    void probe() {
+        const std::string key = "federation.probe_sequences";
+        const int64_t n = config_.federation.probe_sequences;
+        const int64_t sources = std::ssize(config_.data.sources);
+        if (n > config_.train.micro_batch)
+            say(key,
+                fmt::format("{} is more than the {} sequences of a micro-batch", n,
+                            config_.train.micro_batch),
+                {"train.micro_batch"});
+        else if (sources > 0 && n > sources * config_.data.valid_sequences)
+            say(key,
+                fmt::format("{} is more than the {} held-out sequences of all sources", n,
+                            sources * config_.data.valid_sequences),
+                {"data.valid_sequences", "data.sources"});
+        if (n > 0 && config_.model.moe.n_experts > 65536)
+            say(key, "compares ids of at most 65536 experts; 0 turns it off",
+                {"model.moe.n_experts"});
     }
 
     void rounds() {

@@ -73,14 +73,14 @@ Range OuterStep::fragment(int owner, int64_t begin, int64_t length) const {
 }
 
 bool OuterStep::stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-                      WireBuffers& buffers) {
+                      WireBuffers& buffers, PairProducts& products) {
     if (!active()) return true;
     const int64_t longest = cut(lane_.size(), span_.n_owners(), 0).size();
     const int64_t length =
         std::min(longest, std::max<int64_t>(kBufferElements / span_.n_owners(), 1));
     for (int64_t begin = 0; begin < longest; begin += length) {
         exchange_contributions(link, contributed, arena, begin, length, buffers);
-        step_chunk(fragment(span_.owner, begin, length), contributed, buffers);
+        step_chunk(fragment(span_.owner, begin, length), contributed, buffers, products);
         exchange_results(link, begin, length, buffers);
     }
     return all_finite(staged_.data() + chunk_.begin - lane_.begin, chunk_.size()) &&
@@ -119,7 +119,8 @@ void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& cont
     link.exchange(traffic_of(span_.cls), sends, receives);
 }
 
-void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers) {
+void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers,
+                           PairProducts& products) {
     const int64_t n = part.size();
     int contributors = 0;
     for (int group : span_.owners) contributors += contributed[group];
@@ -136,6 +137,10 @@ void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, Wir
     weighted_average(locals, weights, n, average);
 
     const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
+    std::vector<int> groups;
+    for (int group : span_.owners)
+        if (contributed[group]) groups.push_back(group);
+    products.add(span_.cls, groups, anchor_.data() + at, locals, n);
     const bool nesterov = rule_.keeps_momentum();
     outer_update(rule_,
                  {.anchor = anchor_.data() + at,

@@ -6,6 +6,7 @@
 
 #include "federation/link.h"
 #include "federation/outer_optimizer.h"
+#include "federation/similarity.h"
 
 namespace fomoe {
 
@@ -40,9 +41,9 @@ public:
     void add_drift(const float* arena, double& difference, double& norm) const;
 
     // Stages the next anchor and momentum; returns whether they are finite. Changes nothing else.
-    // `contributed` is by group; at least one owner has.
+    // `contributed` is by group; at least one owner has. Adds the contributions to `products`.
     bool stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-               WireBuffers& buffers);
+               WireBuffers& buffers, PairProducts& products);
     // Makes the staged values anchor and momentum.
     void commit();
     // Writes this rank's lane of the anchor into the arena; the other lanes come from the other
@@ -59,7 +60,8 @@ private:
     void exchange_contributions(Link& link, const std::vector<bool>& contributed,
                                 const float* arena, int64_t begin, int64_t length,
                                 WireBuffers& buffers);
-    void step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers);
+    void step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers,
+                    PairProducts& products);
     void exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
     Range fragment(int owner, int64_t begin, int64_t length) const;
     std::vector<StatePiece> pieces(Range range, std::vector<float>& values, int64_t origin) const;

@@ -79,7 +79,8 @@ void Federation::start(Tensor weights) {
     rounds_ = 0;
 }
 
-RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
+RoundResult Federation::round(Tensor weights, const Classes& due, bool stop,
+                              const ProbeChoices& probe) {
     const Timer timer;
     const float* arena = weights.as<float>();
     link_.ledger().begin_round();
@@ -90,11 +91,14 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     result.groups = world_.n_groups();
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
     result.drift = measure_drift(arena);
+    result.agreement = compare(probe);
 
-    result.committed = stage(arena, participants) && result.contributed > 0;
+    PairProducts products(result.groups);
+    result.committed = stage(arena, participants, products) && result.contributed > 0;
     if (result.committed) commit(weights, participants, result);
-    verify_copies(arena, participants, result);
-    for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
+    verify_copies(arena, participants, products, result);
+    for (const TrafficBytes& bytes :
+         predict_round(spans_, participants, control_words(probe), kFormat))
         result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
@@ -145,12 +149,23 @@ double Federation::measure_drift(const float* weights) const {
     return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : 0;
 }
 
+std::optional<double> Federation::compare(const ProbeChoices& probe) {
+    if (probe.experts.empty()) return {};
+    const Words mine = packed(probe.experts);
+    std::vector<std::vector<uint16_t>> groups;
+    for (const Words& words :
+         agreement_.share(mine, mine.size(), [](std::span<const Words> rows) { return rows[0]; }))
+        groups.push_back(unpacked(words, probe.experts.size()));
+    return routing_agreement(groups, probe.top_k);
+}
+
 // Whether all ranks of all groups have staged finite values.
-bool Federation::stage(const float* weights, const Participants& participants) {
+bool Federation::stage(const float* weights, const Participants& participants,
+                       PairProducts& products) {
     bool finite = true;
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
-            finite = step.stage(link_, participants.groups, weights, buffers_) && finite;
+            finite = step.stage(link_, participants.groups, weights, buffers_, products) && finite;
     const std::vector<Words> groups =
         agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
             return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
@@ -172,27 +187,33 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
 }
 
 // Holders of every committed span show the hash of what they hold. The same message carries what
-// each group has counted; its own bytes, known beforehand, are included.
+// each group has counted, its own bytes, known beforehand, included; and the products of pairs.
 void Federation::verify_copies(const float* weights, const Participants& participants,
-                               RoundResult& result) {
+                               const PairProducts& products, RoundResult& result) {
     Words mine;
     for (const OwnedSpan& span : spans_) {
         const bool shown = result.committed && span.owner >= 0 && participants.step(span);
         mine.push_back(shown ? hash_of(span, {0, span.size}, weights) : 0);
     }
-    const size_t n = spans_.size(), n_words = n + kBytesWords;
-    const Words counted = words_of(link_.ledger().round());
+    const size_t n = spans_.size(), n_pairs = PairProducts::n_words(world_.n_groups());
+    const size_t n_words = n + kBytesWords + n_pairs;
+    const Words counted = words_of(link_.ledger().round()), sums = products.words();
     mine.insert(mine.end(), counted.begin(), counted.end());
+    mine.insert(mine.end(), sums.begin(), sums.end());
     const auto merge = [&](std::span<const Words> rows) {
         Words said;
         for (size_t span = 0; span < n; ++span) said.push_back(agree(rows, span));
         TrafficBytes bytes;
-        for (const Words& row : rows) bytes += bytes_of(std::span(row).subspan(n));
+        PairProducts pairs(world_.n_groups());
+        for (const Words& row : rows) {
+            bytes += bytes_of(std::span(row).subspan(n, kBytesWords));
+            pairs.add(std::span(row).last(n_pairs));
+        }
         const int control = static_cast<int>(Traffic::control);
         bytes.sent[control] += 8 * n_words * (world_.n_groups() - 1);
         bytes.received[control] += 8 * n_words * (world_.n_groups() - 1);
-        const Words words = words_of(bytes);
-        said.insert(said.end(), words.begin(), words.end());
+        for (const Words& words : {words_of(bytes), pairs.words()})
+            said.insert(said.end(), words.begin(), words.end());
         return said;
     };
     const std::vector<Words> groups = agreement_.share(mine, n_words, merge);
@@ -205,8 +226,13 @@ void Federation::verify_copies(const float* weights, const Participants& partici
                         concat("after round ", result.round, " the copies of ",
                                first_difference(weights, spans_[i]), " differ"));
     }
-    for (const Words& group : groups) result.counted += bytes_of(std::span(group).subspan(n));
-    result.own = bytes_of(std::span(groups[world_.group]).subspan(n));
+    PairProducts all(world_.n_groups());
+    for (const Words& group : groups) {
+        result.counted += bytes_of(std::span(group).subspan(n, kBytesWords));
+        all.add(std::span(group).last(n_pairs));
+    }
+    result.own = bytes_of(std::span(groups[world_.group]).subspan(n, kBytesWords));
+    if (result.committed) result.cosine = all.cosines();
     if (result.committed) result.checksum = XXH3_64bits(hashes.data(), n * sizeof(uint64_t));
 }
 
@@ -239,8 +265,10 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
     return span.parameters.front();
 }
 
-int64_t Federation::control_words() const {
-    return static_cast<int64_t>(kStatusWords + kStagedWords + spans_.size() + kBytesWords);
+int64_t Federation::control_words(const ProbeChoices& probe) const {
+    return static_cast<int64_t>(kStatusWords + packed_words(probe.experts.size()) + kStagedWords +
+                                spans_.size() + kBytesWords +
+                                PairProducts::n_words(world_.n_groups()));
 }
 
 std::vector<StatePiece> Federation::anchor_lanes() {

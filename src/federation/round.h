@@ -21,6 +21,10 @@ struct RoundResult {
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
     bool stop = false;      // some rank was asked to stop
+    // Mean cosine between the pseudo-gradients of two groups, over the elements of the class that
+    // both contributed to and that were stepped from an anchor.
+    ByClass cosine;
+    std::optional<double> agreement;  // share of equal choices on the probe
     // Where this rank holds what the round has stepped from an anchor, in the arena. Whole
     // parameters; without what one owner keeps as it is.
     std::vector<Range> stepped;
@@ -46,8 +50,10 @@ public:
     // and may change. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
     // span disagree after the commit; the message names the first parameter that differs. A rank
-    // that was asked to stop says so here, since groups meet at no other place.
-    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false);
+    // that was asked to stop says so here, since groups meet at no other place. Every group brings
+    // as many choices on the probe; those of its first rank count.
+    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false,
+                      const ProbeChoices& probe = {});
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
@@ -67,11 +73,13 @@ public:
 private:
     Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
     double measure_drift(const float* weights) const;
-    bool stage(const float* weights, const Participants& participants);
+    std::optional<double> compare(const ProbeChoices& probe);
+    bool stage(const float* weights, const Participants& participants, PairProducts& products);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
-    void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
+    void verify_copies(const float* weights, const Participants& participants,
+                       const PairProducts& products, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
-    int64_t control_words() const;
+    int64_t control_words(const ProbeChoices& probe) const;
 
     const double reject_above_;
     const World& world_;

@@ -233,6 +233,19 @@ double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_los
     return std::accumulate(token_loss.begin(), token_loss.end(), 0.0);
 }
 
+void Transformer::route(const TokenBatch& batch) {
+    load(batch);
+    forward({});
+}
+
+std::vector<int32_t> Transformer::chosen_experts(int layer) const {
+    const Tensor& expert = activations_.layers[layer].expert;
+    FOMOE_CHECK(expert, "layer ", layer, " has no experts");
+    std::vector<int32_t> chosen(expert.count());
+    backend_.copy_to_host(chosen.data(), expert);
+    return chosen;
+}
+
 void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
     const int64_t D = model_.d_model;
     FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");

@@ -44,6 +44,12 @@ public:
     // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
     double evaluate(const TokenBatch& batch, std::span<float> token_loss);
 
+    // Forward only, for chosen_experts().
+    void route(const TokenBatch& batch);
+    // The experts that each token chose in the last forward pass, (N, K) ids, in a layer with
+    // experts; also those that are absent.
+    std::vector<int32_t> chosen_experts(int layer) const;
+
     // The logits (V) of the token at `row` of the micro-batch, host.
     void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
 

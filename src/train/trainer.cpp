@@ -36,7 +36,8 @@ int64_t memory_now() {
 
 void check_data(const Config& config) {
     Loader(config, 0, Range{0, 0});
-    ValidLoader{config};
+    const ValidLoader valid(config);
+    if (Probe::wanted(config)) Probe(config, valid);
 }
 
 void check_tokens(const Config& config, int64_t most) {
@@ -62,7 +63,10 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       link_(world_, job, config.federation.exchange_timeout),
       federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
                   *ranks_.expert_replicas),
-      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {}
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
+      round_load_(config_, placement_, world_.group) {
+    if (Probe::wanted(config_)) probe_.emplace(config_, ValidLoader(config_));
+}
 
 void Trainer::describe() const {
     double parameters = 0, experts = 0;
@@ -97,6 +101,7 @@ void Trainer::start_or_resume() {
         restore(state(), checkpoint);
         const int64_t resumed = checkpoint.manifest().step;
         first_step_ = resumed + 1;
+        sent_ = checkpoint.manifest().bytes;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
             recorded = saved_step_ = resumed;
         if (speaks()) {
@@ -154,20 +159,29 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), due, stop);
+    const ProbeChoices probe = probe_ ? probe_->choices(step_.transformer()) : ProbeChoices{};
+    const RoundResult result = federation_.round(step_.weights(), due, stop, probe);
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
     if (world_.n_groups() == 1) return result.stop;
+    sent_ += result.counted;
     const RoundMetrics metrics{
         .round = result.round,
         .step = step,
         .groups = result.contributed,
         .groups_total = result.groups,
-        .sent_bytes = result.counted.total_sent(),
+        .classes = due,
+        .counted = result.counted,
+        .own = result.own,
         .predicted_bytes = result.predicted.total_sent(),
         .seconds = result.seconds,
         .drift = result.drift,
+        .cosine = result.cosine,
+        .agree = result.agreement,
+        .load = round_load_.take(),
         .hash = result.checksum,
+        .total = sent_,
+        .baselines = baseline_bytes(config_, all_, step),
     };
     if (metrics_) metrics_->round(metrics);
     if (!speaks()) return result.stop;
@@ -189,6 +203,7 @@ void Trainer::save(int64_t step) {
     for (Manifest::Group& group : about.groups) group.step = step;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
+    about.bytes = sent_;
     std::vector<float> load = step_.load();
     std::vector<int64_t> starts = step_.optimizer().starts();
     const std::filesystem::path path = save_checkpoint(
@@ -217,6 +232,7 @@ Exit Trainer::run() {
         executed_ += result.executed_choices;
         ++unreported_;
         ++steps_done_;
+        round_load_.add(step_.load());
         report_step(step, result);
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due = step == steps ? kAllClasses : classes_due(config_.federation, step);
@@ -229,6 +245,8 @@ Exit Trainer::run() {
     const bool finished = step >= steps;
     if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
     if (speaks()) {
+        if (sent_.total_sent() > 0)
+            log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
         const int64_t peak = memory_use().peak_bytes - memory_before_;
         log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,

@@ -6,13 +6,15 @@
 #include "device/device.h"
 #include "plan/memory.h"
 #include "train/metrics.h"
+#include "train/probe.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
 #include "train/signals.h"
 
 namespace fomoe {
 
-// The data of the config can be opened. Throws Error(data) that names file and key.
+// The data of the config can be opened and has enough held-out sequences. Throws Error(data) that
+// names file and key.
 void check_data(const Config& config);
 // The first `most` token ids of each file are below the vocabulary's size. What lies behind is
 // checked when it is read.
@@ -55,12 +57,15 @@ private:
     JobLink link_;
     Federation federation_;
     Loader loader_;
+    std::optional<Probe> probe_;              // with several groups
+    RoundLoad round_load_;                    // of this process's steps since the last round
     std::optional<FileLock> lock_;            // of the run's directory; rank 0
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
     int64_t first_step_ = 1;   // of this process
     int64_t saved_step_ = -1;  // of the last checkpoint
     int64_t steps_done_ = 0;
+    TrafficBytes sent_;  // and received, since step 1, all groups together
     Timer since_start_;
     double step_seconds_ = 0;  // since the last report
     double executed_ = 0;      // choices since the last report

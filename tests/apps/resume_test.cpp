@@ -31,7 +31,9 @@ void check_same_run(const Workplace& place, const std::string& name, const std::
         const auto wanted_rounds = place.metrics(expected, group, "round");
         REQUIRE(rounds.size() == wanted_rounds.size());
         for (size_t i = 0; i < rounds.size(); ++i)
-            for (const char* figure : {"round", "step", "hash", "sent_bytes", "drift"})
+            for (const char* figure :
+                 {"round", "step", "hash", "sent", "sent_own", "drift", "cosine", "agree",
+                  "classes", "sent_total", "data_parallel_bytes", "full_replica_bytes"})
                 CHECK(rounds[i].at(figure) == wanted_rounds[i].at(figure));
     }
 }

@@ -139,6 +139,40 @@ public:
         }
     }
 
+    // Of the local values as they are: before round().
+    ByClass cosines(const std::vector<bool>& contributed, const Classes& classes) const {
+        ByClass means;
+        for (size_t cls = 0; cls < 3; ++cls) {
+            if (!classes[cls]) continue;
+            std::vector<double> found;
+            for (int g = 0; g < std::ssize(contributed); ++g)
+                for (int h = 0; h < g; ++h) {
+                    if (!contributed[g] || !contributed[h]) continue;
+                    double dot = 0, gg = 0, hh = 0;
+                    for (const Parameter& p : all_) {
+                        const OuterRule rule =
+                            outer_rule(config_.federation, p.cls, p.owners.size());
+                        if (static_cast<size_t>(p.cls) != cls || !rule.keeps_anchor) continue;
+                        if (!local_.at(g).contains(p.name) || !local_.at(h).contains(p.name))
+                            continue;
+                        for (int64_t i = 0; i < p.count(); ++i) {
+                            const double a = anchor_.at(p.name)[i];
+                            const double x = a - local_.at(g).at(p.name)[i];
+                            const double y = a - local_.at(h).at(p.name)[i];
+                            dot += x * y;
+                            gg += x * x;
+                            hh += y * y;
+                        }
+                    }
+                    if (gg > 0 && hh > 0) found.push_back(dot / std::sqrt(gg * hh));
+                }
+            double sum = 0;
+            for (double x : found) sum += x;
+            if (!found.empty()) means[cls] = sum / std::ssize(found);
+        }
+        return means;
+    }
+
     // Throws when the rank's weights are further away than f32 rounding explains.
     void check(const TinyRank& rank, double tolerance = 2e-6) const {
         for (const Parameter& p : rank.layout.parameters) {

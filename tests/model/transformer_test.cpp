@@ -216,6 +216,25 @@ TEST_CASE("every valid token makes top_k choices in every layer with experts") {
     }
 }
 
+TEST_CASE("the experts that tokens chose are those that the load counts") {
+    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        Rig rig(config);
+        const std::vector<float> load = rig.evaluate().load;
+        const int E = config.model.moe.n_experts, K = config.model.moe.top_k;
+        rig.model().route(token_batch(rig.batch()));
+        for (int l = config.model.moe.first_dense_layers; l < config.model.n_layers; ++l) {
+            const std::vector<int32_t> chosen = rig.model().chosen_experts(l);
+            REQUIRE(std::ssize(chosen) == rig.shape().tokens() * K);
+            std::vector<float> counted(E);
+            for (int64_t i = 0; i < std::ssize(chosen); ++i)
+                if (rig.batch().targets[i / K] >= 0) ++counted.at(chosen[i]);
+            CHECK(counted == std::vector<float>(load.begin() + l * E, load.begin() + (l + 1) * E));
+        }
+        if (config.model.moe.first_dense_layers > 0)
+            CHECK_THROWS_AS(rig.model().chosen_experts(0), Error);
+    }
+}
+
 TEST_CASE("evaluation has the losses of training, and the logits have those of evaluation") {
     for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
         Rig rig(config);
