@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "federation/failure.h"
 #include "federation/link.h"
 #include "federation/outer_optimizer.h"
 
@@ -39,10 +40,10 @@ public:
     // Adds ||local - anchor||^2 and ||anchor||^2 of this rank's lane.
     void add_drift(const float* arena, double& difference, double& norm) const;
 
-    // Stages the next anchor and momentum; returns whether they are finite. Changes nothing else.
-    // `contributed` is by group; at least one owner has.
-    bool stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-               WireBuffers& buffers);
+    // Stages the next anchor and momentum; says when they are not finite, or when a message arrived
+    // damaged. Changes nothing else. `contributed` is by group; at least one owner has.
+    Failure stage(Link& link, const std::vector<bool>& contributed, const float* arena,
+                  WireBuffers& buffers);
     // Makes the staged values anchor and momentum.
     void commit();
     // Writes this rank's lane of the anchor into the arena; the other lanes come from the other
@@ -59,8 +60,8 @@ private:
     void exchange_contributions(Link& link, const std::vector<bool>& contributed,
                                 const float* arena, int64_t begin, int64_t length,
                                 WireBuffers& buffers);
-    void step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers);
-    void exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
+    Failure step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers);
+    Failure exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
     Range fragment(int owner, int64_t begin, int64_t length) const;
     std::vector<StatePiece> pieces(Range range, std::vector<float>& values, int64_t origin) const;
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
 constexpr size_t kStatusWords = 4;            // finite, rounds, stop, squared norm
-constexpr size_t kStagedWords = 1;            // finite
+constexpr size_t kStagedWords = 1;            // failure
 constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
 
 constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
@@ -91,8 +91,10 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
     result.drift = measure_drift(arena);
 
-    result.committed = stage(arena, participants) && result.contributed > 0;
-    if (result.committed) commit(weights, participants, result);
+    result.failure = stage(arena, participants);
+    result.committed = result.failure == Failure{};
+    if (result.committed)
+        commit(weights, participants, result);
     verify_copies(arena, participants, result);
     for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
         result.predicted += bytes;
@@ -145,17 +147,20 @@ double Federation::measure_drift(const float* weights) const {
     return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : 0;
 }
 
-// Whether all ranks of all groups have staged finite values.
-bool Federation::stage(const float* weights, const Participants& participants) {
-    bool finite = true;
+// What any rank of any group found wrong; the same on all.
+Failure Federation::stage(const float* weights, const Participants& participants) {
+    Failure failure;
+    if (std::ranges::count(participants.groups, true) == 0)
+        failure.kind = FailureKind::no_contribution;
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
-            finite = step.stage(link_, participants.groups, weights, buffers_) && finite;
-    const std::vector<Words> groups =
-        agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
-            return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
-        });
-    return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
+            failure = worse(failure, step.stage(link_, participants.groups, weights, buffers_));
+    const auto worst = [](std::span<const Words> rows) {
+        Failure found;
+        for (const Words& row : rows) found = worse(found, failure_of(row[0]));
+        return Words{word_of(found)};
+    };
+    return failure_of(worst(agreement_.share({word_of(failure)}, kStagedWords, worst))[0]);
 }
 
 void Federation::commit(Tensor weights, const Participants& participants, RoundResult& result) {

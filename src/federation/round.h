@@ -13,6 +13,7 @@ namespace fomoe {
 // Equal on all ranks, except for `own` and `drift`, which are equal within a group, and `stepped`.
 struct RoundResult {
     bool committed = false;  // false: nothing has changed, to the bit
+    Failure failure;         // why it was not committed
     int64_t round = 0;       // number of this round, from 1
     int groups = 0, contributed = 0;
     TrafficBytes counted, predicted;  // over all groups
@@ -67,7 +68,7 @@ public:
 private:
     Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
     double measure_drift(const float* weights) const;
-    bool stage(const float* weights, const Participants& participants);
+    Failure stage(const float* weights, const Participants& participants);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);

@@ -174,10 +174,8 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     log_info(round_line(metrics));
     if (!result.committed)
         log_warning(
-            fmt::format("round {} changed nothing: no group had a finite contribution, or "
-                        "its result was not finite; the next round starts from the same "
-                        "anchor",
-                        result.round));
+            fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
+                        result.round, text_of(result.failure, world_)));
     return result.stop;
 }
 
