@@ -23,15 +23,25 @@ Tensor bytes_at(char* data, int64_t n) {
 
 OuterStep::OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat format)
     : span_(span), rule_(rule), format_(format) {
-    if (!rule.keeps_anchor || span.owner < 0 || span.lane() < 0) return;
-    lane_ = span.lane_range(span.lane());
-    chunk_ = span.chunk(span.lane(), span.owner);
+    if (!rule.keeps_anchor) return;
+    take_lane();
     anchor_.resize(lane_.size());
-    staged_.resize(lane_.size());
     if (rule.keeps_momentum()) {
         momentum_.resize(chunk_.size());
         staged_momentum_.resize(chunk_.size());
     }
+}
+
+OuterStep::OuterStep(const OwnedSpan& span, WireFormat format)
+    : span_(span), rule_{.kind = OuterKind::average}, format_(format) {
+    take_lane();
+}
+
+void OuterStep::take_lane() {
+    if (span_.owner < 0 || span_.lane() < 0) return;
+    lane_ = span_.lane_range(span_.lane());
+    chunk_ = span_.chunk(span_.lane(), span_.owner);
+    staged_.resize(lane_.size());
 }
 
 int64_t OuterStep::bytes() const {
@@ -146,7 +156,7 @@ Failure OuterStep::step_chunk(Range part, const std::vector<bool>& contributed,
     const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
     const bool nesterov = rule_.keeps_momentum();
     outer_update(rule_,
-                 {.anchor = anchor_.data() + at,
+                 {.anchor = anchor_.empty() ? nullptr : anchor_.data() + at,
                   .average = average,
                   .momentum = nesterov ? momentum_.data() + in_chunk : nullptr,
                   .next_anchor = staged_.data() + at,

@@ -26,11 +26,13 @@ struct WireBuffers {
 class OuterStep {
 public:
     OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat format);
+    // Averages once, without an anchor from before: the first call is stage().
+    OuterStep(const OwnedSpan& span, WireFormat format);
 
     const OwnedSpan& span() const { return span_; }
     const OuterRule& rule() const { return rule_; }
     // This rank carries a lane of a span that has an anchor.
-    bool active() const { return !anchor_.empty(); }
+    bool active() const { return lane_.size() > 0; }
     int64_t bytes() const;  // of anchor, momentum and staging
 
     // The anchor becomes what the arena holds, the momentum 0.
@@ -57,6 +59,7 @@ public:
     std::vector<StatePiece> momentum();
 
 private:
+    void take_lane();
     void exchange_contributions(Link& link, const std::vector<bool>& contributed,
                                 const float* arena, int64_t begin, int64_t length,
                                 WireBuffers& buffers);
@@ -68,7 +71,7 @@ private:
     const OwnedSpan& span_;
     OuterRule rule_;
     WireFormat format_;
-    Range lane_, chunk_;                             // of the span; empty when not active
+    Range lane_{}, chunk_{};                         // of the span; empty when not active
     std::vector<float> anchor_, staged_;             // the lane
     std::vector<float> momentum_, staged_momentum_;  // the chunk
 };

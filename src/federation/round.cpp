@@ -79,13 +79,16 @@ void Federation::start(Tensor weights) {
     rounds_ = 0;
 }
 
-RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
+RoundResult Federation::round(Tensor weights, const Classes& due, bool stop,
+                              const Moments& moments) {
+    FOMOE_CHECK(moments_ || moments == kNoMoments, "the moments are not known");
     const Timer timer;
     const float* arena = weights.as<float>();
     link_.ledger().begin_round();
 
     RoundResult result;
-    const Participants participants = prepare(arena, due, stop, result);
+    const Participants participants =
+        prepare(arena, {.classes = due, .moments = moments, .groups = {}}, stop, result);
     result.round = rounds_ + 1;
     result.groups = world_.n_groups();
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
@@ -95,19 +98,23 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     result.committed = result.failure == Failure{};
     if (result.committed)
         commit(weights, participants, result);
+    else if (moments_)
+        moments_->discard();
     verify_copies(arena, participants, result);
     for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
         result.predicted += bytes;
+    for (int64_t n = std::ranges::count(moments, true); n > 0; --n)
+        for (const TrafficBytes& bytes : predict_round(spans_, participants, 0, kFormat))
+            result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
 }
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
 // of line. Every group judges all by the same words.
-Participants Federation::prepare(const float* weights, const Classes& due, bool stop,
+Participants Federation::prepare(const float* weights, Participants participants, bool stop,
                                  RoundResult& result) {
-    Participants participants{.classes = due, .groups = {}};
-    bool finite = true;
+    bool finite = !moments_ || moments_->finite(participants);
     double squared = 0, squared_anchor = 0;
     for (const OuterStep& step : steps_) {
         if (!participants.has(step.span().cls)) continue;
@@ -155,6 +162,7 @@ Failure Federation::stage(const float* weights, const Participants& participants
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
             failure = worse(failure, step.stage(link_, participants.groups, weights, buffers_));
+    if (moments_) failure = worse(failure, moments_->stage(link_, participants, buffers_));
     const auto worst = [](std::span<const Words> rows) {
         Failure found;
         for (const Words& row : rows) found = worse(found, failure_of(row[0]));
@@ -173,6 +181,7 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
         for (const SpanSegment& segment : span.segments)
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
     }
+    if (moments_) moments_->commit();
     ++rounds_;
 }
 
@@ -291,7 +300,7 @@ std::vector<std::string> Federation::momentum_parameters() const {
 int64_t Federation::bytes() const {
     int64_t total = 0;
     for (const OuterStep& step : steps_) total += step.bytes();
-    return total;
+    return total + (moments_ ? moments_->bytes() : 0);
 }
 
 }  // namespace fomoe

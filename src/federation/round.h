@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "federation/agreement.h"
+#include "federation/moments.h"
 #include "federation/outer_step.h"
 #include "federation/participants.h"
 
@@ -39,16 +40,24 @@ public:
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
 
+    // From now on rounds also average this rank's moments, of its group's weights. The optimizer,
+    // in host memory, outlives this.
+    void average_moments(InnerOptimizer& optimizer) {
+        moments_.emplace(spans_, optimizer, group_, replicas_);
+    }
+
     // Anchor = these weights, momentum = 0, no rounds yet. weights (layout.size()) f32, in host
     // memory, the same in every owner of a span.
     void start(Tensor weights);
 
     // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
-    // and may change. Weights that changed (`committed`) make derived
-    // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
-    // span disagree after the commit; the message names the first parameter that differs. A rank
-    // that was asked to stop says so here, since groups meet at no other place.
-    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false);
+    // and may change, and of their moments those that are due, if average_moments was called.
+    // Weights that changed (`committed`) make derived copies stale. Throws Error(communication)
+    // when a group stays silent, or when holders of a span disagree after the commit; the message
+    // names the first parameter that differs. A rank that was asked to stop says so here, since
+    // groups meet at no other place.
+    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false,
+                      const Moments& moments = kNoMoments);
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
@@ -63,10 +72,13 @@ public:
     std::vector<std::string> momentum_parameters() const;
 
     const std::vector<OwnedSpan>& spans() const { return spans_; }
-    int64_t bytes() const;  // of anchors, momentum and staging on this rank, without wire buffers
+    // Of anchors, momentum and staging on this rank, and of moments in a round that averages them;
+    // without wire buffers.
+    int64_t bytes() const;
 
 private:
-    Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
+    Participants prepare(const float* weights, Participants participants, bool stop,
+                         RoundResult& result);
     double measure_drift(const float* weights) const;
     Failure stage(const float* weights, const Participants& participants);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
@@ -82,6 +94,7 @@ private:
     Agreement agreement_;
     std::vector<OwnedSpan> spans_;
     std::vector<OuterStep> steps_;  // one per span
+    std::optional<MomentAverage> moments_;
     WireBuffers buffers_;
     int64_t rounds_ = 0;
 };

@@ -62,7 +62,10 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       link_(world_, job, config.federation.exchange_timeout),
       federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
                   *ranks_.expert_replicas),
-      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {}
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {
+    if (config_.federation.inner_state == InnerState::average)
+        federation_.average_moments(step_.optimizer());
+}
 
 void Trainer::describe() const {
     double parameters = 0, experts = 0;
@@ -154,7 +157,11 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), due, stop);
+    const bool averages = config_.federation.inner_state == InnerState::average;
+    const Moments moments = averages && step == config_.train.steps
+                                ? kAllMoments
+                                : moments_due(config_.federation, step);
+    const RoundResult result = federation_.round(step_.weights(), due, stop, moments);
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
     if (world_.n_groups() == 1) return result.stop;

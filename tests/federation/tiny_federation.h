@@ -139,6 +139,10 @@ public:
         }
     }
 
+    const std::vector<double>& local(int group, const std::string& name) const {
+        return local_.at(group).at(name);
+    }
+
     // Throws when the rank's weights are further away than f32 rounding explains.
     void check(const TinyRank& rank, double tolerance = 2e-6) const {
         for (const Parameter& p : rank.layout.parameters) {
