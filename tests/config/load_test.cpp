@@ -1,69 +1,13 @@
 #include "config/load.h"
 
 #include <catch2/catch.hpp>
-#include <fstream>
 
-#include "base/error.h"
+#include "config/config_files.h"
 #include "config/dump.h"
 #include "config/schema.h"
-#include "support/temporary_directory.h"
 
 using namespace fomoe;
 namespace fs = std::filesystem;
-
-namespace {
-
-const std::string kSources = "data: {sources: {a: x/a}}\n";
-
-// Files that are loaded together, with --set.
-class Files {
-public:
-    std::string add(const std::string& name, const std::string& text) {
-        const std::string path = directory_ / name;
-        fs::create_directories(fs::path(path).parent_path());
-        std::ofstream(path) << text;
-        files_.push_back(path);
-        return path;
-    }
-    Config load(const std::vector<std::string>& sets = {}) const {
-        return load_config(files_, sets);
-    }
-    // The lines of the error, with the directory taken off.
-    std::string errors(const std::vector<std::string>& sets = {}) const {
-        try {
-            load_config(files_, sets);
-        } catch (const Error& error) {
-            CHECK(error.exit == Exit::usage);
-            std::string text = error.what();
-            const std::string prefix = directory_.path() + "/";
-            for (size_t at; (at = text.find(prefix)) != std::string::npos;)
-                text.erase(at, prefix.size());
-            return text;
-        }
-        return "no error";
-    }
-    const std::string& path() const { return directory_.path(); }
-
-private:
-    TemporaryDirectory directory_;
-    std::vector<std::string> files_;
-};
-
-Config load(const std::string& text, const std::vector<std::string>& sets = {}) {
-    Files files;
-    files.add("a.yaml", text);
-    return files.load(sets);
-}
-
-std::string errors(const std::string& text, const std::vector<std::string>& sets = {}) {
-    Files files;
-    files.add("a.yaml", text);
-    return files.errors(sets);
-}
-
-std::string one_error(const std::string& line) { return line + "\n1 error; nothing was started."; }
-
-}  // namespace
 
 TEST_CASE("values of every kind are read") {
     const Config config = load(R"(
@@ -330,33 +274,6 @@ TEST_CASE("what becomes of absent choices is read, dumped and checked") {
                     "with federation.replication"));
     CHECK(errors(two + "reroute\nmodel: {moe: {top_k: 17}}\n") ==
           one_error("a.yaml:5:22: error: model.moe.top_k: 17 is more than the 16 experts"));
-}
-
-TEST_CASE("periods of moments are read, dumped and checked") {
-    const std::string two = kSources +
-                            "topology: {groups: [{name: a}, {name: b}]}\n"
-                            "federation:\n  local_steps: 8\n  inner_state: ";
-    const std::string periods =
-        "\n  first_moment: {local_steps: 24}\n  second_moment: {local_steps: 48}\n";
-    const Config config = load(two + "average" + periods);
-    CHECK(config.federation.inner_state == InnerState::average);
-    CHECK(config.federation.first_moment_steps == 24);
-    CHECK(config.federation.second_moment_steps == 48);
-    const Config plain = load(two + "average\n");
-    for (const Config& each : {config, plain}) {
-        Files files;
-        files.add("dump.yaml", dump_config(each));
-        CHECK(files.load() == each);
-    }
-    CHECK(config_fingerprint(config) != config_fingerprint(plain));
-    CHECK(config_fingerprint(plain) != config_fingerprint(load(two + "keep\n")));
-
-    CHECK(errors(two + "reset\n  first_moment: {local_steps: 12}\n") ==
-          one_error("a.yaml:6:31: error: federation.first_moment.local_steps: has no effect with "
-                    "federation.inner_state: reset"));
-    CHECK(errors(two + "average\n  second_moment: {local_steps: 12}\n") ==
-          one_error("a.yaml:6:32: error: federation.second_moment.local_steps: 12 is no multiple "
-                    "of federation.local_steps 8 (16 would do)"));
 }
 
 TEST_CASE("the fingerprint follows what changes the training") {
