@@ -49,42 +49,46 @@ int message_of(const TinyConfig& config, bool result) {
 }  // namespace
 
 TEST_CASE("a message that arrives damaged fails the round, to the bit, and names its group") {
-    const Fault fault = GENERATE(Fault::nan, Fault::huge, Fault::flip);
-    const Traffic traffic = GENERATE(Traffic::shared, Traffic::router, Traffic::expert);
+    using Case = std::pair<Fault, Traffic>;
+    const auto [fault, traffic] =
+        GENERATE(Case{Fault::nan, Traffic::shared}, Case{Fault::huge, Traffic::expert},
+                 Case{Fault::flip, Traffic::shared}, Case{Fault::flip, Traffic::router},
+                 Case{Fault::flip, Traffic::expert});
     const bool result_message = GENERATE(false, true);
     for (const Topology& topology : kTopologies) {
         const TinyConfig config = topology.config();
         const int by = config.topology.groups.size() > 2 ? 2 : 1;
-        run_ranks(config.topology.n_ranks(), [&](Communicator& job) {
-            TinyReference reference(config);
-            TinyRank rank(config, job);
-            FaultyLink link(rank.world, rank.link);
-            Federation federation = rank.federation(link);
-            federation.start(rank.weights());
-            const std::vector<bool> everyone(rank.world.n_groups(), true);
-            for (int64_t round = 1; round <= 3; ++round) {
-                rank.train(round);
-                reference.train(round);
-                const bool fails = round == 2;
-                if (fails && leads(rank, by))
-                    link.plan(fault, traffic, message_of(config, result_message));
-                const Snapshot before(rank, federation);
-                const RoundResult result = federation.round(rank.weights());
-                FOMOE_CHECK(result.counted == result.predicted && link.done());
-                FOMOE_CHECK(result.committed == !fails);
-                if (!fails) {
-                    FOMOE_CHECK(result.failure == Failure{});
-                    reference.round(everyone);
-                    reference.check(rank);
-                    continue;
-                }
-                FOMOE_CHECK((result.failure == Failure{FailureKind::damaged, by}));
-                FOMOE_CHECK(result.checksum == 0 && result.stepped.empty());
-                FOMOE_CHECK(text_of(result.failure, rank.world) ==
-                            concat("a message of group 'g", by, "' arrived damaged"));
-                FOMOE_CHECK(before == Snapshot(rank, federation));
-            }
-        });
+        run_ranks(config.topology.n_ranks(),
+                  [&, fault = fault, traffic = traffic](Communicator& job) {
+                      TinyReference reference(config);
+                      TinyRank rank(config, job);
+                      FaultyLink link(rank.world, rank.link);
+                      Federation federation = rank.federation(link);
+                      federation.start(rank.weights());
+                      const std::vector<bool> everyone(rank.world.n_groups(), true);
+                      for (int64_t round = 1; round <= 3; ++round) {
+                          rank.train(round);
+                          reference.train(round);
+                          const bool fails = round == 2;
+                          if (fails && leads(rank, by))
+                              link.plan(fault, traffic, message_of(config, result_message));
+                          const Snapshot before(rank, federation);
+                          const RoundResult result = federation.round(rank.weights());
+                          FOMOE_CHECK(result.counted == result.predicted && link.done());
+                          FOMOE_CHECK(result.committed == !fails);
+                          if (!fails) {
+                              FOMOE_CHECK(result.failure == Failure{});
+                              reference.round(everyone);
+                              reference.check(rank);
+                              continue;
+                          }
+                          FOMOE_CHECK((result.failure == Failure{FailureKind::damaged, by}));
+                          FOMOE_CHECK(result.checksum == 0 && result.stepped.empty());
+                          FOMOE_CHECK(text_of(result.failure, rank.world) ==
+                                      concat("a message of group 'g", by, "' arrived damaged"));
+                          FOMOE_CHECK(before == Snapshot(rank, federation));
+                      }
+                  });
     }
 }
 
