@@ -122,7 +122,7 @@ struct TopologyConfig {
 enum class PlacementKind { blocks, rotate, explicit_lists };
 enum class AbsentPolicy { skip, renormalize, reroute };
 enum class OuterKind { average, nesterov };
-enum class InnerState { keep, reset };
+enum class InnerState { keep, reset, average };
 
 struct OuterConfig {
     OuterKind optimizer = OuterKind::nesterov;
@@ -145,6 +145,7 @@ struct FederationConfig {
     bool shared_named = false, router_named = false, expert_named = false;
     int shared_steps = 0, router_steps = 0, expert_steps = 0;  // periods; 0: local_steps
     InnerState inner_state = InnerState::keep;  // AdamW's moments of what a round has exchanged
+    int first_moment_steps = 0, second_moment_steps = 0;  // periods of `average`; 0: local_steps
     int probe_sequences = 1;  // held-out, on which groups compare the experts they choose; 0: none
     double reject_above = 0;  // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round

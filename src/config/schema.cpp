@@ -298,6 +298,18 @@ void add_class_federation_keys(Keys& keys, const std::string& name,
     }
 }
 
+// The period of a moment under `inner_state: average`.
+void add_moment_keys(Keys& keys, const std::string& name, int FederationConfig::*steps) {
+    keys.push_back(key(
+        "federation." + name + "_moment.local_steps",
+        [steps](Config& c) { return &(c.federation.*steps); }, at_least(1),
+        "steps between averages; a multiple of federation.local_steps"));
+    keys.back().given = [steps](const Config& c) {
+        return c.federation.inner_state == InnerState::average && c.federation.*steps > 0;
+    };
+    keys.back().decided_by = "federation.inner_state";
+}
+
 void add_federation_keys(Keys& keys) {
     keys.insert(
         keys.end(),
@@ -336,7 +348,10 @@ void add_federation_keys(Keys& keys) {
     add_class_federation_keys(keys, "expert", &F::expert, &F::expert_named, &F::expert_steps);
     keys.push_back(choice(
         "federation.inner_state", [](Config& c) { return &c.federation.inner_state; },
-        {"keep", "reset"}, "what becomes of AdamW's moments of what a round has exchanged"));
+        {"keep", "reset", "average"},
+        "what becomes of AdamW's moments of what a round has exchanged"));
+    add_moment_keys(keys, "first", &F::first_moment_steps);
+    add_moment_keys(keys, "second", &F::second_moment_steps);
     keys.push_back(key(
         "federation.reject_above", [](Config& c) { return &c.federation.reject_above; },
         at_least(0), "largest norm of a contribution, in medians over the groups; 0: any"));

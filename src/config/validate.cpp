@@ -228,6 +228,13 @@ private:
                                 "it ({}, or a multiple, would do)",
                                 steps, f.local_steps, divisors(f.local_steps)),
                     {"federation.local_steps"});
+        for (const auto& [moment, steps] :
+             {std::pair{"first", f.first_moment_steps}, {"second", f.second_moment_steps}})
+            if (f.inner_state == InnerState::average && steps % f.local_steps != 0)
+                say(fmt::format("federation.{}_moment.local_steps", moment),
+                    fmt::format("{} is no multiple of federation.local_steps {} ({} would do)",
+                                steps, f.local_steps, (steps / f.local_steps + 1) * f.local_steps),
+                    {"federation.local_steps"});
         if (f.reject_above > 0 && f.reject_above < 1)
             say("federation.reject_above",
                 fmt::format("{} medians would leave out the median itself; at least 1, or 0 for no "

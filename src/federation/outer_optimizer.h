@@ -31,8 +31,8 @@ void weighted_average(std::span<const float* const> contributions, std::span<con
 // One outer step on n elements (Nesterov as in DiLoCo, arXiv 2311.08105):
 //   average:   next = average
 //   nesterov:  p = anchor - average; m = mu m + p; next = anchor - lr (mu m + p)
-// The anchor and momentum stay as they are; the new ones go to next_*. momentum and next_momentum
-// are null for `average`.
+// The anchor and momentum stay as they are; the new ones go to next_*. `average` does not read the
+// anchor, and its momentum and next_momentum are null.
 struct OuterUpdate {
     const float *anchor, *average, *momentum;
     float *next_anchor, *next_momentum;

@@ -40,6 +40,8 @@ struct OwnedSpan {
     Range lane_range(int lane) const { return cut(size, lanes, lane); }
     // What owner `owner` steps of the lane, in elements of the span.
     Range chunk(int lane, int owner) const;
+    // The most elements of a chunk of the lane that one message carries; at least 1.
+    int64_t fragment(int lane) const;
 };
 
 // In the order of their first parameters. `layout` is this rank's.

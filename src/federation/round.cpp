@@ -15,7 +15,7 @@ namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
 constexpr size_t kStatusWords = 4;            // finite, rounds, stop, squared norm
-constexpr size_t kStagedWords = 1;            // finite
+constexpr size_t kStagedWords = 1;            // failure
 constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
 
 constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
@@ -79,37 +79,44 @@ void Federation::start(Tensor weights) {
     rounds_ = 0;
 }
 
-RoundResult Federation::round(Tensor weights, const Classes& due, bool stop,
-                              const ProbeChoices& probe) {
+RoundResult Federation::round(Tensor weights, const RoundInput& input) {
+    FOMOE_CHECK(moments_ || input.moments == kNoMoments, "the moments are not known");
     const Timer timer;
     const float* arena = weights.as<float>();
     link_.ledger().begin_round();
 
     RoundResult result;
-    const Participants participants = prepare(arena, due, stop, result);
+    const Participants participants = prepare(
+        arena, {.classes = input.due, .moments = input.moments, .groups = {}}, input.stop, result);
     result.round = rounds_ + 1;
     result.groups = world_.n_groups();
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
     result.drift = measure_drift(arena);
-    result.agreement = compare(probe);
+    result.agreement = compare(input.probe);
 
     PairProducts products(result.groups);
-    result.committed = stage(arena, participants, products) && result.contributed > 0;
-    if (result.committed) commit(weights, participants, result);
+    result.failure = stage(arena, participants, products);
+    result.committed = result.failure == Failure{};
+    if (result.committed)
+        commit(weights, participants, result);
+    else if (moments_)
+        moments_->discard();
     verify_copies(arena, participants, products, result);
     for (const TrafficBytes& bytes :
-         predict_round(spans_, participants, control_words(probe), kFormat))
+         predict_round(spans_, participants, control_words(input.probe), kFormat))
         result.predicted += bytes;
+    for (int64_t n = std::ranges::count(input.moments, true); n > 0; --n)
+        for (const TrafficBytes& bytes : predict_round(spans_, participants, 0, kFormat))
+            result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
 }
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
 // of line. Every group judges all by the same words.
-Participants Federation::prepare(const float* weights, const Classes& due, bool stop,
+Participants Federation::prepare(const float* weights, Participants participants, bool stop,
                                  RoundResult& result) {
-    Participants participants{.classes = due, .groups = {}};
-    bool finite = true;
+    bool finite = !moments_ || moments_->finite(participants);
     double squared = 0, squared_anchor = 0;
     for (const OuterStep& step : steps_) {
         if (!participants.has(step.span().cls)) continue;
@@ -159,18 +166,23 @@ std::optional<double> Federation::compare(const ProbeChoices& probe) {
     return routing_agreement(groups, probe.top_k);
 }
 
-// Whether all ranks of all groups have staged finite values.
-bool Federation::stage(const float* weights, const Participants& participants,
-                       PairProducts& products) {
-    bool finite = true;
+// What any rank of any group found wrong; the same on all.
+Failure Federation::stage(const float* weights, const Participants& participants,
+                          PairProducts& products) {
+    const Contributions from{.groups = participants.groups, .products = &products};
+    Failure failure;
+    if (std::ranges::count(participants.groups, true) == 0)
+        failure.kind = FailureKind::no_contribution;
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
-            finite = step.stage(link_, participants.groups, weights, buffers_, products) && finite;
-    const std::vector<Words> groups =
-        agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
-            return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
-        });
-    return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
+            failure = worse(failure, step.stage(link_, from, weights, buffers_));
+    if (moments_) failure = worse(failure, moments_->stage(link_, participants, buffers_));
+    const auto worst = [](std::span<const Words> rows) {
+        Failure found;
+        for (const Words& row : rows) found = worse(found, failure_of(row[0]));
+        return Words{word_of(found)};
+    };
+    return failure_of(worst(agreement_.share({word_of(failure)}, kStagedWords, worst))[0]);
 }
 
 void Federation::commit(Tensor weights, const Participants& participants, RoundResult& result) {
@@ -183,6 +195,7 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
         for (const SpanSegment& segment : span.segments)
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
     }
+    if (moments_) moments_->commit();
     ++rounds_;
 }
 
@@ -314,7 +327,7 @@ std::vector<std::string> Federation::momentum_parameters() const {
 int64_t Federation::bytes() const {
     int64_t total = 0;
     for (const OuterStep& step : steps_) total += step.bytes();
-    return total;
+    return total + (moments_ ? moments_->bytes() : 0);
 }
 
 }  // namespace fomoe

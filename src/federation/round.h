@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "federation/agreement.h"
+#include "federation/moments.h"
 #include "federation/outer_step.h"
 #include "federation/participants.h"
 
@@ -13,6 +14,7 @@ namespace fomoe {
 // Equal on all ranks, except for `own` and `drift`, which are equal within a group, and `stepped`.
 struct RoundResult {
     bool committed = false;  // false: nothing has changed, to the bit
+    Failure failure;         // why it was not committed
     int64_t round = 0;       // number of this round, from 1
     int groups = 0, contributed = 0;
     TrafficBytes counted, predicted;  // over all groups
@@ -30,6 +32,14 @@ struct RoundResult {
     std::vector<Range> stepped;
 };
 
+// What a rank brings to a round.
+struct RoundInput {
+    Classes due = kAllClasses;     // the classes that are exchanged and may change
+    Moments moments = kNoMoments;  // of these, the moments that are averaged, too
+    bool stop = false;   // this rank was asked to stop; groups meet at no other place to say so
+    ProbeChoices probe;  // as many in every group; those of a group's first rank count
+};
+
 // What one rank keeps for the outer step, and how it takes part in it. With one group nothing is
 // sent and the weights stay as they are.
 class Federation {
@@ -42,18 +52,21 @@ public:
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
 
+    // From now on rounds also average this rank's moments, of its group's weights. The optimizer,
+    // in host memory, outlives this.
+    void average_moments(InnerOptimizer& optimizer) {
+        moments_.emplace(spans_, optimizer, group_, replicas_);
+    }
+
     // Anchor = these weights, momentum = 0, no rounds yet. weights (layout.size()) f32, in host
     // memory, the same in every owner of a span.
     void start(Tensor weights);
 
     // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
-    // and may change. Weights that changed (`committed`) make derived
+    // Collective over all ranks of the federation. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
-    // span disagree after the commit; the message names the first parameter that differs. A rank
-    // that was asked to stop says so here, since groups meet at no other place. Every group brings
-    // as many choices on the probe; those of its first rank count.
-    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false,
-                      const ProbeChoices& probe = {});
+    // span disagree after the commit; the message names the first parameter that differs.
+    RoundResult round(Tensor weights, const RoundInput& input = {});
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
@@ -68,13 +81,16 @@ public:
     std::vector<std::string> momentum_parameters() const;
 
     const std::vector<OwnedSpan>& spans() const { return spans_; }
-    int64_t bytes() const;  // of anchors, momentum and staging on this rank, without wire buffers
+    // Of anchors, momentum and staging on this rank, and of moments in a round that averages them;
+    // without wire buffers.
+    int64_t bytes() const;
 
 private:
-    Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
+    Participants prepare(const float* weights, Participants participants, bool stop,
+                         RoundResult& result);
     double measure_drift(const float* weights) const;
     std::optional<double> compare(const ProbeChoices& probe);
-    bool stage(const float* weights, const Participants& participants, PairProducts& products);
+    Failure stage(const float* weights, const Participants& participants, PairProducts& products);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants,
                        const PairProducts& products, RoundResult& result);
@@ -89,6 +105,7 @@ private:
     Agreement agreement_;
     std::vector<OwnedSpan> spans_;
     std::vector<OuterStep> steps_;  // one per span
+    std::optional<MomentAverage> moments_;
     WireBuffers buffers_;
     int64_t rounds_ = 0;
 };

@@ -65,6 +65,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
                   *ranks_.expert_replicas),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
       round_load_(config_, placement_, world_.group) {
+    if (config_.federation.inner_state == InnerState::average)
+        federation_.average_moments(step_.optimizer());
     if (Probe::wanted(config_)) probe_.emplace(config_, ValidLoader(config_));
 }
 
@@ -159,8 +161,12 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
-    const ProbeChoices probe = probe_ ? probe_->choices(step_.transformer()) : ProbeChoices{};
-    const RoundResult result = federation_.round(step_.weights(), due, stop, probe);
+    RoundInput input{.due = due, .stop = stop};
+    if (config_.federation.inner_state == InnerState::average)
+        input.moments =
+            step == config_.train.steps ? kAllMoments : moments_due(config_.federation, step);
+    if (probe_) input.probe = probe_->choices(step_.transformer());
+    const RoundResult result = federation_.round(step_.weights(), input);
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
     if (world_.n_groups() == 1) return result.stop;
@@ -188,10 +194,8 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     log_info(round_line(metrics));
     if (!result.committed)
         log_warning(
-            fmt::format("round {} changed nothing: no group had a finite contribution, or "
-                        "its result was not finite; the next round starts from the same "
-                        "anchor",
-                        result.round));
+            fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
+                        result.round, text_of(result.failure, world_)));
     return result.stop;
 }
 

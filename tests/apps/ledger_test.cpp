@@ -97,6 +97,26 @@ TEST_CASE("bytes sent are the bytes predicted, and those of the shapes", "[mpi]"
     }
 }
 
+TEST_CASE("averaged moments are counted with their class, at their own rounds", "[mpi]") {
+    const Workplace place;
+    place.trained(place.train(
+        kPair, {"--set", "train.steps=18", "--set", "federation.outer.optimizer=average", "--set",
+                "federation.replication=2", "--set", "federation.inner_state=average", "--set",
+                "federation.first_moment.local_steps=8", "--set",
+                "federation.second_moment.local_steps=16"}));
+    const auto west = place.metrics("tiny", "west", "round");
+    const int64_t all = kShared + kRouter + kLayers * kExperts * kOneExpert;
+    const std::vector<int64_t> times{1, 2, 1, 3, 3};  // the last round averages both
+    REQUIRE(west.size() == times.size());
+    for (size_t r = 0; r < times.size(); ++r) {
+        CHECK(west[r].at("groups") == 2);
+        CHECK(west[r].at("sent_bytes") == west[r].at("predicted_bytes"));
+        const int64_t more = west[r].at("sent_bytes").get<int64_t>() - times[r] * sent_by_two(all);
+        CHECK(more > 0);
+        CHECK(more < 1024);
+    }
+}
+
 TEST_CASE("classes with periods of their own send at their own rounds", "[mpi]") {
     const Workplace place;
     place.trained(place.train(

@@ -188,6 +188,39 @@ TEST_CASE("periods of the classes and restarted moments resume bit for bit, from
     }
 }
 
+TEST_CASE("averaged moments resume bit for bit, also between their rounds", "[mpi]") {
+    const Workplace place;
+    auto words = [&](const std::string& name, const std::string& inner_state = "average") {
+        Command more{"--set", "name=" + name,
+                     "--set", "checkpoint.every=3",
+                     "--set", "federation.replication=2",
+                     "--set", "federation.local_steps=2",
+                     "--set", "federation.inner_state=" + inner_state};
+        if (inner_state == "average")
+            more.insert(more.end(), {"--set", "federation.first_moment.local_steps=4", "--set",
+                                     "federation.second_moment.local_steps=8"});
+        return place.train(kPair, more);
+    };
+    place.trained(words("kept"));
+    // The first moments are averaged after step 4.
+    place.trained(words("going_on", "keep"));
+    const auto averaged = place.metrics("kept", "west", "step");
+    const auto keep = place.metrics("going_on", "west", "step");
+    CHECK(averaged[4].at("loss") == keep[4].at("loss"));
+    CHECK(averaged[5].at("loss") != keep[5].at("loss"));
+    for (int from : {3, 6, 9}) {
+        const std::string name = "from" + std::to_string(from);
+        const fs::path directory = place.run_directory(name);
+        fs::copy(place.run_directory("kept"), directory,
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(directory / "checkpoints" / "latest");
+        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        const Outcome result = place.trained(words(name));
+        CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
+        check_same_run(place, name, "kept", 12, {"west", "east"});
+    }
+}
+
 TEST_CASE("one group alone stops at its next step", "[kill]") {
     const Workplace place;
     auto words = [&](const std::string& name) {

@@ -77,8 +77,9 @@ void check_measures(const TinyConfig& config, uint64_t trial, Communicator& job)
             choices.push_back(some_choices(config.model.moe.n_experts, top_k,
                                            combine_bits(trial, 10 * round + g)));
         const ByClass expected = reference.cosines(contributed, due);
-        const RoundResult result = federation.round(
-            rank.weights(), due, false, round == 3 ? ProbeChoices{} : choices[rank.world.group]);
+        RoundInput input{.due = due};
+        if (round != 3) input.probe = choices[rank.world.group];
+        const RoundResult result = federation.round(rank.weights(), input);
         reference.round(contributed, due);
         reference.check(rank);
         check_close(result.cosine, expected);

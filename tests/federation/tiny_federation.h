@@ -173,6 +173,10 @@ public:
         return means;
     }
 
+    const std::vector<double>& local(int group, const std::string& name) const {
+        return local_.at(group).at(name);
+    }
+
     // Throws when the rank's weights are further away than f32 rounding explains.
     void check(const TinyRank& rank, double tolerance = 2e-6) const {
         for (const Parameter& p : rank.layout.parameters) {
@@ -205,11 +209,20 @@ inline std::vector<float> contents(const std::vector<StatePiece>& pieces) {
     return all;
 }
 
-// Bytes of all parameters of a class with at least two owners, times 2 (n - 1).
+// Bytes of all parameters of a class with at least two owners, times 2 (n - 1), and 8 for each
+// message: every chunk is one.
 inline int64_t expected_bytes(const TinyConfig& config, ParamClass cls) {
     int64_t bytes = 0;
-    for (const Parameter& p : config.parameters())
+    const std::vector<Parameter> all = config.parameters();
+    for (const Parameter& p : all)
         if (p.cls == cls) bytes += 2 * (std::ssize(p.owners) - 1) * 4 * p.count();
+    const World world(config.topology, 0, config.topology.n_ranks());
+    const Placement placement = config.placement();
+    for (const OwnedSpan& span :
+         owned_spans(all, arena_layout(all, placement, world), placement, world))
+        if (span.cls == cls)
+            bytes += 2 * (span.n_owners() - 1) * 8 *
+                     std::min<int64_t>(span.size, span.lanes * span.n_owners());
     return bytes;
 }
 
