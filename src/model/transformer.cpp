@@ -274,9 +274,10 @@ void Transformer::set_residents(std::span<const int32_t> slots) {
     for (int64_t l = 0; l < model_.n_layers; ++l) {
         const auto held =
             std::ranges::count_if(slots.subspan(l * E, E), [](int s) { return s >= 0; });
-        FOMOE_CHECK(federation_.absent != AbsentPolicy::reroute ||
-                        l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
+        const bool reroutes = federation_.absent == AbsentPolicy::reroute;
+        FOMOE_CHECK(!reroutes || l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
                     "layer ", l, ": ", held, " residents to reroute to, top_k ", model_.moe.top_k);
+        routing_[l].candidates = static_cast<int>(reroutes ? held : E);
         backend_.copy_from_host(routing_[l].resident, slots.data() + l * E);
     }
 }
