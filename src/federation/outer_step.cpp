@@ -72,7 +72,8 @@ Range OuterStep::fragment(int owner, int64_t begin, int64_t length) const {
             std::min(chunk.begin + begin + length, chunk.end)};
 }
 
-bool OuterStep::stage(Link& link, const std::vector<bool>& contributed, const float* arena,
+bool OuterStep::stage(Link& link, const std::vector<bool>& contributed,
+                      const ContributionWeights& weights, const float* arena,
                       WireBuffers& buffers) {
     if (!active()) return true;
     const int64_t longest = cut(lane_.size(), span_.n_owners(), 0).size();
@@ -80,7 +81,7 @@ bool OuterStep::stage(Link& link, const std::vector<bool>& contributed, const fl
         std::min(longest, std::max<int64_t>(kBufferElements / span_.n_owners(), 1));
     for (int64_t begin = 0; begin < longest; begin += length) {
         exchange_contributions(link, contributed, arena, begin, length, buffers);
-        step_chunk(fragment(span_.owner, begin, length), contributed, buffers);
+        step_chunk(fragment(span_.owner, begin, length), contributed, weights, buffers);
         exchange_results(link, begin, length, buffers);
     }
     return all_finite(staged_.data() + chunk_.begin - lane_.begin, chunk_.size()) &&
@@ -119,11 +120,11 @@ void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& cont
     link.exchange(traffic_of(span_.cls), sends, receives);
 }
 
-void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers) {
+void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed,
+                           const ContributionWeights& weights, WireBuffers& buffers) {
     const int64_t n = part.size();
     int contributors = 0;
     for (int group : span_.owners) contributors += contributed[group];
-    const std::vector<float> weights(contributors, 1.0f / static_cast<float>(contributors));
     std::vector<const float*> locals(contributors);
     const int64_t n_bytes = wire_bytes(format_, n);
     buffers.values.resize(n * (contributors + 1));
@@ -133,7 +134,12 @@ void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, Wir
         decode(format_, buffers.in.data() + i * n_bytes, n, local);
         locals[i] = local;
     }
-    weighted_average(locals, weights, n, average);
+    for (const WeightRun& run : weights.runs(span_, part, contributed)) {
+        const int64_t first = run.range.begin - part.begin;
+        std::vector<const float*> from = locals;
+        for (const float*& local : from) local += first;
+        weighted_average(from, run.weights, run.range.size(), average + first);
+    }
 
     const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
     const bool nesterov = rule_.keeps_momentum();

@@ -6,6 +6,7 @@
 
 #include "federation/link.h"
 #include "federation/outer_optimizer.h"
+#include "federation/weights.h"
 
 namespace fomoe {
 
@@ -41,8 +42,8 @@ public:
 
     // Stages the next anchor and momentum; returns whether they are finite. Changes nothing else.
     // `contributed` is by group; at least one owner has.
-    bool stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-               WireBuffers& buffers);
+    bool stage(Link& link, const std::vector<bool>& contributed, const ContributionWeights& weights,
+               const float* arena, WireBuffers& buffers);
     // Makes the staged values anchor and momentum.
     void commit();
     // Writes this rank's lane of the anchor into the arena; the other lanes come from the other
@@ -59,7 +60,8 @@ private:
     void exchange_contributions(Link& link, const std::vector<bool>& contributed,
                                 const float* arena, int64_t begin, int64_t length,
                                 WireBuffers& buffers);
-    void step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers);
+    void step_chunk(Range part, const std::vector<bool>& contributed,
+                    const ContributionWeights& weights, WireBuffers& buffers);
     void exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
     Range fragment(int owner, int64_t begin, int64_t length) const;
     std::vector<StatePiece> pieces(Range range, std::vector<float>& values, int64_t origin) const;

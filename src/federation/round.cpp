@@ -62,14 +62,19 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                        const ArenaLayout& layout, const Placement& placement, const World& world,
-                       Link& link, Communicator& group, Communicator& replicas)
+                       Link& link, Communicator& group, Communicator& replicas,
+                       const ModelConfig& model)
     : reject_above_(config.reject_above),
       world_(world),
       link_(link),
       group_(group),
       replicas_(replicas),
+      placement_(placement),
+      use_(config, model.moe),
       agreement_(world, link),
-      spans_(owned_spans(all, layout, placement, world)) {
+      spans_(owned_spans(all, layout, placement, world)),
+      counts_(int64_t{model.n_layers} * model.moe.n_experts),
+      exchanged_choices_(counts_.n_choices()) {
     for (const OwnedSpan& span : spans_)
         steps_.emplace_back(span, outer_rule(config, span.cls, span.n_owners()), kFormat);
 }
@@ -77,6 +82,12 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 void Federation::start(Tensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
     rounds_ = 0;
+    counts_ = TrainedCounts(counts_.n_choices());
+    std::ranges::fill(exchanged_choices_, 0);
+}
+
+void Federation::count(int64_t valid_tokens, std::span<const float> choices) {
+    counts_.add(valid_tokens, choices);
 }
 
 RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
@@ -94,14 +105,15 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     result.committed = stage(arena, participants) && result.contributed > 0;
     if (result.committed) commit(weights, participants, result);
     verify_copies(arena, participants, result);
-    for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
+    for (const TrafficBytes& bytes :
+         predict_round(spans_, participants, control_words(participants.classes), kFormat))
         result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
 }
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
-// of line. Every group judges all by the same words.
+// of line. Every group judges all by the same words. Behind them come a group's counts.
 Participants Federation::prepare(const float* weights, const Classes& due, bool stop,
                                  RoundResult& result) {
     Participants participants{.classes = due, .groups = {}};
@@ -112,9 +124,10 @@ Participants Federation::prepare(const float* weights, const Classes& due, bool 
         finite = finite && step.contribution_finite(weights);
         if (reject_above_ > 0) step.add_drift(weights, squared, squared_anchor);
     }
+    const Words counts = told_words(use_, due, counts_);
     const std::vector<Words> groups = agreement_.share(
         {finite, static_cast<uint64_t>(rounds_), stop, std::bit_cast<uint64_t>(squared)},
-        kStatusWords, [](std::span<const Words> rows) {
+        kStatusWords + counts.size(), [&](std::span<const Words> rows) {
             Words all = rows[0];
             double sum = 0;
             for (const Words& row : rows) {
@@ -123,15 +136,19 @@ Participants Federation::prepare(const float* weights, const Classes& due, bool 
                 sum += std::bit_cast<double>(row[3]);
             }
             all[3] = std::bit_cast<uint64_t>(sum);
+            all.insert(all.end(), counts.begin(), counts.end());
             return all;
         });
     std::vector<Offer> offers;
+    heard_.clear();
     for (const Words& status : groups) {
         FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
                     groups[0][1]);
         offers.push_back(
             {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
         result.stop = result.stop || status[2] != 0;
+        heard_.push_back(
+            heard_counts(use_, due, counts_.n_choices(), std::span(status).subspan(kStatusWords)));
     }
     participants.groups = contributors(offers, reject_above_);
     return participants;
@@ -148,9 +165,10 @@ double Federation::measure_drift(const float* weights) const {
 // Whether all ranks of all groups have staged finite values.
 bool Federation::stage(const float* weights, const Participants& participants) {
     bool finite = true;
+    const ContributionWeights shares(use_, placement_, heard_);
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
-            finite = step.stage(link_, participants.groups, weights, buffers_) && finite;
+            finite = step.stage(link_, participants.groups, shares, weights, buffers_) && finite;
     const std::vector<Words> groups =
         agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
             return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
@@ -163,10 +181,17 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
         const OwnedSpan& span = step.span();
         if (!participants.step(span)) continue;
         step.commit();
+        counts_.restart(span, placement_.n_experts());
         step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
         if (!step.rule().keeps_anchor) continue;
         for (const SpanSegment& segment : span.segments)
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
+    }
+    if (use_.balance && participants.has(ParamClass::router)) {
+        std::ranges::fill(exchanged_choices_, 0);
+        for (const TrainedCounts& group : heard_)
+            std::ranges::transform(exchanged_choices_, group.choices(ParamClass::router),
+                                   exchanged_choices_.begin(), std::plus());
     }
     ++rounds_;
 }
@@ -239,8 +264,9 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
     return span.parameters.front();
 }
 
-int64_t Federation::control_words() const {
-    return static_cast<int64_t>(kStatusWords + kStagedWords + spans_.size() + kBytesWords);
+int64_t Federation::control_words(const Classes& due) const {
+    const size_t counts = told_words(use_, due, counts_).size();
+    return static_cast<int64_t>(kStatusWords + counts + kStagedWords + spans_.size() + kBytesWords);
 }
 
 std::vector<StatePiece> Federation::anchor_lanes() {

@@ -43,7 +43,7 @@ TEST_CASE("with every expert in every group all policies for absent choices give
 TEST_CASE("ranks and accumulation do not change gradients where choices are absent") {
     for (AbsentPolicy absent : {AbsentPolicy::renormalize, AbsentPolicy::reroute})
         for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()})
-            for (AuxScope scope : {AuxScope::sequence, AuxScope::group}) {
+            for (AuxScope scope : {AuxScope::sequence, AuxScope::group, AuxScope::federation}) {
                 Plan plan = two_groups(config, absent, 0.3);
                 plan.config.model.moe.aux_scope = scope;
                 const Outcome alone = train(on_ranks(plan, 1, 1, 8));
