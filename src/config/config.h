@@ -16,7 +16,7 @@ enum class QkNorm { none, head, full };
 enum class ExpertKind { swiglu, mlp };          // gate, up, down | up, down
 enum class MlpActivation { silu, relu, gelu };  // of `mlp`; swiglu has silu inside
 enum class RouterKind { softmax, sigmoid };
-enum class AuxScope { sequence, group };
+enum class AuxScope { sequence, group, federation };
 
 struct MoeConfig {
     int n_experts = 16;
@@ -123,6 +123,8 @@ enum class PlacementKind { blocks, rotate, explicit_lists };
 enum class AbsentPolicy { skip, renormalize, reroute };
 enum class OuterKind { average, nesterov };
 enum class InnerState { keep, reset, average };
+enum class WeightsKind { uniform, tokens };
+enum class RouterAverage { all, owners };
 
 struct OuterConfig {
     OuterKind optimizer = OuterKind::nesterov;
@@ -138,6 +140,8 @@ struct FederationConfig {
     AbsentPolicy absent = AbsentPolicy::skip;
     double max_renormalize = 2.0;  // of `renormalize`
     double affinity_loss = 0.0;
+    WeightsKind weights = WeightsKind::uniform;         // of the contributions to an average
+    RouterAverage router_average = RouterAverage::all;  // whose row of the router counts
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages
     // unless the file names its class here (the flag says that it does).

@@ -142,7 +142,8 @@ void add_moe_keys(Keys& keys) {
                 "weight of the balancing loss; 0: none"),
             choice(
                 "model.moe.aux_scope", [](Config& c) { return &c.model.moe.aux_scope; },
-                {"sequence", "group"}, "where the balancing loss counts the choices"),
+                {"sequence", "group", "federation"},
+                "where the balancing loss and the selection bias count the choices"),
             key(
                 "model.moe.z_loss", [](Config& c) { return &c.model.moe.z_loss; }, at_least(0),
                 "weight of the squared log-sum-exp of the router; 0: none"),
@@ -341,10 +342,16 @@ void add_federation_keys(Keys& keys) {
         "federation.affinity_loss", [](Config& c) { return &c.federation.affinity_loss; },
         at_least(0),
         "weight of minus the log of the router's mass on the group's experts; 0: none"));
+    keys.push_back(choice(
+        "federation.weights", [](Config& c) { return &c.federation.weights; },
+        {"uniform", "tokens"}, "how much each group counts in the average of a round"));
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);
     add_class_federation_keys(keys, "router", &F::router, &F::router_named, &F::router_steps);
+    keys.push_back(choice(
+        "federation.router.average", [](Config& c) { return &c.federation.router_average; },
+        {"all", "owners"}, "which groups a row of the router is averaged over"));
     add_class_federation_keys(keys, "expert", &F::expert, &F::expert_named, &F::expert_steps);
     keys.push_back(choice(
         "federation.inner_state", [](Config& c) { return &c.federation.inner_state; },

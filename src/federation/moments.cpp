@@ -56,7 +56,9 @@ std::vector<float> MomentAverage::gather(int moment) const {
     return all;
 }
 
-Failure MomentAverage::stage(Link& link, const Participants& participants, WireBuffers& buffers) {
+Failure MomentAverage::stage(Link& link, const Participants& participants,
+                             const ContributionWeights& weights, WireBuffers& buffers) {
+    const Contributions from{.groups = participants.groups, .weights = weights};
     discard();
     Failure failure;
     const bool some = std::ranges::any_of(
@@ -68,8 +70,7 @@ Failure MomentAverage::stage(Link& link, const Participants& participants, WireB
         for (const OwnedSpan& span : spans_) {
             if (!averages(span, participants)) continue;
             OuterStep& step = staged.steps.emplace_back(span, WireFormat::f32);
-            failure = worse(
-                failure, step.stage(link, {.groups = participants.groups}, values.data(), buffers));
+            failure = worse(failure, step.stage(link, from, values.data(), buffers));
         }
     }
     return failure;

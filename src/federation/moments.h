@@ -24,7 +24,8 @@ public:
     bool finite(const Participants& participants) const;
     // Stages the averages of the moments that take part, of the spans that are stepped and have
     // several owners. Changes no moment. Collective like OuterStep::stage.
-    Failure stage(Link& link, const Participants& participants, WireBuffers& buffers);
+    Failure stage(Link& link, const Participants& participants, const ContributionWeights& weights,
+                  WireBuffers& buffers);
     // Makes what is staged the moments of all owners; a group that was left out has them too.
     void commit();
     // Forgets what is staged.

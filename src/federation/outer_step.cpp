@@ -138,7 +138,6 @@ Failure OuterStep::step_chunk(Range part, const Contributions& from, WireBuffers
     for (int group : span_.owners)
         if (from.groups[group]) senders.push_back(group);
     const int contributors = static_cast<int>(senders.size());
-    const std::vector<float> weights(contributors, 1.0f / static_cast<float>(contributors));
     std::vector<const float*> locals(contributors);
     const int64_t n_bytes = message_bytes(format_, n);
     Failure failure;
@@ -150,7 +149,12 @@ Failure OuterStep::step_chunk(Range part, const Contributions& from, WireBuffers
             failure = worse(failure, {.kind = FailureKind::damaged, .group = senders[i]});
         locals[i] = local;
     }
-    weighted_average(locals, weights, n, average);
+    for (const WeightRun& run : from.weights.runs(span_, part, from.groups)) {
+        const int64_t first = run.range.begin - part.begin;
+        std::vector<const float*> parts = locals;
+        for (const float*& local : parts) local += first;
+        weighted_average(parts, run.weights, run.range.size(), average + first);
+    }
 
     const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
     if (from.products) from.products->add(span_.cls, senders, anchor_.data() + at, locals, n);

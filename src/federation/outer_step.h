@@ -8,6 +8,7 @@
 #include "federation/link.h"
 #include "federation/outer_optimizer.h"
 #include "federation/similarity.h"
+#include "federation/weights.h"
 
 namespace fomoe {
 
@@ -26,7 +27,8 @@ struct WireBuffers {
 
 // Whose values spans are stepped from.
 struct Contributions {
-    const std::vector<bool>& groups;   // that contribute, by group
+    const std::vector<bool>& groups;  // that contribute, by group
+    const ContributionWeights& weights;
     PairProducts* products = nullptr;  // gathers how alike the contributions are
 };
 

@@ -76,6 +76,8 @@ std::vector<OwnedSpan> owned_spans(const std::vector<Parameter>& all, const Aren
         }
         span.parameters.push_back(parameter.name);
         span.begins.push_back(span.size);
+        span.layers.push_back(parameter.layer);
+        span.experts.push_back(parameter.expert);
         span.size += parameter.count();
     }
     return spans;

@@ -62,14 +62,19 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                        const ArenaLayout& layout, const Placement& placement, const World& world,
-                       Link& link, Communicator& group, Communicator& replicas)
+                       Link& link, Communicator& group, Communicator& replicas,
+                       const ModelConfig& model)
     : reject_above_(config.reject_above),
       world_(world),
       link_(link),
       group_(group),
       replicas_(replicas),
+      placement_(placement),
+      use_(config, model.moe),
       agreement_(world, link),
-      spans_(owned_spans(all, layout, placement, world)) {
+      spans_(owned_spans(all, layout, placement, world)),
+      counts_(int64_t{model.n_layers} * model.moe.n_experts),
+      exchanged_choices_(counts_.n_choices()) {
     for (const OwnedSpan& span : spans_)
         steps_.emplace_back(span, outer_rule(config, span.cls, span.n_owners()), kFormat);
 }
@@ -77,6 +82,12 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 void Federation::start(Tensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
     rounds_ = 0;
+    counts_ = TrainedCounts(counts_.n_choices());
+    std::ranges::fill(exchanged_choices_, 0);
+}
+
+void Federation::count(int64_t valid_tokens, std::span<const float> choices) {
+    counts_.add(valid_tokens, choices);
 }
 
 RoundResult Federation::round(Tensor weights, const RoundInput& input) {
@@ -103,7 +114,7 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
         moments_->discard();
     verify_copies(arena, participants, products, result);
     for (const TrafficBytes& bytes :
-         predict_round(spans_, participants, control_words(input.probe), kFormat))
+         predict_round(spans_, participants, control_words(input), kFormat))
         result.predicted += bytes;
     for (int64_t n = std::ranges::count(input.moments, true); n > 0; --n)
         for (const TrafficBytes& bytes : predict_round(spans_, participants, 0, kFormat))
@@ -113,7 +124,7 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
 }
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
-// of line. Every group judges all by the same words.
+// of line. Every group judges all by the same words. Behind them come a group's counts.
 Participants Federation::prepare(const float* weights, Participants participants, bool stop,
                                  RoundResult& result) {
     bool finite = !moments_ || moments_->finite(participants);
@@ -123,9 +134,10 @@ Participants Federation::prepare(const float* weights, Participants participants
         finite = finite && step.contribution_finite(weights);
         if (reject_above_ > 0) step.add_drift(weights, squared, squared_anchor);
     }
+    const Words counts = told_words(use_, participants.classes, counts_);
     const std::vector<Words> groups = agreement_.share(
         {finite, static_cast<uint64_t>(rounds_), stop, std::bit_cast<uint64_t>(squared)},
-        kStatusWords, [](std::span<const Words> rows) {
+        kStatusWords + counts.size(), [&](std::span<const Words> rows) {
             Words all = rows[0];
             double sum = 0;
             for (const Words& row : rows) {
@@ -134,15 +146,19 @@ Participants Federation::prepare(const float* weights, Participants participants
                 sum += std::bit_cast<double>(row[3]);
             }
             all[3] = std::bit_cast<uint64_t>(sum);
+            all.insert(all.end(), counts.begin(), counts.end());
             return all;
         });
     std::vector<Offer> offers;
+    heard_.clear();
     for (const Words& status : groups) {
         FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
                     groups[0][1]);
         offers.push_back(
             {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
         result.stop = result.stop || status[2] != 0;
+        heard_.push_back(heard_counts(use_, participants.classes, counts_.n_choices(),
+                                      std::span(status).subspan(kStatusWords)));
     }
     participants.groups = contributors(offers, reject_above_);
     return participants;
@@ -169,14 +185,16 @@ std::optional<double> Federation::compare(const ProbeChoices& probe) {
 // What any rank of any group found wrong; the same on all.
 Failure Federation::stage(const float* weights, const Participants& participants,
                           PairProducts& products) {
-    const Contributions from{.groups = participants.groups, .products = &products};
+    const ContributionWeights shares(use_, placement_, heard_);
+    const Contributions from{
+        .groups = participants.groups, .weights = shares, .products = &products};
     Failure failure;
     if (std::ranges::count(participants.groups, true) == 0)
         failure.kind = FailureKind::no_contribution;
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
             failure = worse(failure, step.stage(link_, from, weights, buffers_));
-    if (moments_) failure = worse(failure, moments_->stage(link_, participants, buffers_));
+    if (moments_) failure = worse(failure, moments_->stage(link_, participants, shares, buffers_));
     const auto worst = [](std::span<const Words> rows) {
         Failure found;
         for (const Words& row : rows) found = worse(found, failure_of(row[0]));
@@ -190,12 +208,19 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
         const OwnedSpan& span = step.span();
         if (!participants.step(span)) continue;
         step.commit();
+        counts_.restart(span, placement_.n_experts());
         step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
         if (!step.rule().keeps_anchor) continue;
         for (const SpanSegment& segment : span.segments)
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
     }
     if (moments_) moments_->commit();
+    if (use_.balance && participants.has(ParamClass::router)) {
+        std::ranges::fill(exchanged_choices_, 0);
+        for (const TrainedCounts& group : heard_)
+            std::ranges::transform(exchanged_choices_, group.choices(ParamClass::router),
+                                   exchanged_choices_.begin(), std::plus());
+    }
     ++rounds_;
 }
 
@@ -278,8 +303,9 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
     return span.parameters.front();
 }
 
-int64_t Federation::control_words(const ProbeChoices& probe) const {
-    return static_cast<int64_t>(kStatusWords + packed_words(probe.experts.size()) + kStagedWords +
+int64_t Federation::control_words(const RoundInput& input) const {
+    return static_cast<int64_t>(kStatusWords + told_words(use_, input.due, counts_).size() +
+                                packed_words(input.probe.experts.size()) + kStagedWords +
                                 spans_.size() + kBytesWords +
                                 PairProducts::n_words(world_.n_groups()));
 }

@@ -48,7 +48,7 @@ public:
     // that hold the same experts.
     Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                const ArenaLayout& layout, const Placement& placement, const World& world,
-               Link& link, Communicator& group, Communicator& replicas);
+               Link& link, Communicator& group, Communicator& replicas, const ModelConfig& model);
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
 
@@ -62,7 +62,9 @@ public:
     // memory, the same in every owner of a span.
     void start(Tensor weights);
 
-    // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
+    // After a step of this group: its valid tokens, and their choices (L, E).
+    void count(int64_t valid_tokens, std::span<const float> choices);
+
     // Collective over all ranks of the federation. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
     // span disagree after the commit; the message names the first parameter that differs.
@@ -70,6 +72,12 @@ public:
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
+
+    // Since the classes were last exchanged. The same on all ranks of a group; part of its state.
+    TrainedCounts& counts() { return counts_; }
+    // With aux_scope `federation`: the choices (L, E) of all groups between the last two exchanges
+    // of the router, 0 before the first; part of the state.
+    std::vector<int64_t>& exchanged_choices() { return exchanged_choices_; }
 
     // The state for a checkpoint. To restore, fill anchor_lanes() and momentum() in place. To save,
     // union_model() and momentum() over all ranks are every element once: committed anchors, and
@@ -95,19 +103,24 @@ private:
     void verify_copies(const float* weights, const Participants& participants,
                        const PairProducts& products, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
-    int64_t control_words(const ProbeChoices& probe) const;
+    int64_t control_words(const RoundInput& input) const;
 
     const double reject_above_;
     const World& world_;
     Link& link_;
     Communicator& group_;
     Communicator& replicas_;
+    const Placement placement_;
+    const CountUse use_;
     Agreement agreement_;
     std::vector<OwnedSpan> spans_;
     std::vector<OuterStep> steps_;  // one per span
     std::optional<MomentAverage> moments_;
     WireBuffers buffers_;
     int64_t rounds_ = 0;
+    TrainedCounts counts_;
+    std::vector<TrainedCounts> heard_;  // by group, in the round that runs
+    std::vector<int64_t> exchanged_choices_;
 };
 
 }  // namespace fomoe

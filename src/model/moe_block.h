@@ -11,6 +11,7 @@ struct LayerRouting {
     Tensor first_slot;     // (EP + 1) i32, slots by shard
     Tensor expert_offset;  // (R) i64, of this rank's experts in LayerViews::experts
     Tensor fraction;       // (E) the f of the balancing loss; empty: each sequence's own
+    int candidates = 0;    // experts that can be chosen
 };
 
 // What the routing of a step adds up to, over layers and micro-batches, in device memory.

@@ -34,7 +34,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
     FOMOE_CHECK(expert_parallel.size() == EP, "the communicator has ", expert_parallel.size(),
                 " ranks, the batch shape says ", EP);
 
-    const bool by_group = model_.moe.aux_scope == AuxScope::group;
+    const bool given = model_.moe.aux_scope != AuxScope::sequence;
     auto lay_out = [&](Arena& arena) {
         routing_.assign(L, {});
         totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
@@ -43,7 +43,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
             layer.resident = arena.take(DType::i32, Shape(E));
             layer.first_slot = arena.take(DType::i32, Shape(EP + 1));
             layer.expert_offset = arena.take(DType::i64, Shape(std::max(1, shape.shard_experts)));
-            if (by_group) layer.fraction = arena.take(DType::f32, Shape(E));
+            if (given) layer.fraction = arena.take(DType::f32, Shape(E));
         }
     };
     Arena tape;
@@ -62,7 +62,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
         backend.copy_from_host(routing_[l].first_slot, first.data());
     }
     set_residents(slots);
-    if (by_group) {
+    if (given) {
         std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
         if (federation_.absent == AbsentPolicy::reroute)
             for (int64_t l = 0; l < L; ++l) {
@@ -306,9 +306,10 @@ void Transformer::set_residents(std::span<const int32_t> slots) {
     for (int64_t l = 0; l < model_.n_layers; ++l) {
         const auto held =
             std::ranges::count_if(slots.subspan(l * E, E), [](int s) { return s >= 0; });
-        FOMOE_CHECK(federation_.absent != AbsentPolicy::reroute ||
-                        l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
+        const bool reroutes = federation_.absent == AbsentPolicy::reroute;
+        FOMOE_CHECK(!reroutes || l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
                     "layer ", l, ": ", held, " residents to reroute to, top_k ", model_.moe.top_k);
+        routing_[l].candidates = static_cast<int>(reroutes ? held : E);
         backend_.copy_from_host(routing_[l].resident, slots.data() + l * E);
     }
 }

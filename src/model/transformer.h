@@ -69,7 +69,7 @@ public:
     void reset_totals();
 
     // The f of the balancing loss for the next steps, (L, E) shares that sum to 1 in each layer;
-    // used with aux_scope: group.
+    // used with every aux_scope but `sequence`.
     void set_fractions(std::span<const float> fractions);
 
     // Lets only these experts take part: slots (L, E) in the group, -1 for absent. The default is

@@ -10,6 +10,8 @@ constexpr const char* kMoments[] = {"m/", "v/"};
 constexpr const char* kMomentum = "momentum/";
 constexpr const char* kStarts = "moments_start";  // step, by parameter of the group
 constexpr const char* kLoad = "load";             // expert choices of the last step, (L, E)
+constexpr const char* kTrained = "trained";       // TrainedCounts since the last exchanges
+constexpr const char* kExchanged = "exchanged";   // expert choices of the last exchange, (L, E)
 
 void append(std::vector<TensorPiece>& to, std::vector<TensorPiece> more) {
     to.insert(to.end(), more.begin(), more.end());
@@ -35,6 +37,10 @@ TensorSet group_set(const RunState& run, int group) {
             set.tensors.push_back(std::move(spec));
     set.tensors.push_back(
         {kLoad, DType::f32, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
+    const int64_t n_choices = run.federation.counts().n_choices();
+    set.tensors.push_back({kTrained, DType::i64, Shape(3, 1 + n_choices)});
+    set.tensors.push_back(
+        {kExchanged, DType::i64, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
     const auto owned = std::ranges::count_if(
         run.all, [&](const Parameter& p) { return std::ranges::binary_search(p.owners, group); });
     set.tensors.push_back({kStarts, DType::i64, Shape(owned)});
@@ -66,6 +72,14 @@ std::vector<TensorPiece> start_pieces(const RunState& run, std::vector<int64_t>&
     return pieces;
 }
 
+std::vector<TensorPiece> count_pieces(const RunState& run) {
+    const auto piece = [](const char* name, std::span<int64_t> values) {
+        return TensorPiece{name, 0, view(values.data(), Shape(std::ssize(values)))};
+    };
+    return {piece(kTrained, run.federation.counts().values()),
+            piece(kExchanged, run.federation.exchanged_choices())};
+}
+
 TensorPiece load_piece(std::vector<float>& load) {
     return {kLoad, 0, view(load.data(), Shape(static_cast<int64_t>(load.size())))};
 }
@@ -82,7 +96,10 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
         set.pieces =
             group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
         add_moments(run, set);
-        if (run.world.local_rank == 0) set.pieces.push_back(load_piece(load));
+        if (run.world.local_rank == 0) {
+            set.pieces.push_back(load_piece(load));
+            append(set.pieces, count_pieces(run));
+        }
         // Of several holders, the one that writes the first element.
         const std::vector<TensorPiece> held = start_pieces(run, starts);
         for (size_t i = 0; i < held.size(); ++i) {
@@ -108,10 +125,12 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
     group.pieces.push_back(load_piece(load));
+    append(group.pieces, count_pieces(run));
     std::vector<int64_t> starts = run.step.optimizer().starts();
     append(group.pieces, start_pieces(run, starts));
     checkpoint.read(group);
     run.step.set_load(load);
+    run.step.set_exchanged(run.federation.exchanged_choices());
     run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);
 }

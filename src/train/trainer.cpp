@@ -62,7 +62,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       step_(config_, world_, placement_, layout_, backend, ranks_),
       link_(world_, job, config.federation.exchange_timeout),
       federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                  *ranks_.expert_replicas),
+                  *ranks_.expert_replicas, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
       round_load_(config_, placement_, world_.group) {
     if (config_.federation.inner_state == InnerState::average)
@@ -169,6 +169,11 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     const RoundResult result = federation_.round(step_.weights(), input);
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
+    if (config_.model.moe.aux_scope == AuxScope::federation && result.committed &&
+        due[static_cast<int>(ParamClass::router)]) {
+        step_.set_exchanged(federation_.exchanged_choices());
+        step_.update_selection_bias(federation_.exchanged_choices());
+    }
     if (world_.n_groups() == 1) return result.stop;
     sent_ += result.counted;
     const RoundMetrics metrics{
@@ -237,6 +242,7 @@ Exit Trainer::run() {
         ++unreported_;
         ++steps_done_;
         round_load_.add(step_.load());
+        federation_.count(result.valid_tokens, step_.load());
         report_step(step, result);
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due = step == steps ? kAllClasses : classes_due(config_.federation, step);

@@ -221,6 +221,47 @@ TEST_CASE("averaged moments resume bit for bit, also between their rounds", "[mp
     }
 }
 
+TEST_CASE("weights by tokens and the federation's balance resume bit for bit, from any step",
+          "[mpi]") {
+    const Workplace place;
+    auto words = [&](const std::string& name, const Command& policy) {
+        Command sets{"--set", "name=" + name,
+                     "--set", "checkpoint.every=1",
+                     "--set", "federation.replication=2",
+                     "--set", "federation.router.local_steps=8"};
+        sets.insert(sets.end(), policy.begin(), policy.end());
+        return place.train(kPair, sets);
+    };
+    const Command tokens{"--set", "federation.weights=tokens", "--set",
+                         "federation.router.average=owners"};
+    Command both = tokens;
+    both.insert(both.end(), {"--set", "model.moe.aux_scope=federation"});
+    place.trained(words("kept", both));
+    // Each of the policies makes another run.
+    place.trained(words("plain", {}));
+    place.trained(words("tokens", tokens));
+    const auto hash = [&](const std::string& name, int round) {
+        return place.metrics(name, "west", "round").at(round).at("hash");
+    };
+    CHECK(hash("plain", 0) != hash("tokens", 0));
+    CHECK(hash("tokens", 0) != hash("kept", 0));
+    for (const auto& round : place.metrics("kept", "west", "round"))
+        CHECK(round.at("sent_bytes") == round.at("predicted_bytes"));
+
+    // Before the first exchange; between those of the experts and the router; after both.
+    for (int from : {2, 5, 9}) {
+        const std::string name = "from" + std::to_string(from);
+        const fs::path directory = place.run_directory(name);
+        fs::copy(place.run_directory("kept"), directory,
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(directory / "checkpoints" / "latest");
+        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        const Outcome result = place.trained(words(name, both));
+        CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
+        check_same_run(place, name, "kept", 12, {"west", "east"});
+    }
+}
+
 TEST_CASE("one group alone stops at its next step", "[kill]") {
     const Workplace place;
     auto words = [&](const std::string& name) {

@@ -285,12 +285,14 @@ TEST_CASE("the fingerprint follows what changes the training") {
          {"name=other", "train.steps=7000", "train.log_every=3", "checkpoint.every=9",
           "data.sources.a=/elsewhere/a", "train.micro_batch=4", "topology.groups[0].ranks=2"})
         CHECK(fingerprint(same) == base);
-    for (const char* other : {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
-                              "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
-                              "train.optimizer.expert.weight_decay=0",
-                              "federation.expert.outer.lr=0.7", "federation.shared.local_steps=8",
-                              "federation.reject_above=3", "federation.absent=reroute",
-                              "federation.affinity_loss=0.1", "federation.inner_state=reset"})
+    for (const char* other :
+         {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
+          "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
+          "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7",
+          "federation.shared.local_steps=8", "federation.reject_above=3",
+          "federation.absent=reroute", "federation.affinity_loss=0.1",
+          "federation.inner_state=reset", "federation.weights=tokens",
+          "federation.router.average=owners", "model.moe.aux_scope=federation"})
         CHECK(fingerprint(other) != base);
     const auto limited = [](const std::string& limit) {
         return config_fingerprint(load(
