@@ -52,6 +52,7 @@ public:
         groups();
         placement();
         rounds();
+        for (Problem& problem : phase_problems(config_)) problems_.push_back(std::move(problem));
         return std::move(problems_);
     }
 

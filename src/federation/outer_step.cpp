@@ -34,6 +34,11 @@ OuterStep::OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat fo
     }
 }
 
+void OuterStep::follow(const OuterRule& rule) {
+    FOMOE_CHECK(rule.kind == rule_.kind && rule.keeps_anchor == rule_.keeps_anchor);
+    rule_ = rule;
+}
+
 int64_t OuterStep::bytes() const {
     return 4 * 2 * static_cast<int64_t>(anchor_.size() + momentum_.size());
 }

@@ -79,6 +79,11 @@ void Federation::start(Tensor weights) {
     rounds_ = 0;
 }
 
+void Federation::follow(const FederationConfig& config) {
+    for (OuterStep& step : steps_)
+        step.follow(outer_rule(config, step.span().cls, step.span().n_owners()));
+}
+
 RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
     const Timer timer;
     const float* arena = weights.as<float>();

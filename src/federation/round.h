@@ -49,6 +49,9 @@ public:
     // that was asked to stop says so here, since groups meet at no other place.
     RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false);
 
+    // The next rounds follow the outer optimizer of this config; anchors and momentum stay.
+    void follow(const FederationConfig& config);
+
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
 

@@ -112,6 +112,8 @@ public:
                     values[i] += local_progress(round, group, name, i);
     }
 
+    void follow(const FederationConfig& federation) { config_.federation = federation; }
+
     void add(int group, const std::string& name, double value) {
         for (double& x : local_[group][name]) x += value;
     }
