@@ -13,7 +13,7 @@
 #include "ops/matmul_ceiling.h"
 #include "ops/trace_backend.h"
 #include "train/profile.h"
-#include "train/trainer.h"
+#include "train/run.h"
 
 namespace fomoe {
 namespace {
@@ -72,14 +72,13 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) log_info(device.description);
-    Trainer trainer(config, plan, job, *backend, threads);
-    const Exit exit = trainer.run();
+    const auto [exit, steps_done] = train_run(config, plan, job, *backend, threads);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}", profile_table(trace->report(), cpu_matmul_ceiling(threads.count),
-                                       trainer.steps_done()));
+        fmt::print("{}",
+                   profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps_done));
     return static_cast<int>(exit);
 }
 

@@ -47,7 +47,8 @@ private:
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all);
 // Throws Error(data) unless the groups have the same names and hold the same experts in every
-// layer, which is what their own state needs. Ranks and expert_parallel may differ.
+// layer, which is what their own state needs, or held every expert when the checkpoint was written,
+// as at the end of a warm-up. Ranks and expert_parallel may differ.
 void check_same_groups(const Checkpoint& checkpoint, const Config& config);
 
 // Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".

@@ -135,8 +135,10 @@ struct OuterConfig {
 
 struct FederationConfig {
     int local_steps = 32;
+    std::map<int64_t, int> schedule;  // end of a step -> steps of a round from there on
     PlacementKind placement = PlacementKind::blocks;
-    int replication = 1;  // of blocks and rotate
+    int replication = 1;         // of blocks and rotate
+    int replication_warmup = 0;  // rounds in which every group holds every expert
     AbsentPolicy absent = AbsentPolicy::skip;
     double max_renormalize = 2.0;  // of `renormalize`
     double affinity_loss = 0.0;

@@ -318,6 +318,9 @@ void add_federation_keys(Keys& keys) {
             key(
                 "federation.local_steps", [](Config& c) { return &c.federation.local_steps; },
                 at_least(1), "steps of a round"),
+            key(
+                "federation.schedule", [](Config& c) { return &c.federation.schedule; },
+                at_least(1), "step: steps of a round from the end of that step on"),
             choice(
                 "federation.placement", [](Config& c) { return &c.federation.placement; },
                 {"blocks", "rotate", "explicit"}, "which group holds which experts"),
@@ -327,6 +330,9 @@ void add_federation_keys(Keys& keys) {
         });
     keys.back().given = [](const Config& c) { return !explicit_placement(c); };
     keys.back().decided_by = "federation.placement";
+    keys.push_back(key(
+        "federation.replication_warmup", [](Config& c) { return &c.federation.replication_warmup; },
+        at_least(0), "first rounds in which every group holds every expert"));
     keys.push_back(choice(
         "federation.absent", [](Config& c) { return &c.federation.absent; },
         {"skip", "renormalize", "reroute"},
@@ -387,7 +393,7 @@ Keys make_keys() {
     add_federation_keys(keys);
     keys.push_back(untrained(key(
         "checkpoint.every", [](Config& c) { return &c.checkpoint.every; }, at_least(0),
-        "steps between checkpoints; 0: only at the end")));
+        "steps between checkpoints; 0: only at the end, and at that of a warm-up")));
     keys.push_back(untrained(key(
         "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, at_least(0),
         "newest checkpoints that stay; 0: all")));

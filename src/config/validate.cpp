@@ -53,6 +53,7 @@ public:
         placement();
         rounds();
         probe();
+        for (Problem& problem : phase_problems(config_)) problems_.push_back(std::move(problem));
         return std::move(problems_);
     }
 

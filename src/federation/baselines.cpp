@@ -1,5 +1,9 @@
 #include "federation/baselines.h"
 
+#include <algorithm>
+
+#include "config/phases.h"
+
 namespace fomoe {
 namespace {
 
@@ -24,9 +28,15 @@ int64_t full_exchange_bytes(const std::vector<Parameter>& all, int n_groups, Cou
 
 BaselineBytes baseline_bytes(const Config& config, const std::vector<Parameter>& all,
                              int64_t step) {
-    const int64_t period = config.federation.local_steps;
-    const bool out_of_turn = step == config.train.steps && step % period != 0;
-    const int64_t rounds = step / period + (out_of_turn ? 1 : 0);
+    int64_t rounds = 0;
+    for (const Phase& phase : phases_of(config)) {
+        const int64_t done = std::min(step, phase.end) - phase.begin;
+        if (done <= 0) break;
+        rounds += done / phase.federation.local_steps;
+        const bool out_of_turn = step == config.train.steps && step <= phase.end &&
+                                 done % phase.federation.local_steps != 0;
+        rounds += out_of_turn ? 1 : 0;
+    }
     const int64_t bytes =
         full_exchange_bytes(all, static_cast<int>(config.topology.groups.size()), Counting::sent);
     return {.data_parallel = step * bytes, .full_replicas = rounds * bytes};

@@ -20,8 +20,7 @@ struct OuterRule {
 
 // The rule of a class, as configured. A span with one owner, and a class with a shorter period p
 // than H = local_steps, averages unless the config names the outer optimizer of its class. With p
-// other than H, momentum is mu^(p/H) and lr is lr (1 - mu^(p/H)) / (1 - mu): the gain in a steady
-// direction and the memory, both counted in steps, stay.
+// other than H, momentum and rate are converted (outer_at of config/phases.h).
 OuterRule outer_rule(const FederationConfig& config, ParamClass cls, int n_owners);
 
 // average[i] = sum over the contributions, in their order, of weight * contribution[i].

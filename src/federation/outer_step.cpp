@@ -44,6 +44,11 @@ void OuterStep::take_lane() {
     staged_.resize(lane_.size());
 }
 
+void OuterStep::follow(const OuterRule& rule) {
+    FOMOE_CHECK(rule.kind == rule_.kind && rule.keeps_anchor == rule_.keeps_anchor);
+    rule_ = rule;
+}
+
 int64_t OuterStep::bytes() const {
     return 4 * 2 * static_cast<int64_t>(anchor_.size() + momentum_.size());
 }

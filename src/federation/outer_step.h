@@ -40,6 +40,8 @@ public:
 
     const OwnedSpan& span() const { return span_; }
     const OuterRule& rule() const { return rule_; }
+    // Another rate and momentum; the state stays.
+    void follow(const OuterRule& rule);
     // This rank carries a lane of a span that has an anchor.
     bool active() const { return lane_.size() > 0; }
     int64_t bytes() const;  // of anchor, momentum and staging

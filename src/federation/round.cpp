@@ -86,6 +86,11 @@ void Federation::start(Tensor weights) {
     std::ranges::fill(exchanged_choices_, 0);
 }
 
+void Federation::follow(const FederationConfig& config) {
+    for (OuterStep& step : steps_)
+        step.follow(outer_rule(config, step.span().cls, step.span().n_owners()));
+}
+
 void Federation::count(int64_t valid_tokens, std::span<const float> choices) {
     counts_.add(valid_tokens, choices);
 }

@@ -70,6 +70,9 @@ public:
     // span disagree after the commit; the message names the first parameter that differs.
     RoundResult round(Tensor weights, const RoundInput& input = {});
 
+    // The next rounds follow the outer optimizer of this config; anchors and momentum stay.
+    void follow(const FederationConfig& config);
+
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
 

@@ -25,7 +25,8 @@ struct RunState {
 std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
                                      std::vector<int64_t>& starts);
 
-// Fills the run from a checkpoint of the same groups and residents.
+// Fills the run from a checkpoint of the same groups that holds the same residents, or every
+// expert: then the state of those that a group no longer holds is left behind.
 void restore(const RunState& run, const Checkpoint& checkpoint);
 
 }  // namespace fomoe

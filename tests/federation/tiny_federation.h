@@ -148,6 +148,8 @@ public:
         }
     }
 
+    void follow(const FederationConfig& federation) { config_.federation = federation; }
+
     void add(int group, const std::string& name, double value) {
         for (double& x : local_[group][name]) x += value;
     }
