@@ -76,7 +76,13 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 
 void Federation::start(Tensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
-    rounds_ = 0;
+    rounds_ = copies_age_ = 0;
+}
+
+void Federation::keep_frozen(FrozenCopies& copies, Tensor values, int every) {
+    frozen_ = &copies;
+    frozen_values_ = values;
+    refresh_every_ = every;
 }
 
 RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
@@ -93,6 +99,7 @@ RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
 
     result.committed = stage(arena, participants) && result.contributed > 0;
     if (result.committed) commit(weights, participants, result);
+    if (result.committed) refresh_frozen(weights, participants, result);
     verify_copies(arena, participants, result);
     for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
         result.predicted += bytes;
@@ -169,6 +176,17 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
     }
     ++rounds_;
+}
+
+void Federation::refresh_frozen(Tensor weights, const Participants& participants,
+                                RoundResult& result) {
+    if (!frozen_ || !participants.has(ParamClass::expert)) return;
+    if (++copies_age_ < refresh_every_) return;
+    frozen_->exchange(weights, frozen_values_, participants.groups);
+    for (const TrafficBytes& bytes : frozen_->predict(participants.groups))
+        result.predicted += bytes;
+    result.refreshed = true;
+    copies_age_ = 0;
 }
 
 // Holders of every committed span show the hash of what they hold. The same message carries what

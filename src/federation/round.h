@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "federation/agreement.h"
+#include "federation/frozen_copies.h"
 #include "federation/outer_step.h"
 #include "federation/participants.h"
 
@@ -18,6 +19,7 @@ struct RoundResult {
     TrafficBytes counted, predicted;  // over all groups
     TrafficBytes own;                 // counted, this group's
     double seconds = 0;               // on this rank
+    bool refreshed = false;           // frozen copies were exchanged
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
     bool stop = false;      // some rank was asked to stop
@@ -41,6 +43,14 @@ public:
     // Anchor = these weights, momentum = 0, no rounds yet. weights (layout.size()) f32, in host
     // memory, the same in every owner of a span.
     void start(Tensor weights);
+
+    // From now on every `every`-th committed round that exchanges experts refreshes the copies:
+    // `values` (FrozenLayout::size) bf16, in host memory. Groups that do not contribute do not send
+    // theirs. `copies` outlives the federation.
+    void keep_frozen(FrozenCopies& copies, Tensor values, int every);
+    // Committed rounds that have exchanged experts since the copies were refreshed.
+    int64_t copies_age() const { return copies_age_; }
+    void set_copies_age(int64_t age) { copies_age_ = age; }
 
     // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
     // and may change. Weights that changed (`committed`) make derived
@@ -69,6 +79,7 @@ private:
     double measure_drift(const float* weights) const;
     bool stage(const float* weights, const Participants& participants);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
+    void refresh_frozen(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
     int64_t control_words() const;
@@ -83,6 +94,11 @@ private:
     std::vector<OuterStep> steps_;  // one per span
     WireBuffers buffers_;
     int64_t rounds_ = 0;
+
+    FrozenCopies* frozen_ = nullptr;
+    Tensor frozen_values_;
+    int refresh_every_ = 1;
+    int64_t copies_age_ = 0;
 };
 
 }  // namespace fomoe

@@ -31,4 +31,11 @@ FrozenLayout frozen_layout(const std::vector<Parameter>& all, const Placement& p
     return layout;
 }
 
+void initial_copies(const Parameter& parameter, uint64_t seed, int64_t begin, int64_t n,
+                    bf16* out) {
+    std::vector<float> values(n);
+    initial_values(parameter, seed, begin, n, values.data());
+    std::ranges::transform(values, out, to_bf16);
+}
+
 }  // namespace fomoe

@@ -20,4 +20,7 @@ struct FrozenLayout {
 FrozenLayout frozen_layout(const std::vector<Parameter>& all, const Placement& placement,
                            const World& world);
 
+// Writes bf16 of the start value of elements [begin, begin + n) of a parameter.
+void initial_copies(const Parameter& parameter, uint64_t seed, int64_t begin, int64_t n, bf16* out);
+
 }  // namespace fomoe
