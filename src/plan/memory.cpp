@@ -52,7 +52,7 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int thr
         cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size, threads),
         cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
                             static_cast<int64_t>(used.choices), model.d_model, moe.d_expert,
-                            activation, threads));
+                            activation, false, threads));
 }
 
 }  // namespace
