@@ -80,7 +80,8 @@ void bench(const Options& options) {
     fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * rig.last().skipped,
                rig.last().loss);
     fmt::print("{}\n", profile_table(rig.trace(), ceiling, options.steps));
-    print_memory(memory_plan(rig.config(), rig.world(), rig.layout(), threads, 0), before, reset);
+    print_memory(memory_plan(rig.config(), rig.world(), rig.layout(), rig.frozen(), threads, 0),
+                 before, reset);
 }
 
 // The experts of each token, the same number for every expert, whatever the router says.

@@ -20,10 +20,12 @@ public:
           backend_(cpu),
           world_(config_.topology, 0, static_cast<int>(config_.topology.groups.size())),
           placement_(config_.federation, config_.topology, config_.model.moe.n_experts),
-          layout_(arena_layout(all_parameters(config_.model, placement_), placement_, world_)),
+          all_(all_parameters(config_.model, placement_)),
+          layout_(arena_layout(all_, placement_, world_)),
+          copies_(frozen_layout(all_, placement_, world_)),
           alone_(make_self_communicator()),
           ranks_(*alone_, world_),
-          step_(config_, world_, placement_, layout_, backend_, ranks_) {}
+          step_(config_, world_, placement_, layout_, backend_, ranks_, frozen()) {}
 
     // The first step touches memory for the first time and does not count.
     void run() {
@@ -50,6 +52,9 @@ public:
     const Config& config() const { return config_; }
     const World& world() const { return world_; }
     const ArenaLayout& layout() const { return layout_; }
+    const FrozenLayout* frozen() const {
+        return config_.federation.absent == AbsentPolicy::proxy ? &copies_ : nullptr;
+    }
     Tensor gradients() const { return step_.gradients(); }
 
 private:
@@ -80,7 +85,9 @@ private:
     TraceBackend backend_;
     World world_;
     Placement placement_;
+    std::vector<Parameter> all_;
     ArenaLayout layout_;
+    FrozenLayout copies_;
     std::unique_ptr<Communicator> alone_;
     GroupCommunicators ranks_;
     InnerStep step_;

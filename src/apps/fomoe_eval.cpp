@@ -80,10 +80,22 @@ EvaluationOptions evaluation_of(const Options& options, const CLI::App& app) {
             .choose = options.choose == "loss" ? DocumentChoice::loss : DocumentChoice::router};
 }
 
+// With frozen copies of the other experts every group's own model is the union.
+EvaluationOptions possible(EvaluationOptions asked, const Config& config) {
+    if (config.federation.absent != AbsentPolicy::proxy) return asked;
+    if (!asked.union_model)
+        throw Error(Exit::usage,
+                    "--mode: under federation.absent proxy the groups' own models are the union; "
+                    "ask for union");
+    asked.own_models = asked.document_model = false;
+    return asked;
+}
+
 int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Config& config,
                  Backend& backend, Communicator& job) {
     const ValidLoader data(config);
     const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.model.tokenizer);
+    const EvaluationOptions asked = possible(options.evaluation, config);
     auto scores = [&](const Checkpoint& from, const EvaluationOptions& what) {
         UnionModel model(from, config, options.batch, backend, job);
         return evaluate(model, data, *tokenizer, what);
@@ -91,17 +103,17 @@ int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Con
     EvaluationReport report{
         .run = {checkpoint.directory(), checkpoint.manifest().step},
         .groups = {},
-        .options = options.evaluation,
-        .results = scores(checkpoint, options.evaluation),
+        .options = asked,
+        .results = scores(checkpoint, asked),
         .calibrated = {},
         .calibrated_model = {},
     };
     for (const GroupConfig& group : config.topology.groups) report.groups.push_back(group.name);
     const auto calibrated = find_calibrated(options.path);
-    if (calibrated && options.evaluation.union_model) {
+    if (calibrated && asked.union_model) {
         const Checkpoint other(*calibrated);
         report.calibrated = {other.directory(), other.manifest().step};
-        EvaluationOptions same = options.evaluation;
+        EvaluationOptions same = asked;
         same.own_models = same.document_model = false;
         report.calibrated_model = scores(other, same).union_model;
     }

@@ -30,7 +30,10 @@ void reduce_gathered(Tensor out, ConstTensor gathered, Reduction reduction) {
             return reduce_as<int32_t>(out, gathered, reduction);
         case DType::i64:
             return reduce_as<int64_t>(out, gathered, reduction);
+        case DType::bf16:
+            break;
     }
+    FOMOE_CHECK(false, "no reduction of ", name_of(out.dtype));
 }
 
 void check_all_gather(const Tensor& out, const ConstTensor& in, int size) {

@@ -120,7 +120,7 @@ struct TopologyConfig {
 };
 
 enum class PlacementKind { blocks, rotate, explicit_lists };
-enum class AbsentPolicy { skip, renormalize, reroute };
+enum class AbsentPolicy { skip, renormalize, reroute, proxy };
 enum class OuterKind { average, nesterov };
 enum class InnerState { keep, reset, average };
 enum class WeightsKind { uniform, tokens };
@@ -141,6 +141,7 @@ struct FederationConfig {
     int replication_warmup = 0;  // rounds in which every group holds every expert
     AbsentPolicy absent = AbsentPolicy::skip;
     double max_renormalize = 2.0;  // of `renormalize`
+    int refresh = 1;               // of `proxy`: rounds between refreshes of the frozen copies
     double affinity_loss = 0.0;
     WeightsKind weights = WeightsKind::uniform;         // of the contributions to an average
     RouterAverage router_average = RouterAverage::all;  // whose row of the router counts

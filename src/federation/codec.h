@@ -5,7 +5,7 @@
 
 namespace fomoe {
 
-enum class WireFormat { f32 };
+enum class WireFormat { f32, bf16 };  // bf16: rounded to the nearest, ties to even
 const char* name_of(WireFormat format);
 
 // Bytes that n values take.

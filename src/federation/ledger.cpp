@@ -8,7 +8,7 @@
 namespace fomoe {
 
 const char* name_of(Traffic traffic) {
-    constexpr const char* names[kTraffic] = {"shared", "router", "expert", "control"};
+    constexpr const char* names[kTraffic] = {"shared", "router", "expert", "copies", "control"};
     return names[static_cast<int>(traffic)];
 }
 

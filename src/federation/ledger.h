@@ -9,8 +9,9 @@
 
 namespace fomoe {
 
-enum class Traffic { shared, router, expert, control };
-inline constexpr int kTraffic = 4;
+// copies: frozen copies of experts, for groups that do not own them.
+enum class Traffic { shared, router, expert, copies, control };
+inline constexpr int kTraffic = 5;
 const char* name_of(Traffic traffic);
 inline Traffic traffic_of(ParamClass cls) { return static_cast<Traffic>(cls); }
 

@@ -81,9 +81,15 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 
 void Federation::start(Tensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
-    rounds_ = 0;
+    rounds_ = copies_age_ = 0;
     counts_ = TrainedCounts(counts_.n_choices());
     std::ranges::fill(exchanged_choices_, 0);
+}
+
+void Federation::keep_frozen(FrozenCopies& copies, Tensor values, int every) {
+    frozen_ = &copies;
+    frozen_values_ = values;
+    refresh_every_ = every;
 }
 
 void Federation::follow(const FederationConfig& config) {
@@ -113,10 +119,12 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
     PairProducts products(result.groups);
     result.failure = stage(arena, participants, products);
     result.committed = result.failure == Failure{};
-    if (result.committed)
+    if (result.committed) {
         commit(weights, participants, result);
-    else if (moments_)
+        refresh_frozen(weights, participants, result);
+    } else if (moments_) {
         moments_->discard();
+    }
     verify_copies(arena, participants, products, result);
     for (const TrafficBytes& bytes :
          predict_round(spans_, participants, control_words(input), kFormat))
@@ -227,6 +235,17 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
                                    exchanged_choices_.begin(), std::plus());
     }
     ++rounds_;
+}
+
+void Federation::refresh_frozen(Tensor weights, const Participants& participants,
+                                RoundResult& result) {
+    if (!frozen_ || !participants.has(ParamClass::expert)) return;
+    if (++copies_age_ < refresh_every_) return;
+    frozen_->exchange(weights, frozen_values_, participants.groups);
+    for (const TrafficBytes& bytes : frozen_->predict(participants.groups))
+        result.predicted += bytes;
+    result.refreshed = true;
+    copies_age_ = 0;
 }
 
 // Holders of every committed span show the hash of what they hold. The same message carries what

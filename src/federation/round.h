@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "federation/agreement.h"
+#include "federation/frozen_copies.h"
 #include "federation/moments.h"
 #include "federation/outer_step.h"
 #include "federation/participants.h"
@@ -20,6 +21,7 @@ struct RoundResult {
     TrafficBytes counted, predicted;  // over all groups
     TrafficBytes own;                 // counted, this group's
     double seconds = 0;               // on this rank
+    bool refreshed = false;           // frozen copies were exchanged
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
     bool stop = false;      // some rank was asked to stop
@@ -62,6 +64,14 @@ public:
     // memory, the same in every owner of a span.
     void start(Tensor weights);
 
+    // From now on every `every`-th committed round that exchanges experts refreshes the copies:
+    // `values` (FrozenLayout::size) bf16, in host memory. Groups that do not contribute do not send
+    // theirs. `copies` outlives the federation.
+    void keep_frozen(FrozenCopies& copies, Tensor values, int every);
+    // Committed rounds that have exchanged experts since the copies were refreshed, (1) i64: part
+    // of the state.
+    Tensor copies_age() { return view(&copies_age_, Shape(1)); }
+
     // After a step of this group: its valid tokens, and their choices (L, E).
     void count(int64_t valid_tokens, std::span<const float> choices);
 
@@ -103,6 +113,7 @@ private:
     std::optional<double> compare(const ProbeChoices& probe);
     Failure stage(const float* weights, const Participants& participants, PairProducts& products);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
+    void refresh_frozen(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants,
                        const PairProducts& products, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
@@ -124,6 +135,11 @@ private:
     TrainedCounts counts_;
     std::vector<TrainedCounts> heard_;  // by group, in the round that runs
     std::vector<int64_t> exchanged_choices_;
+
+    FrozenCopies* frozen_ = nullptr;
+    Tensor frozen_values_;
+    int refresh_every_ = 1;
+    int64_t copies_age_ = 0;
 };
 
 }  // namespace fomoe

@@ -121,13 +121,16 @@ double CheckBackend::nmse(std::string_view op, int operand, DType dtype, int64_t
         case DType::i64:
             error = differs<int64_t>(tested, reference, count);
             break;
+        case DType::bf16:
+            error = differs<uint16_t>(tested, reference, count);
+            break;
     }
     if (error <= bound) return error;
-    const bool integers = dtype == DType::i32 || dtype == DType::i64;
+    const bool exact = dtype != DType::f32 && dtype != DType::f64;
     throw Error(Exit::internal,
                 concat("backend check: ", op, ": operand ", operand, " (", name_of(dtype), ", ",
                        count, " elements) of ", tested_.name(), " differs from ", reference_.name(),
-                       integers ? "" : concat(": NMSE ", error, ", allowed ", bound)));
+                       exact ? "" : concat(": NMSE ", error, ", allowed ", bound)));
 }
 
 template <class Op>
@@ -143,9 +146,10 @@ void CheckBackend::compare(const Op& op, Queue queue) {
     std::vector<char> host;
     for (const Region& region : regions) {
         host.resize(region.end - region.begin);
-        const Shape words(host.size() / sizeof(int32_t));
-        tested_.copy_to_host(host.data(), {region.begin, DType::i32, words}, queue);
-        reference_.copy_from_host({memory + region.at, DType::i32, words}, host.data(), queue);
+        // Every type is a whole number of the smallest.
+        const Shape elements(host.size() / size_of(DType::bf16));
+        tested_.copy_to_host(host.data(), {region.begin, DType::bf16, elements}, queue);
+        reference_.copy_from_host({memory + region.at, DType::bf16, elements}, host.data(), queue);
     }
     for_each_operand(mirrored, [&](auto& x) {
         const char* begin = static_cast<const char*>(x.data);

@@ -11,10 +11,17 @@ constexpr int64_t matrices_in(Activation activation) {
     return activation == Activation::swiglu ? 2 : 1;
 }
 
+inline void require_frozen(const char* op, const ConstTensor& frozen, int n_frozen, int64_t R) {
+    require_or_empty(op, "frozen", frozen, DType::bf16, Shape(frozen.shape[0]));
+    FOMOE_CHECK(0 <= n_frozen && n_frozen <= R && (n_frozen == 0 || frozen), op, ": ", n_frozen,
+                " of ", R, " experts are frozen", frozen ? "" : ", without their weights");
+}
+
 // y[n] = sum over k with slot[n, k] >= 0, in rising k, of gate[n, k] * expert_slot(x[n]); 0 without
 // any. expert(x) = a(x W_in^T) W_out^T with a = silu(g) * u on [g | u] for swiglu.
 // Expert s lies in `weights` from expert_offset[s] on: W_in (U F, D), then W_out (D, F); for swiglu
-// W_in is the gate's F rows, then the up projection's F rows.
+// W_in is the gate's F rows, then the up projection's F rows. The last n_frozen of the R experts
+// are frozen: they lie in `frozen` instead, laid out alike.
 // Rows are ordered by slot, then (n, k): row r of `hidden` belongs to choice[r] = n K + k, and slot
 // s has the rows [offset[s], offset[s + 1]). Any split of the choices may occur: all on one expert,
 // none at all.
@@ -29,12 +36,14 @@ struct ExpertsForward {
     ConstTensor gate;           // (N, K)
     ConstTensor weights;        // (P)
     ConstTensor expert_offset;  // (R) i64, in elements
+    ConstTensor frozen;         // (P') bf16, or empty
+    int n_frozen = 0;
     Activation activation = Activation::swiglu;
     int d_expert = 0;  // F
 
     static auto operands(auto& op) {
         return std::tie(op.y, op.hidden, op.choice, op.offset, op.x, op.slot, op.gate, op.weights,
-                        op.expert_offset);
+                        op.expert_offset, op.frozen);
     }
     int64_t matrices() const { return matrices_in(activation); }
     // Of the rows executed: known once `offset` is written.
@@ -54,10 +63,12 @@ struct ExpertsForward {
         require(name, "offset", offset, DType::i32, Shape(R + 1));
         require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
         require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
+        require_frozen(name, frozen, n_frozen, R);
     }
 };
 
-// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds.
+// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds. Frozen
+// experts have no gradient.
 struct ExpertsBackward {
     static constexpr const char* name = "experts_backward";
     Tensor dx;        // (N, D)
@@ -72,17 +83,21 @@ struct ExpertsBackward {
     ConstTensor offset;
     ConstTensor weights;
     ConstTensor expert_offset;
+    ConstTensor frozen;
+    int n_frozen = 0;
     Activation activation = Activation::swiglu;
     int d_expert = 0;
 
     static auto operands(auto& op) {
         return std::tie(op.dx, op.dgate, op.dweights, op.dy, op.x, op.slot, op.gate, op.hidden,
-                        op.choice, op.offset, op.weights, op.expert_offset);
+                        op.choice, op.offset, op.weights, op.expert_offset, op.frozen);
     }
     int64_t matrices() const { return matrices_in(activation); }
     double flops() const {
-        return 4.0 * offset.as<int32_t>()[expert_offset.shape[0]] * (matrices() + 1) * d_expert *
-               x.shape[1];
+        const int64_t R = expert_offset.shape[0];
+        const int32_t* end = offset.as<int32_t>();
+        const double inputs = end[R], weights = end[R - n_frozen];  // rows whose gradient is made
+        return 2.0 * (inputs + weights) * (matrices() + 1) * d_expert * x.shape[1];
     }
     void check() const {
         const int64_t N = x.shape[0], D = x.shape[1], K = slot.shape[1];
@@ -99,6 +114,7 @@ struct ExpertsBackward {
         require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
         require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
         require(name, "dweights", dweights, DType::f32, weights.shape);
+        require_frozen(name, frozen, n_frozen, R);
     }
 };
 

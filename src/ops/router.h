@@ -22,24 +22,25 @@ enum class AbsentChoices {
 //   also those of absent experts).
 // An absent choice gets slot -1. With `renormalize` its gate is 0, and those of the token's other
 // choices are multiplied by min(S / P, max_renormalize), where S is the sum of all K chosen s and P
-// that of those with a resident expert.
+// that of those with a resident expert. With layer_scale every gate is multiplied by it at last.
 // p = s / (sum of s) is the router probability of the balancing loss, with `reroute` 0 for absent
 // experts, and z that of the logits that are scored. affinity is minus the log of the softmax mass,
 // over all E, on the residents; 0 when all experts or none are resident. Statistics are taken over
 // valid tokens (target >= 0), by sequence.
 struct Router {
     static constexpr const char* name = "router";
-    Tensor gate;           // (N, K)
-    Tensor expert;         // (N, K) i32, global ids
-    Tensor slot;           // (N, K) i32, index among residents or -1
-    Tensor count;          // (B, E) f32, choices of valid tokens
-    Tensor mass;           // (B, E) f32, sum of p
-    Tensor z;              // (B) f32, sum of logsumexp(logits)^2
-    Tensor affinity;       // (B) f32, sum of -log(mass on residents)
-    ConstTensor logits;    // (N, E)
-    ConstTensor bias;      // (E) or empty
-    ConstTensor resident;  // (E) i32, slot of each expert or -1
-    ConstTensor target;    // (N) i32, negative: not a valid token
+    Tensor gate;              // (N, K)
+    Tensor expert;            // (N, K) i32, global ids
+    Tensor slot;              // (N, K) i32, index among residents or -1
+    Tensor count;             // (B, E) f32, choices of valid tokens
+    Tensor mass;              // (B, E) f32, sum of p
+    Tensor z;                 // (B) f32, sum of logsumexp(logits)^2
+    Tensor affinity;          // (B) f32, sum of -log(mass on residents)
+    ConstTensor logits;       // (N, E)
+    ConstTensor bias;         // (E) or empty
+    ConstTensor resident;     // (E) i32, slot of each expert or -1
+    ConstTensor target;       // (N) i32, negative: not a valid token
+    ConstTensor layer_scale;  // (1) or empty
     RouterScore score = RouterScore::softmax;
     bool normalize = true;
     float scale = 1.0f;
@@ -48,7 +49,7 @@ struct Router {
 
     static auto operands(auto& op) {
         return std::tie(op.gate, op.expert, op.slot, op.count, op.mass, op.z, op.affinity,
-                        op.logits, op.bias, op.resident, op.target);
+                        op.logits, op.bias, op.resident, op.target, op.layer_scale);
     }
     double flops() const { return 0; }
     void check() const {
@@ -67,6 +68,7 @@ struct Router {
         require_or_empty(name, "bias", bias, DType::f32, Shape(E));
         require(name, "resident", resident, DType::i32, Shape(E));
         require(name, "target", target, DType::i32, Shape(N));
+        require_or_empty(name, "layer_scale", layer_scale, DType::f32, Shape(1));
     }
 };
 
@@ -74,17 +76,20 @@ struct Router {
 // of any valid token of a sequence), the z-loss (dz: with respect to a valid token's logsumexp^2),
 // and the affinity (daffinity: with respect to a valid token's -log(mass on residents)). dgate of a
 // choice with slot -1 is taken as 0; the Jacobians of score, normalisation and renormalisation are
-// applied in full, so that S still leads to the scores of absent choices.
+// applied in full, so that S still leads to the scores of absent choices. dlayer_scale is the sum
+// over the choices with slot >= 0 of dgate times what the gate would be without layer_scale.
 struct RouterBackward {
     static constexpr const char* name = "router_backward";
-    Tensor dlogits;        // (N, E)
-    ConstTensor dgate;     // (N, K)
-    ConstTensor expert;    // (N, K) i32
-    ConstTensor slot;      // (N, K) i32
-    ConstTensor logits;    // (N, E)
-    ConstTensor resident;  // (E) i32, as in Router
-    ConstTensor dmass;     // (B, E)
-    ConstTensor target;    // (N) i32
+    Tensor dlogits;           // (N, E)
+    Tensor dlayer_scale;      // (1) += or empty; only with layer_scale
+    ConstTensor dgate;        // (N, K)
+    ConstTensor expert;       // (N, K) i32
+    ConstTensor slot;         // (N, K) i32
+    ConstTensor logits;       // (N, E)
+    ConstTensor resident;     // (E) i32, as in Router
+    ConstTensor dmass;        // (B, E)
+    ConstTensor target;       // (N) i32
+    ConstTensor layer_scale;  // (1) or empty, as in Router
     RouterScore score = RouterScore::softmax;
     bool normalize = true;
     float scale = 1.0f;
@@ -94,8 +99,8 @@ struct RouterBackward {
     float daffinity = 0.0f;
 
     static auto operands(auto& op) {
-        return std::tie(op.dlogits, op.dgate, op.expert, op.slot, op.logits, op.resident, op.dmass,
-                        op.target);
+        return std::tie(op.dlogits, op.dlayer_scale, op.dgate, op.expert, op.slot, op.logits,
+                        op.resident, op.dmass, op.target, op.layer_scale);
     }
     double flops() const { return 0; }
     void check() const {
@@ -110,6 +115,9 @@ struct RouterBackward {
         require(name, "resident", resident, DType::i32, Shape(E));
         require(name, "dmass", dmass, DType::f32, Shape(B, E));
         require(name, "target", target, DType::i32, Shape(N));
+        require_or_empty(name, "layer_scale", layer_scale, DType::f32, Shape(1));
+        require_or_empty(name, "dlayer_scale", dlayer_scale, DType::f32, Shape(1));
+        FOMOE_CHECK(layer_scale || !dlayer_scale, name, ": dlayer_scale without layer_scale");
     }
 };
 

@@ -7,16 +7,18 @@
 #include <ostream>
 
 #include "base/error.h"
+#include "tensor/bf16.h"
 
 namespace fomoe {
 
-enum class DType : uint8_t { f32, f64, i32, i64 };
+enum class DType : uint8_t { f32, f64, i32, i64, bf16 };
 
 constexpr int64_t size_of(DType dtype) {
-    return dtype == DType::f32 || dtype == DType::i32 ? 4 : 8;
+    constexpr int64_t sizes[] = {4, 8, 4, 8, 2};
+    return sizes[static_cast<int>(dtype)];
 }
 constexpr const char* name_of(DType dtype) {
-    constexpr const char* names[] = {"f32", "f64", "i32", "i64"};
+    constexpr const char* names[] = {"f32", "f64", "i32", "i64", "bf16"};
     return names[static_cast<int>(dtype)];
 }
 
@@ -28,6 +30,8 @@ template <>
 inline constexpr DType kDTypeOf<int32_t> = DType::i32;
 template <>
 inline constexpr DType kDTypeOf<int64_t> = DType::i64;
+template <>
+inline constexpr DType kDTypeOf<bf16> = DType::bf16;
 
 // Up to four dimensions, row-major, no strides.
 struct Shape {

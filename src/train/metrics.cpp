@@ -116,8 +116,9 @@ std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineB
     const Unit unit = unit_of(static_cast<double>(sent));
     std::vector<std::string> parts;
     for (int i = 0; i < kTraffic; ++i)
-        parts.push_back(
-            fmt::format("{} {:.1f}", name_of(static_cast<Traffic>(i)), total.sent[i] / unit.bytes));
+        if (total.sent[i] > 0)
+            parts.push_back(fmt::format("{} {:.1f}", name_of(static_cast<Traffic>(i)),
+                                        total.sent[i] / unit.bytes));
     return fmt::format("sent {:.1f} {} in {} {} ({})", sent / unit.bytes, unit.name, rounds,
                        rounds == 1 ? "round" : "rounds", joined(parts, ", ")) +
            sent_by_others("data-parallel", baselines.data_parallel, sent) +
@@ -154,6 +155,7 @@ void MetricsWriter::step(const StepMetrics& m) {
     line["mfu"] = m.mfu;
     line["imbalance"] = m.imbalance;
     line["skipped_share"] = m.skip;
+    line["proxy_share"] = m.proxy;
     line["eta_seconds"] = m.eta_seconds;
     write_line(line.dump());
 }

@@ -49,7 +49,9 @@ private:
     bool round(int64_t step, const Classes& due, bool stop);
     void save(int64_t step);
     bool speaks() const { return world_.rank == 0; }
-    RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }
+    RunState state() {
+        return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
+    }
 
     const Config config_;
     const RunPlan plan_;
@@ -64,11 +66,13 @@ private:
     Placement placement_;
     std::vector<Parameter> all_;
     ArenaLayout layout_;
+    FrozenLayout frozen_;  // under `proxy`
     GroupCommunicators ranks_;
     double ceiling_;         // GFLOP/s of the group's ranks together
     int64_t memory_before_;  // bytes held before what follows
     InnerStep step_;
     JobLink link_;
+    FrozenCopies frozen_copies_;
     Federation federation_;
     Loader loader_;
     std::optional<Probe> probe_;              // with several groups
@@ -80,7 +84,7 @@ private:
     TrafficBytes sent_;  // and received, since step 1, all groups together
     Timer since_start_;
     double step_seconds_ = 0;  // since the last report
-    double executed_ = 0;      // choices since the last report
+    double executed_ = 0;      // choices since the last report, by the work of a resident's
     int64_t unreported_ = 0;   // steps since the last report
 };
 

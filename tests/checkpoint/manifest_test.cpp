@@ -38,7 +38,7 @@ TEST_CASE("a manifest says what was written and comes back") {
     manifest.round = 20;
     manifest.tokens = 1 << 20;
     manifest.groups[1].step = 639;
-    manifest.bytes = {.sent = {int64_t{1} << 40, 2, 3, 4}, .received = {5, 6, 7, 8}};
+    manifest.bytes = {.sent = {int64_t{1} << 40, 2, 3, 4, 5}, .received = {6, 7, 8, 9, 10}};
     manifest.files = {{"model/model.safetensors", 5'000'000'000, 0xfedcba9876543210}};
     put_bytes(directory / "manifest.json", to_json(manifest));
     CHECK(read_manifest(directory) == manifest);

@@ -79,6 +79,34 @@ TEST_CASE("ranks write their pieces of the tensors into one file") {
                Contains("7 elements"));
 }
 
+TEST_CASE("half-width tensors lie behind the others and come back as they were") {
+    const TempDirectory directory;
+    std::vector<bf16> h{to_bf16(1.5f), to_bf16(-3.0f), to_bf16(1e30f)}, read(2);
+    std::vector<float> a{1.0f, 2.0f};
+    const TensorSpec spec{"h", DType::bf16, Shape(3)};
+    const TensorFiles files = plan_files("t", {spec, {"a", DType::f32, Shape(2)}}, 1 << 20);
+    write_tensors(*make_self_communicator(), directory, files,
+                  {{"h", 2, view(h.data(), Shape(3)).slice(2, 1)},
+                   {"a", 0, view(a.data(), Shape(2))},
+                   {"h", 0, view(h.data(), Shape(3)).slice(0, 2)}});
+    std::string header = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                         R"("h":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]},)"
+                         R"("__metadata__":{"format":"pt"}})";
+    header.resize((header.size() + 7) / 8 * 8, ' ');
+    std::string data(14, '\0');
+    std::memcpy(data.data(), a.data(), 8);
+    std::memcpy(data.data() + 8, h.data(), 6);
+    CHECK(bytes_of(directory / "t.safetensors") == with_length(header, data));
+
+    const SafetensorsFile file(directory / "t.safetensors");
+    file.require(spec);
+    file.read({"h", 1, view(read.data(), Shape(2))});
+    CHECK(to_f32(read[0]) == -3.0f);
+    CHECK(read[1].bits == h[2].bits);
+    CHECK_THAT(refusal([&] { file.require({"h", DType::f32, Shape(3)}); }), Contains("BF16"));
+    CHECK_THAT(refusal([&] { file.read({"a", 0, view(read.data(), Shape(2))}); }), Contains("F32"));
+}
+
 TEST_CASE("tensors that are too large for one file go into several") {
     const TempDirectory directory;
     const TensorFiles files = plan_files("model", kTensors, 68);

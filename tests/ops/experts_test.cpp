@@ -1,4 +1,6 @@
 // The routed experts and their gradients.
+#include "ops/cpu/cpu_backend.h"
+#include "ops/scratch.h"
 #include "support/finite_difference.h"
 
 using namespace fomoe;
@@ -9,8 +11,24 @@ TEST_CASE("experts: as the reference") {
 }
 
 TEST_CASE("experts: wrong operands are refused") {
-    check_refusals<ExpertsForward>({7});  // weights: any number of elements
-    check_refusals<ExpertsBackward>();
+    check_refusals<ExpertsForward>({7, 9});  // weights and frozen: any number of elements
+    check_refusals<ExpertsBackward>({12});
+
+    for (const auto& each : cases<ExpertsForward>()) {
+        if (each.name != "some_frozen") continue;
+        Pool pool = each.pool();
+        ExpertsForward op = each.build(pool);
+        for (int n : {-1, 6}) {
+            op.n_frozen = n;
+            CHECK_THROWS_AS(op.check(), Error);
+        }
+        op.n_frozen = 1;
+        CHECK_NOTHROW(op.check());
+        op.frozen = {};
+        CHECK_THROWS_AS(op.check(), Error);
+        op.n_frozen = 0;
+        CHECK_NOTHROW(op.check());
+    }
 }
 
 TEST_CASE("experts: gradients by finite differences") {
@@ -25,6 +43,8 @@ TEST_CASE("experts: gradients by finite differences") {
                                      .gate = op.gate,
                                      .weights = op.weights,
                                      .expert_offset = op.expert_offset,
+                                     .frozen = op.frozen,
+                                     .n_frozen = op.n_frozen,
                                      .activation = op.activation,
                                      .d_expert = op.d_expert};
         const auto loss = [&] {
@@ -37,18 +57,109 @@ TEST_CASE("experts: gradients by finite differences") {
     });
 }
 
-TEST_CASE("experts: memory between the experts is left alone") {
+TEST_CASE("experts: memory that is no resident expert's gets no gradient") {
     const auto backend = make_cpu_backend(2);
     for (const auto& each : cases<ExpertsBackward>()) {
-        if (each.name != "odd") continue;
+        if (each.name != "odd" && each.name.find("frozen") == std::string::npos) continue;
+        if (each.size == Size::bench) continue;
+        INFO(each.name);
         Pool pool = each.pool();
         const ExpertsBackward op = each.build(pool);
         const auto change = added(op.dweights, run_on(*backend, op, pool).dweights);
         std::vector<bool> belongs(change.size(), false);
         const int64_t size = (op.matrices() + 1) * op.d_expert * op.x.shape[1];
-        for (int64_t s = 0; s < op.expert_offset.shape[0]; ++s)
+        for (int64_t s = 0; s < op.expert_offset.shape[0] - op.n_frozen; ++s)
             std::fill_n(belongs.begin() + op.expert_offset.as<int64_t>()[s], size, true);
         for (size_t i = 0; i < change.size(); ++i)
             if (!belongs[i]) CHECK(change[i] == 0);
+    }
+}
+
+namespace {
+
+// The op with its frozen experts as residents: behind the others, with the same values.
+template <class Op>
+Op thawed(const Op& op, Pool& pool) {
+    const int64_t R = op.expert_offset.shape[0], kept = op.weights.count();
+    const Tensor weights = pool.raw(DType::f32, Shape(kept + op.frozen.count()));
+    std::memcpy(weights.data, op.weights.data, op.weights.bytes());
+    for (int64_t i = 0; i < op.frozen.count(); ++i)
+        weights.template as<float>()[kept + i] = to_f32(op.frozen.template as<bf16>()[i]);
+    const Tensor offset = pool.copy(op.expert_offset);
+    for (int64_t s = R - op.n_frozen; s < R; ++s) offset.as<int64_t>()[s] += kept;
+    Op out = op;
+    out.weights = weights;
+    out.expert_offset = offset;
+    out.frozen = {};
+    out.n_frozen = 0;
+    return out;
+}
+
+bool equal_bits(ConstTensor a, ConstTensor b) {
+    return a.bytes() >= b.bytes() && std::memcmp(a.data, b.data, b.bytes()) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("experts: a frozen expert serves to the bit as a resident with the same values") {
+    int tried = 0;
+    for (const int threads : {1, 2}) {
+        const auto backend = make_cpu_backend(threads);
+        for (const auto& each : cases<ExpertsForward>()) {
+            if (each.size == Size::bench || each.name.find("frozen") == std::string::npos) continue;
+            INFO(each.name);
+            Pool pool = each.pool();
+            const ExpertsForward op = each.build(pool);
+            CHECK(same_bits(run_on(*backend, op, pool), run_on(*backend, thawed(op, pool), pool)));
+            ++tried;
+        }
+        for (const auto& each : cases<ExpertsBackward>()) {
+            if (each.size == Size::bench || each.name.find("frozen") == std::string::npos) continue;
+            INFO(each.name);
+            Pool pool = each.pool();
+            const ExpertsBackward op = each.build(pool);
+            ExpertsBackward other = thawed(op, pool);
+            const Tensor dweights = pool.normal(other.weights.shape);
+            std::memcpy(dweights.data, op.dweights.data, op.dweights.bytes());
+            other.dweights = dweights;
+            const auto frozen = run_on(*backend, op, pool), all = run_on(*backend, other, pool);
+            CHECK(equal_bits(all.dx, frozen.dx));
+            CHECK(equal_bits(all.dgate, frozen.dgate));
+            CHECK(equal_bits(all.dweights, frozen.dweights));
+            if (each.name == "all_frozen") CHECK(2 * frozen.flops() == all.flops());
+            ++tried;
+        }
+    }
+    CHECK(tried == 32);
+}
+
+TEST_CASE("experts: the scratch they keep is the one predicted") {
+    for (const auto& each : cases<ExpertsBackward>()) {
+        if (each.size == Size::bench) continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        const ExpertsBackward op = each.build(pool);
+        for (int threads : {1, 3}) {
+            CpuBackend backend(threads);
+            Backend& cpu = backend;
+            cpu.run(op);
+            cpu.run(ExpertsForward{.y = pool.blank(op.dy.shape),
+                                   .hidden = pool.blank(op.hidden.shape),
+                                   .choice = pool.blank(op.choice.shape, DType::i32),
+                                   .offset = pool.blank(op.offset.shape, DType::i32),
+                                   .x = op.x,
+                                   .slot = op.slot,
+                                   .gate = op.gate,
+                                   .weights = op.weights,
+                                   .expert_offset = op.expert_offset,
+                                   .frozen = op.frozen,
+                                   .n_frozen = op.n_frozen,
+                                   .activation = op.activation,
+                                   .d_expert = op.d_expert});
+            CHECK(backend.scratch_bytes() == cpu_experts_scratch(op.x.shape[0], op.slot.shape[1],
+                                                                 op.choice.shape[0], op.x.shape[1],
+                                                                 op.d_expert, op.activation,
+                                                                 op.n_frozen > 0, threads));
+        }
     }
 }

@@ -20,6 +20,47 @@ TEST_CASE("router: wrong operands are refused") {
     op.mass = pool.blank(Shape(2, 7));
     op.z = op.affinity = pool.blank(Shape(2));
     CHECK_THROWS_AS(op.check(), Error);  // 15 rows in 2 sequences
+
+    for (const auto& each : cases<RouterBackward>()) {
+        if (each.name != "layer_scale") continue;
+        Pool other = each.pool();
+        RouterBackward backward = each.build(other);
+        backward.layer_scale = {};
+        CHECK_THROWS_AS(backward.check(), Error);
+        backward.dlayer_scale = {};
+        CHECK_NOTHROW(backward.check());
+    }
+}
+
+TEST_CASE("router: a layer scale of 1 gives the bits of none, of 2 twice the gates") {
+    const auto backend = make_cpu_backend(2);
+    int tried = 0;
+    for (const auto& each : cases<Router>()) {
+        if (each.size == Size::bench || each.name.find("layer_scale") != std::string::npos)
+            continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        Router op = each.build(pool);
+        const Router none = run_on(*backend, op, pool);
+        op.layer_scale = pool.from<float>({1});
+        CHECK(same_bits(none, run_on(*backend, op, pool)));
+        op.layer_scale = pool.from<float>({2});
+        const auto once = values(none.gate), twice = values(run_on(*backend, op, pool).gate);
+        for (size_t i = 0; i < once.size(); ++i) CHECK(twice[i] == 2 * once[i]);
+        ++tried;
+    }
+    for (const auto& each : cases<RouterBackward>()) {
+        if (each.size == Size::bench || each.name.find("layer_scale") != std::string::npos)
+            continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        RouterBackward op = each.build(pool);
+        const RouterBackward none = run_on(*backend, op, pool);
+        op.layer_scale = pool.from<float>({1});
+        CHECK(same_bits(none, run_on(*backend, op, pool)));
+        ++tried;
+    }
+    CHECK(tried > 80);
 }
 
 TEST_CASE("router: among equal scores the lower expert ids are chosen") {
@@ -162,6 +203,7 @@ TEST_CASE("router: gradients by finite differences") {
                        .affinity = run.output(Shape(1)),
                        .bias = bias,
                        .resident = op.resident,
+                       .layer_scale = op.layer_scale,
                        .score = op.score,
                        .normalize = op.normalize,
                        .scale = op.scale,
@@ -187,5 +229,8 @@ TEST_CASE("router: gradients by finite differences") {
             return sum;
         };
         check_gradient("logits", loss, op.logits, values(run.after.dlogits));
+        if (op.dlayer_scale)
+            check_gradient("layer_scale", loss, op.layer_scale,
+                           added(run.before.dlayer_scale, run.after.dlayer_scale));
     });
 }

@@ -44,6 +44,7 @@ struct ExpertsShape {
     Activation activation = Activation::swiglu;
     Split split = Split::even;
     int64_t spare_rows = 0;  // of hidden and choice beyond N K
+    int64_t frozen = 0;      // of the R
 };
 
 std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
@@ -67,17 +68,32 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
         {"many_experts_few_tokens", Size::small, {3, 5, 2, 31, 3}},
         {"top_1", Size::small, {15, 6, 1, 4, 5}},
         {"top_4", Size::small, {12, 7, 4, 13, 3, swiglu, Split::some_absent}},
+        {"some_frozen", Size::small, {17, 11, 2, 5, 7, swiglu, Split::even, 0, 2}},
+        {"some_frozen_some_absent", Size::small, {19, 13, 3, 7, 5, gelu, Split::some_absent, 5, 4}},
+        {"all_frozen", Size::small, {13, 9, 2, 4, 5, swiglu, Split::even, 0, 4}},
+        {"all_on_a_frozen_one", Size::small, {11, 7, 2, 3, 5, relu, Split::same_for_all_k, 0, 1}},
+        {"one_frozen_expert_with_all",
+         Size::small,
+         {23, 7, 2, 5, 5, silu, Split::all_on_one, 0, 3}},
+        {"no_token_frozen", Size::small, {0, 5, 2, 3, 3, swiglu, Split::even, 4, 2}},
         {"typical", Size::typical, {256, 64, 2, 8, 48}},
         {"typical_skip", Size::typical, {257, 65, 2, 8, 33, swiglu, Split::some_absent}},
         {"typical_gelu", Size::typical, {256, 64, 2, 4, 128, gelu}},
         {"long", Size::typical, {389, 33, 2, 5, 23, swiglu, Split::some_absent}},
         {"long_top_4", Size::typical, {331, 19, 4, 7, 13, gelu}},
+        {"long_frozen", Size::typical, {389, 33, 2, 5, 23, swiglu, Split::some_absent, 0, 3}},
+        {"long_one_hot_frozen",
+         Size::typical,
+         {1201, 13, 2, 5, 17, swiglu, Split::all_on_one, 0, 3}},
         {"long_one_hot", Size::typical, {1201, 13, 2, 5, 17, swiglu, Split::all_on_one}},
         {"typical_one_hot", Size::typical, {256, 48, 2, 8, 64, swiglu, Split::all_on_one}},
         {"N2048_D512_E16_K2_F768", Size::bench, {2048, 512, 2, 16, 768}},
         {"N2048_D512_E16_K2_F768_absent",
          Size::bench,
          {2048, 512, 2, 16, 768, swiglu, Split::some_absent}},
+        {"N2048_D512_E16_K2_F768_frozen",
+         Size::bench,
+         {2048, 512, 2, 16, 768, swiglu, Split::even, 0, 12}},
         {"N4096_D256_E16_K2_F256", Size::bench, {4096, 256, 2, 16, 256}},
     };
 }
@@ -96,11 +112,19 @@ ExpertsForward experts_forward(Pool& pool, ExpertsShape s) {
     op.activation = s.activation;
     op.d_expert = s.d_expert;
 
-    // Experts lie in falling order, with a gap of 16 elements before each.
+    // Experts lie in falling order, with a gap before each: of 16 elements, of 3 between the
+    // frozen.
     std::vector<int64_t> offsets;
-    for (int64_t r = 0; r < s.R; ++r) offsets.push_back(16 + (s.R - 1 - r) * (expert_size + 16));
+    const int64_t residents = s.R - s.frozen;
+    for (int64_t r = 0; r < residents; ++r)
+        offsets.push_back(16 + (residents - 1 - r) * (expert_size + 16));
+    for (int64_t r = 0; r < s.frozen; ++r)
+        offsets.push_back(3 + (s.frozen - 1 - r) * (expert_size + 3));
     op.expert_offset = pool.from<int64_t>(offsets);
-    op.weights = pool.normal(Shape(s.R * (expert_size + 16)), 1.5f / std::sqrt(float(s.D)));
+    const float deviation = 1.5f / std::sqrt(float(s.D));
+    op.weights = pool.normal(Shape(residents * (expert_size + 16)), deviation);
+    op.n_frozen = static_cast<int>(s.frozen);
+    if (s.frozen) op.frozen = pool.normal_bf16(Shape(s.frozen * (expert_size + 3)), deviation);
     return op;
 }
 
@@ -139,6 +163,8 @@ ExpertsBackward experts_backward(Pool& pool, ExpertsShape s, bool bench) {
     op.offset = wide.offset;
     op.weights = forward.weights;
     op.expert_offset = forward.expert_offset;
+    op.frozen = forward.frozen;
+    op.n_frozen = forward.n_frozen;
     op.activation = s.activation;
     op.d_expert = s.d_expert;
     return op;

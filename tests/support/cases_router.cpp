@@ -27,6 +27,7 @@ struct RouterShape {
     float scale = 1.0f;
     AbsentChoices absent = AbsentChoices::skip;
     float max_renormalize = 2.0f;
+    float layer_scale = 0;  // 0: without one
 };
 
 std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
@@ -116,6 +117,24 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"typical_reroute",
          Size::typical,
          {512, 67, 8, 4, sigmoid, true, true, half, 7, {}, 1, reroute}},
+        {"layer_scale",
+         Size::small,
+         {14, 9, 3, 2, softmax, true, false, half, 4, {}, 1.7f, AbsentChoices::skip, 2, 0.6f}},
+        {"layer_scale_all_resident",
+         Size::small,
+         {18, 8, 2, 2, softmax, true, false, all, 5, {}, 1, AbsentChoices::skip, 2, 1.3f}},
+        {"layer_scale_no_resident",
+         Size::small,
+         {9, 8, 2, 1, sigmoid, true, true, Residents::none, 0, {}, 1, {}, 2, 1.3f}},
+        {"layer_scale_renormalize",
+         Size::small,
+         {30, 9, 4, 3, sigmoid, false, true, half, 3, {}, 1.7f, renormalize, 1.6f, -0.8f}},
+        {"layer_scale_reroute",
+         Size::small,
+         {21, 9, 3, 3, softmax, false, true, half, 0, {}, 0.4f, reroute, 2, 2.5f}},
+        {"typical_layer_scale",
+         Size::typical,
+         {512, 67, 8, 4, sigmoid, true, true, half, 7, {}, 1.4f, renormalize, 2, 0.7f}},
         {"typical", Size::typical, {512, 16, 2, 4, softmax, true, false, half, 7}},
         {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
         {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
@@ -155,6 +174,7 @@ Router router(Pool& pool, RouterShape s) {
     for (int64_t n = 0; s.invalid_every && n < s.N; n += s.invalid_every)
         target.as<int32_t>()[n] = -1;
     op.target = target;
+    if (s.layer_scale) op.layer_scale = pool.from<float>({s.layer_scale});
     op.score = s.score;
     op.normalize = s.normalize;
     op.scale = s.scale;
@@ -176,6 +196,8 @@ RouterBackward router_backward(Pool& pool, RouterShape s) {
     op.resident = forward.resident;
     op.dmass = pool.normal(forward.mass.shape);
     op.target = forward.target;
+    op.layer_scale = forward.layer_scale;
+    if (op.layer_scale) op.dlayer_scale = pool.from<float>({0.75f});
     op.score = s.score;
     op.normalize = s.normalize;
     op.scale = s.scale;
@@ -239,6 +261,12 @@ std::vector<Case<RouterBackward>> cases() {
     for (const auto& [name, size, shape] : router_shapes()) {
         made.push_back(
             {name, size, [shape = shape](Pool& pool) { return router_backward(pool, shape); }});
+        if (shape.layer_scale != 0)
+            made.push_back({name + "_not_trained", size, [shape = shape](Pool& pool) {
+                                RouterBackward op = router_backward(pool, shape);
+                                op.dlayer_scale = {};
+                                return op;
+                            }});
         // Each source of the gradient alone.
         if (name != "sigmoid_bias" && name != "scaled" && name != "renormalize_sigmoid" &&
             name != "reroute_sigmoid")

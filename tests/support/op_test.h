@@ -36,19 +36,17 @@ std::vector<Operand> operand_list(const Op& op) {
 template <class Op>
 Op run_on(Backend& backend, const Op& op, Pool& pool) {
     constexpr int64_t kGuard = 16;  // i32 elements behind each operand
-    const auto as_words = [](void* data, int64_t bytes) {
-        return Tensor{data, DType::i32, Shape(bytes / 4 + kGuard)};
-    };
+    const auto words_of = [](const auto& x) { return (x.bytes() + 3) / 4 + kGuard; };
     std::map<const void*, void*> placed;  // by host address
     Op there = op;
     for_each_operand(there, [&](auto& x) {
         if (!x) return;
         void*& data = placed[x.data];
         if (!data) {
-            std::vector<int32_t> words(x.bytes() / 4 + kGuard, kUnwritten);
+            std::vector<int32_t> words(words_of(x), kUnwritten);
             if (x.bytes()) std::memcpy(words.data(), x.data, x.bytes());
             data = backend.allocate(words.size() * 4);
-            backend.copy_from_host(as_words(data, x.bytes()), words.data());
+            backend.copy_from_host({data, DType::i32, Shape(words.size())}, words.data());
         }
         x.data = data;
     });
@@ -58,8 +56,8 @@ Op run_on(Backend& backend, const Op& op, Pool& pool) {
     Op result = there;
     for_each_operand(result, [&](auto& x) {
         if (!x) return;
-        std::vector<int32_t> words(x.bytes() / 4 + kGuard);
-        backend.copy_to_host(words.data(), as_words(const_cast<void*>(x.data), x.bytes()));
+        std::vector<int32_t> words(words_of(x));
+        backend.copy_to_host(words.data(), {x.data, DType::i32, Shape(words.size())});
         const std::vector<int32_t> guard(words.end() - kGuard, words.end());
         CHECK(guard == std::vector<int32_t>(kGuard, kUnwritten));
         const Tensor copy = pool.raw(x.dtype, x.shape);
@@ -84,6 +82,9 @@ inline std::vector<double> values(ConstTensor x) {
                 break;
             case DType::i64:
                 out[i] = static_cast<double>(x.as<int64_t>()[i]);
+                break;
+            case DType::bf16:
+                out[i] = to_f32(x.as<bf16>()[i]);
                 break;
         }
     return out;

@@ -35,6 +35,12 @@ public:
             x.as<float>()[i] = mean + deviation * random_normal(key, i);
         return x;
     }
+    // bf16, normal.
+    Tensor normal_bf16(Shape shape, float deviation = 1.0f) {
+        const Tensor from = normal(shape, deviation), x = raw(DType::bf16, shape);
+        for (int64_t i = 0; i < x.count(); ++i) x.as<bf16>()[i] = to_bf16(from.as<float>()[i]);
+        return x;
+    }
     // i32, uniform in [low, high).
     Tensor integers(Shape shape, int64_t low, int64_t high) {
         const Tensor x = raw(DType::i32, shape);

@@ -54,6 +54,7 @@ void reference(const Router& op) {
     const auto affinity = f64(op.affinity);
     const auto expert = i32(op.expert), slot = i32(op.slot);
     const auto logits = f64(op.logits), bias = f64(op.bias);
+    const double scale = op.scale * (op.layer_scale ? f64(op.layer_scale)(0) : 1);
     const auto target = i32(op.target), slot_of = i32(op.resident);
     const int64_t N = logits.rows, E = logits.columns, K = gate.columns, B = count.rows;
     for (int64_t i = 0; i < B * E; ++i) count(i) = mass(i) = 0;
@@ -78,7 +79,7 @@ void reference(const Router& op) {
             if (resident[best]) served_sum += scores.s[best];
         }
         for (int64_t k = 0; k < K; ++k) {
-            gate(n, k) = op.scale * scores.s[expert(n, k)] / (op.normalize ? chosen_sum : 1);
+            gate(n, k) = scale * scores.s[expert(n, k)] / (op.normalize ? chosen_sum : 1);
             if (op.absent != AbsentChoices::renormalize) continue;
             gate(n, k) *= slot(n, k) < 0 ? 0
                                          : std::min(chosen_sum / served_sum,
@@ -118,6 +119,7 @@ void reference(const Balance& op) {
 void reference(const RouterBackward& op) {
     const auto dlogits = f64(op.dlogits);
     const auto dgate = f64(op.dgate), logits = f64(op.logits), dmass = f64(op.dmass);
+    const double scale = op.scale * (op.layer_scale ? f64(op.layer_scale)(0) : 1);
     const auto expert = i32(op.expert), slot = i32(op.slot), target = i32(op.target);
     const int64_t N = logits.rows, E = logits.columns, K = expert.columns, B = dmass.rows;
     const std::vector<bool> everybody(E, true), resident = resident_of(op.resident, E);
@@ -152,9 +154,10 @@ void reference(const RouterBackward& op) {
         }
         for (int64_t k = 0; k < K; ++k) {
             double& d = ds[expert(n, k)];
-            d += op.scale * weighted * (da * c + a * dc_dS);
-            if (slot(n, k) >= 0) d += op.scale * (dgate(n, k) * a * c + weighted * a * dc_dP);
+            d += scale * weighted * (da * c + a * dc_dS);
+            if (slot(n, k) >= 0) d += scale * (dgate(n, k) * a * c + weighted * a * dc_dP);
         }
+        if (op.dlayer_scale) f64(op.dlayer_scale)(0) += op.scale * weighted * a * c;
         // Balancing loss: through p = s / sum of s.
         if (target(n) >= 0) {
             double mean = 0;
@@ -223,13 +226,27 @@ void reference(const Combine& op) {
         }
 }
 
+namespace {
+
+// W_in of slot s with W_out behind it.
+template <class AnyExperts>
+std::vector<double> expert_weights(const AnyExperts& op, int64_t s) {
+    const int64_t R = op.expert_offset.shape[0], begin = i64(op.expert_offset)(s);
+    std::vector<double> out((op.matrices() + 1) * op.d_expert * op.x.shape[1]);
+    for (size_t i = 0; i < out.size(); ++i)
+        out[i] = s < R - op.n_frozen ? f64(op.weights)(begin + i)
+                                     : double{to_f32(op.frozen.template as<bf16>()[begin + i])};
+    return out;
+}
+
+}  // namespace
+
 void reference(const ExpertsForward& op) {
     const auto y = f64(op.y), hidden = f64(op.hidden);
     const auto choice = i32(op.choice), offset = i32(op.offset);
     const auto slot = i32(op.slot);
-    const auto x = f64(op.x), gate = f64(op.gate), weights = f64(op.weights);
-    const auto expert_offset = i64(op.expert_offset);
-    const int64_t N = x.rows, D = x.columns, K = slot.columns, R = expert_offset.rows;
+    const auto x = f64(op.x), gate = f64(op.gate);
+    const int64_t N = x.rows, D = x.columns, K = slot.columns, R = op.expert_offset.shape[0];
     const int64_t F = op.d_expert, H = op.matrices() * F;
 
     int32_t row = 0;
@@ -241,11 +258,11 @@ void reference(const ExpertsForward& op) {
     offset(R) = row;
 
     for (int64_t i = 0; i < N * D; ++i) y(i) = 0;
-    for (int64_t s = 0; s < R; ++s)
+    for (int64_t s = 0; s < R; ++s) {
+        const std::vector<double> weights = expert_weights(op, s);
         for (int64_t r = offset(s); r < offset(s + 1); ++r) {
             const int64_t n = choice(r) / K, k = choice(r) % K;
-            const double* w_in = &weights(expert_offset(s));
-            const double* w_out = w_in + H * D;
+            const double *w_in = weights.data(), *w_out = w_in + H * D;
             for (int64_t h = 0; h < H; ++h) {
                 hidden(r, h) = 0;
                 for (int64_t d = 0; d < D; ++d) hidden(r, h) += x(n, d) * w_in[h * D + d];
@@ -255,26 +272,27 @@ void reference(const ExpertsForward& op) {
             for (int64_t d = 0; d < D; ++d)
                 for (int64_t f = 0; f < F; ++f) y(n, d) += gate(n, k) * a[f] * w_out[d * F + f];
         }
+    }
 }
 
 void reference(const ExpertsBackward& op) {
     const auto dx = f64(op.dx), dgate = f64(op.dgate), dweights = f64(op.dweights);
     const auto dy = f64(op.dy), x = f64(op.x), gate = f64(op.gate), hidden = f64(op.hidden);
     const auto choice = i32(op.choice), offset = i32(op.offset), slot = i32(op.slot);
-    const auto weights = f64(op.weights);
     const auto expert_offset = i64(op.expert_offset);
     const int64_t N = x.rows, D = x.columns, K = slot.columns, R = expert_offset.rows;
     const int64_t F = op.d_expert, H = op.matrices() * F;
     for (int64_t i = 0; i < N * D; ++i) dx(i) = 0;
     for (int64_t i = 0; i < N * K; ++i) dgate(i) = 0;
 
-    for (int64_t s = 0; s < R; ++s)
+    for (int64_t s = 0; s < R; ++s) {
+        const std::vector<double> weights = expert_weights(op, s);
+        std::vector<double> nowhere(s < R - op.n_frozen ? 0 : weights.size());
+        double* dw_in = nowhere.empty() ? &dweights(expert_offset(s)) : nowhere.data();
+        double* dw_out = dw_in + H * D;
         for (int64_t r = offset(s); r < offset(s + 1); ++r) {
             const int64_t n = choice(r) / K, k = choice(r) % K;
-            const double* w_in = &weights(expert_offset(s));
-            const double* w_out = w_in + H * D;
-            double* dw_in = &dweights(expert_offset(s));
-            double* dw_out = dw_in + H * D;
+            const double *w_in = weights.data(), *w_out = w_in + H * D;
             std::vector<double> dhidden(H);
             for (int64_t f = 0; f < F; ++f) {
                 const double a = hidden_value(op.activation, &hidden(r, 0), F, f);
@@ -293,6 +311,7 @@ void reference(const ExpertsBackward& op) {
                     dw_in[h * D + d] += dhidden[h] * x(n, d);
                 }
         }
+    }
 }
 
 }  // namespace fomoe

@@ -70,7 +70,7 @@ TEST_CASE("a round line has its fields in a fixed order") {
                                .step = 1184,
                                .groups = 4,
                                .groups_total = 4,
-                               .counted = {.sent = {2747200, 9, 0, 60}, .received = {}},
+                               .counted = {.sent = {2747200, 9, 0, 0, 60}, .received = {}},
                                .predicted_bytes = 2747269,
                                .seconds = 0.312,
                                .drift = 0.01312,
@@ -94,14 +94,14 @@ TEST_CASE("a round line has its fields in a fixed order") {
 
 TEST_CASE("the line at the end compares what was sent") {
     const int64_t MiB = 1 << 20;
-    const TrafficBytes total{.sent = {190 * MiB, 2 * MiB, 14 * MiB, MiB / 2}, .received = {}};
+    const TrafficBytes total{.sent = {190 * MiB, 2 * MiB, 14 * MiB, 0, MiB / 2}, .received = {}};
     CHECK(sent_line(22, total, {.data_parallel = 36250 * MiB, .full_replicas = 419 * MiB}) ==
           "sent 206.5 MiB in 22 rounds (shared 190.0, router 2.0, expert 14.0, control 0.5) | "
           "data-parallel 35.4 GiB, 176x | full replicas 419 MiB, 2.03x");
-    const TrafficBytes little{.sent = {0, 0, 0, 512}, .received = {}};
+    const TrafficBytes little{.sent = {0, 0, 0, 1024, 512}, .received = {}};
     CHECK(sent_line(1, little, {.data_parallel = 5000, .full_replicas = 256}) ==
-          "sent 0.5 KiB in 1 round (shared 0.0, router 0.0, expert 0.0, control 0.5) | "
-          "data-parallel 4.88 KiB, 9.77x | full replicas 0.25 KiB, 0.50x");
+          "sent 1.5 KiB in 1 round (copies 1.0, control 0.5) | data-parallel 4.88 KiB, 3.26x | "
+          "full replicas 0.25 KiB, 0.17x");
 }
 
 TEST_CASE("counts and durations take the unit that fits") {
@@ -126,13 +126,13 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     writer.round({.round = 1,
                   .step = 1,
                   .classes = {true, false, true},
-                  .counted = {.sent = {100, 0, 20, 3}, .received = {}},
-                  .own = {.sent = {50, 0, 10, 1}, .received = {}},
+                  .counted = {.sent = {100, 0, 20, 7, 3}, .received = {}},
+                  .own = {.sent = {50, 0, 10, 0, 1}, .received = {}},
                   .predicted_bytes = 124,
                   .cosine = {0.5, std::nullopt, -0.25},
                   .load = {.imbalance = {1.5, 2}, .entropy = {1, 0.5}, .skip = {}, .chance = {0.5}},
                   .hash = 10,
-                  .total = {.sent = {1000, 2, 3, 4}, .received = {}},
+                  .total = {.sent = {1000, 2, 3, 0, 4}, .received = {}},
                   .baselines = {.data_parallel = 9000, .full_replicas = 3000}});
     writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
     writer.end(1, "stopped");
@@ -148,11 +148,11 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     CHECK(lines[1]["loss"] == 5.5);
     CHECK(lines[1]["affinity"] == 0.25);
     CHECK(lines[1]["grad_norm"].is_null());
-    CHECK(lines[2]["sent_bytes"] == 123);
+    CHECK(lines[2]["sent_bytes"] == 130);
     CHECK(lines[2]["predicted_bytes"] == 124);
     CHECK(lines[2]["classes"] == json({"shared", "expert"}));
     CHECK(lines[2]["sent"] ==
-          json({{"shared", 100}, {"router", 0}, {"expert", 20}, {"control", 3}}));
+          json({{"shared", 100}, {"router", 0}, {"expert", 20}, {"copies", 7}, {"control", 3}}));
     CHECK(lines[2]["sent_own"]["expert"] == 10);
     CHECK(lines[2]["cosine"] == json({{"shared", 0.5}, {"expert", -0.25}}));
     CHECK(!lines[2].contains("agree"));

@@ -31,7 +31,9 @@ public:
           federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
                       *ranks_.expert_replicas, config_.model) {}
 
-    RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }
+    RunState state() {
+        return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
+    }
 
     void train(int64_t from, int64_t to) {
         if (from == 1) federation_.start(step_.weights());
@@ -107,6 +109,7 @@ private:
     Placement placement_;
     std::vector<Parameter> all_;
     ArenaLayout layout_;
+    const FrozenLayout frozen_;  // none
     std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
     GroupCommunicators ranks_;
     InnerStep step_;

@@ -40,8 +40,8 @@ int64_t order_rows(const ExpertsForward& op, int32_t* row_of) {
 }  // namespace
 
 int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t F,
-                            Activation activation, int threads) {
-    const ExpertsSizes sizes{N, K, M, D, F, matrices_in(activation) * F, threads};
+                            Activation activation, bool frozen, int threads) {
+    const ExpertsSizes sizes{N, K, M, D, F, matrices_in(activation) * F, frozen, threads};
     return std::max(sizes.forward(), sizes.backward()) * int64_t{sizeof(float)};
 }
 
@@ -49,18 +49,17 @@ void CpuBackend::execute(const ExpertsForward& op, Queue) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1], K = op.slot.shape[1];
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;
-    const ExpertsSizes sizes{N, K, M, D, F, wide, threads_};
+    const ExpertsSizes sizes{N, K, M, D, F, wide, op.n_frozen > 0, threads_};
     Pieces pieces(workspace_.reserve(sizes.forward()));
     int32_t* row_of = reinterpret_cast<int32_t*>(pieces.take(N * K));
     float* out = pieces.take(M * D);  // what the experts say, row by row
+    float* decoded = pieces.take(threads_ * sizes.thread_expert());
     float* blocks = pieces.take(threads_ * sizes.thread_block());
 
     const int64_t rows = order_rows(op, row_of);
     const int32_t* offset = op.offset.as<int32_t>();
     const int32_t* choice = op.choice.as<int32_t>();
-    const int64_t* expert_offset = op.expert_offset.as<int64_t>();
-    const float *x = op.x.as<float>(), *weights = op.weights.as<float>();
-    const float* gate = op.gate.as<float>();
+    const float *x = op.x.as<float>(), *gate = op.gate.as<float>();
     float *y = op.y.as<float>(), *all_hidden = op.hidden.as<float>();
 
 #pragma omp parallel num_threads(threads_)
@@ -68,8 +67,9 @@ void CpuBackend::execute(const ExpertsForward& op, Queue) {
         const int t = omp_get_thread_num();
         float* input = blocks + t * sizes.thread_block();
         float* active = input + kExpertBlock * D;
+        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
         const auto through_expert = [&](int64_t s, int64_t begin, int64_t end) {
-            const float* w_in = weights + expert_offset[s];
+            const float* w_in = weights.of(s);
             const float* w_out = w_in + wide * D;
             float* hidden = all_hidden + begin * wide;
             gather_rows(input, x, choice + begin, end - begin, K, D);

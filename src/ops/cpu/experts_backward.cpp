@@ -38,9 +38,10 @@ public:
           dinput_(dinput) {}
 
     // dgate, dinput and the batch's memory for the rows [begin, end) of slot s.
-    void through_expert(const Batch& batch, int64_t s, int64_t begin, int64_t end) const {
+    void through_expert(const Batch& batch, ExpertWeights& weights, int64_t s, int64_t begin,
+                        int64_t end) const {
         const int64_t at = begin - batch.begin, rows = end - begin;
-        const float* w_in = op_.weights.as<float>() + op_.expert_offset.as<int64_t>()[s];
+        const float* w_in = weights.of(s);
         const float* w_out = w_in + wide_ * D_;
         const int32_t* choice = op_.choice.as<int32_t>() + begin;
         float *dy = batch.dy + at * D_, *active = batch.active + at * F_;
@@ -69,9 +70,11 @@ public:
                   .k = wide_});
     }
 
-    // This thread's part of the gradients of expert s from its rows [begin, end) in the batch.
+    // This thread's part of the gradients of expert s from its rows [begin, end) in the batch; none
+    // of a frozen one.
     void weight_gradients(const Batch& batch, int64_t s, int64_t begin, int64_t end, int thread,
                           int threads) const {
+        if (s >= op_.expert_offset.shape[0] - op_.n_frozen) return;
         const int64_t at = begin - batch.begin;
         float* dw_in = op_.dweights.as<float>() + op_.expert_offset.as<int64_t>()[s];
         const Matmul in{.c = dw_in,
@@ -107,10 +110,11 @@ void CpuBackend::execute(const ExpertsBackward& op, Queue) {
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;
     const int64_t largest = expert_batch_rows(M, threads_);
-    const ExpertsSizes sizes{N, K, M, D, F, wide, threads_};
+    const ExpertsSizes sizes{N, K, M, D, F, wide, op.n_frozen > 0, threads_};
     Pieces pieces(workspace_.reserve(sizes.backward()));
     int32_t* row_of = reinterpret_cast<int32_t*>(pieces.take(N * K));
     float* dinput = pieces.take(M * D);
+    float* decoded = pieces.take(threads_ * sizes.thread_expert());
     Batch memory{.begin = 0,
                  .end = 0,
                  .x = pieces.take(largest * D),
@@ -131,13 +135,14 @@ void CpuBackend::execute(const ExpertsBackward& op, Queue) {
     {
         const int t = omp_get_thread_num();
         Batch batch = memory;
+        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
         for (batch.begin = 0; batch.begin < rows; batch.begin = batch.end) {
             batch.end = batch_end(offset, R, batch.begin, rows, largest);
             const int64_t size = batch.end - batch.begin;
             for_expert_blocks(offset, R, batch.begin + size * t / threads_,
                               batch.begin + size * (t + 1) / threads_, kExpertBlock,
                               [&](int64_t s, int64_t begin, int64_t end) {
-                                  backward.through_expert(batch, s, begin, end);
+                                  backward.through_expert(batch, weights, s, begin, end);
                               });
 #pragma omp barrier
             for_expert_blocks(offset, R, batch.begin, batch.end, largest,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "ops/cpu/workspace.h"
+#include "ops/experts.h"
 
 namespace fomoe {
 
@@ -18,10 +19,15 @@ inline int64_t expert_batch_rows(int64_t M, int threads) {
 
 struct ExpertsSizes {
     int64_t N, K, M, D, F, wide;  // wide is U F
+    bool frozen;
     int threads;
 
-    // Both passes: the rows of the choices, and what goes back to the tokens, row by row.
-    int64_t common() const { return Pieces::padded(N * K) + Pieces::padded(M * D); }
+    // Both passes: the rows of the choices, what goes back to the tokens, row by row, and for each
+    // thread a frozen expert.
+    int64_t common() const {
+        return Pieces::padded(N * K) + Pieces::padded(M * D) + threads * thread_expert();
+    }
+    int64_t thread_expert() const { return frozen ? Pieces::padded((wide + F) * D) : 0; }
     int64_t thread_block() const { return Pieces::padded(kExpertBlock * (D + F)); }
     int64_t forward() const { return common() + threads * thread_block(); }
     int64_t backward() const {
@@ -29,6 +35,40 @@ struct ExpertsSizes {
         return common() + 2 * Pieces::padded(rows * D) + Pieces::padded(rows * F) +
                Pieces::padded(rows * wide);
     }
+};
+
+// The weights of the experts for one thread, which decodes the frozen ones into memory of its own.
+class ExpertWeights {
+public:
+    // decoded (expert size) f32.
+    template <class AnyExperts>
+    ExpertWeights(const AnyExperts& op, float* decoded)
+        : weights_(op.weights.template as<float>()),
+          frozen_(op.frozen ? op.frozen.template as<bf16>() : nullptr),
+          offset_(op.expert_offset.template as<int64_t>()),
+          first_frozen_(op.expert_offset.shape[0] - op.n_frozen),
+          size_((op.matrices() + 1) * op.d_expert * op.x.shape[1]),
+          decoded_(decoded) {}
+
+    // W_in of slot s with W_out behind it; of a frozen one until the next call.
+    const float* of(int64_t s) {
+        if (s < first_frozen_) return weights_ + offset_[s];
+        if (s != last_) {
+            const bf16* from = frozen_ + offset_[s];
+#pragma omp simd
+            for (int64_t i = 0; i < size_; ++i) decoded_[i] = to_f32(from[i]);
+            last_ = s;
+        }
+        return decoded_;
+    }
+
+private:
+    const float* weights_;
+    const bf16* frozen_;
+    const int64_t* offset_;
+    int64_t first_frozen_, size_;
+    float* decoded_;
+    int64_t last_ = -1;  // the slot in decoded_
 };
 
 // Calls work(slot, begin, end) for the rows [begin, end) cut where experts change, and into even

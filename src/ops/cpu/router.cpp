@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "ops/cpu/cpu_backend.h"
@@ -108,6 +109,12 @@ GateWeight gate_weight(const AnyRouter& op, float S, float P, bool any_absent) {
     return {S * share, 1.0f / S, -share, false};
 }
 
+// What multiplies every gate.
+template <class AnyRouter>
+float whole_scale(const AnyRouter& op) {
+    return op.layer_scale ? op.scale * op.layer_scale.template as<float>()[0] : op.scale;
+}
+
 }  // namespace
 
 // Statistics: a sum per block of a sequence's tokens, then over its blocks in order. The scratch
@@ -118,6 +125,7 @@ void CpuBackend::execute(const Router& op, Queue) {
     const int64_t width = whole_tiles(E), size = 2 * width + kTileUnit;
     const bool soft = op.score == RouterScore::softmax;
     const bool reroute = op.absent == AbsentChoices::reroute;
+    const float scale = whole_scale(op);
     const int32_t* resident = op.resident.as<int32_t>();
     const int32_t* target = op.target.as<int32_t>();
     const Experts experts(resident, E, op.absent);
@@ -178,7 +186,7 @@ void CpuBackend::execute(const Router& op, Queue) {
                 }
                 const GateWeight by = gate_weight(op, S, P, any_absent);
                 for (int64_t k = 0; k < K; ++k)
-                    gate[k] *= slot[k] >= 0 || by.absent_too ? op.scale * by.weight : 0.0f;
+                    gate[k] *= slot[k] >= 0 || by.absent_too ? scale * by.weight : 0.0f;
                 if (!valid) continue;
                 const float share = soft ? 1.0f : 1.0f / sum_of(score, scored);
                 for (int64_t i = 0; i < scored; ++i) mass[i] += share * score[i];
@@ -218,6 +226,8 @@ void CpuBackend::execute(const RouterBackward& op, Queue) {
     std::vector<int32_t> place(E, 0);  // of an expert among the scored
     for (int64_t i = 0; i < scored; ++i) place[experts.scored[i]] = static_cast<int32_t>(i);
     const bool affinity = op.daffinity != 0 && experts.some_absent;
+    const float scale = whole_scale(op);
+    std::vector<double> by_layer_scale(op.dlayer_scale ? N : 0);  // token by token
     float* rows = tile_scratch(threads_ * 5 * width);
 
 #pragma omp parallel for num_threads(threads_)
@@ -265,8 +275,9 @@ void CpuBackend::execute(const RouterBackward& op, Queue) {
             for (int64_t k = 0; k < K; ++k) {
                 float d = weighted * by.log_by_S;
                 if (slot[k] >= 0) d += dgate[k] + weighted * by.log_by_P;
-                dscore[place[expert[k]]] += op.scale * by.weight * d;
+                dscore[place[expert[k]]] += scale * by.weight * d;
             }
+            if (op.dlayer_scale) by_layer_scale[n] = double{op.scale} * by.weight * weighted;
             const float z = valid ? 2.0f * op.dz * log_sum.value() : 0.0f;
             float* to = scored == E ? dlogits : dscore;
             if (soft) {
@@ -296,6 +307,10 @@ void CpuBackend::execute(const RouterBackward& op, Queue) {
                 dlogits[experts.resident[i]] -= op.daffinity * probability[i];
         }
     }
+    if (!op.dlayer_scale) return;
+    float& total = op.dlayer_scale.as<float>()[0];
+    total = static_cast<float>(
+        std::accumulate(by_layer_scale.begin(), by_layer_scale.end(), double{total}));
 }
 
 }  // namespace fomoe
