@@ -16,6 +16,8 @@ constexpr int64_t kShared = 2 * kVocab * kD + kD +                    // embeddi
 
 // n owners of S bytes send 2 (n - 1) S together.
 constexpr int64_t sent_by_two(int64_t values) { return 2 * 4 * values; }
+// The hashes of a class: each of two groups sends one contribution and one result a rank.
+constexpr int64_t hashes(int ranks) { return 2 * 2 * 8 * ranks; }
 
 constexpr int64_t kExpertsOfAll = kLayers * kExperts * kOneExpert;
 constexpr int64_t kProbeBytes = kLayers * 32 * 2 * 2;  // a sequence of 32, 2 choices in u16
@@ -45,15 +47,16 @@ TEST_CASE("bytes sent are the bytes predicted, and those of the shapes", "[mpi]"
     const std::string singles = "{name: west}, {name: east, data: {two: 1.0}}";
     struct Case {
         std::string name, groups;
-        int replication;
+        int ranks, replication;
     };
     const std::vector<Case> cases{
-        {"partitioned", kPair, 1},
-        {"replicated", kPair, 2},
-        {"singles", singles, 2},
+        {"partitioned", kPair, 2, 1},
+        {"replicated", kPair, 2, 2},
+        {"singles", singles, 1, 2},
     };
     for (const Case& c : cases) {
         CAPTURE(c.name);
+        const int64_t hash = hashes(c.ranks);
         const Outcome result = place.trained(
             place.train(c.groups, {"--set", "name=" + c.name, "--set",
                                    "federation.replication=" + std::to_string(c.replication)}));
@@ -71,16 +74,16 @@ TEST_CASE("bytes sent are the bytes predicted, and those of the shapes", "[mpi]"
                 CHECK(line.at("step") == 4 * (r + 1));
                 CHECK(line.at("groups") == 2);
                 CHECK(line.at("sent_bytes") == line.at("predicted_bytes"));
-                CHECK(line.at("sent").at("shared") == sent_by_two(kShared));
-                CHECK(line.at("sent").at("router") == sent_by_two(kRouter));
+                CHECK(line.at("sent").at("shared") == sent_by_two(kShared) + hash);
+                CHECK(line.at("sent").at("router") == sent_by_two(kRouter) + hash);
                 CHECK(line.at("sent").at("expert") ==
-                      sent_by_two(c.replication == 2 ? kExpertsOfAll : 0));
+                      (c.replication == 2 ? sent_by_two(kExpertsOfAll) + hash : 0));
                 // Besides: a few words with which the groups agree.
                 const int64_t control = line.at("sent").at("control");
                 CHECK(control > 2 * kProbeBytes);
                 CHECK(control < 2 * kProbeBytes + 512);
                 CHECK(control % 16 == 0);
-                CHECK(line.at("sent_bytes") == sent_by_two(kShared + kRouter) + control +
+                CHECK(line.at("sent_bytes") == sent_by_two(kShared + kRouter) + 2 * hash + control +
                                                    line.at("sent").at("expert").get<int64_t>());
                 for (const char* traffic : {"shared", "router", "expert", "control"})
                     CHECK(west[r].at("sent_own").at(traffic).get<int64_t>() +
@@ -111,9 +114,8 @@ TEST_CASE("averaged moments are counted with their class, at their own rounds", 
     for (size_t r = 0; r < times.size(); ++r) {
         CHECK(west[r].at("groups") == 2);
         CHECK(west[r].at("sent_bytes") == west[r].at("predicted_bytes"));
-        const int64_t more = west[r].at("sent_bytes").get<int64_t>() - times[r] * sent_by_two(all);
-        CHECK(more > 0);
-        CHECK(more < 1024);
+        const int64_t control = west[r].at("sent").at("control");
+        CHECK(west[r].at("sent_bytes") == times[r] * (sent_by_two(all) + 3 * hashes(2)) + control);
     }
 }
 
@@ -142,7 +144,8 @@ TEST_CASE("classes with periods of their own send at their own rounds", "[mpi]")
         CHECK(west[r].at("groups") == 2);
         CHECK(west[r].at("sent_bytes") == west[r].at("predicted_bytes"));
         const int64_t control = west[r].at("sent").at("control");
-        CHECK(west[r].at("sent_bytes") == sent_by_two(values) + control);
+        const int64_t classes = std::ssize(west[r].at("classes"));
+        CHECK(west[r].at("sent_bytes") == sent_by_two(values) + classes * hashes(2) + control);
         CHECK(control < 2 * kProbeBytes + 512);
         CHECK(west[r].at("classes").size() == west[r].at("cosine").size());
         total += west[r].at("sent_bytes").get<int64_t>();
