@@ -14,7 +14,7 @@ struct BatchShape {
     int sequences = 1;        // B
     int seq_len = 0;          // T
     int expert_parallel = 1;  // EP
-    int shard_experts = 0;    // the most routed experts this rank holds in a layer
+    int shard_experts = 0;    // the most routed experts this rank holds in a layer, frozen or not
     bool document_mask = false;
     int64_t tokens() const { return int64_t(sequences) * seq_len; }  // N
 };

@@ -8,15 +8,10 @@ namespace {
 RouterScore score_of(const MoeConfig& moe) {
     return moe.router == RouterKind::softmax ? RouterScore::softmax : RouterScore::sigmoid;
 }
+// Where frozen copies serve all choices the router sees none that is absent.
 AbsentChoices absent_choices(AbsentPolicy policy) {
-    switch (policy) {
-        case AbsentPolicy::skip:
-            return AbsentChoices::skip;
-        case AbsentPolicy::renormalize:
-            return AbsentChoices::renormalize;
-        case AbsentPolicy::reroute:
-            return AbsentChoices::reroute;
-    }
+    if (policy == AbsentPolicy::renormalize) return AbsentChoices::renormalize;
+    if (policy == AbsentPolicy::reroute) return AbsentChoices::reroute;
     return AbsentChoices::skip;
 }
 bool routed(const LayerViews& weights) { return static_cast<bool>(weights.router); }
@@ -152,7 +147,7 @@ struct Choices {
 };
 Choices choices_of(const LayerActivations& layer, const LayerViews& weights, int64_t row_count,
                    int64_t top_k) {
-    const int64_t R = weights.expert_offset.size();
+    const int64_t R = weights.n_experts();
     const int64_t M = row_count * std::min(top_k, R);
     return {rows(layer.hidden, M), layer.choice.reshaped(Shape(M)),
             layer.offset.reshaped(Shape(R + 1))};
@@ -216,6 +211,8 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
             .gate = row.gate,
             .weights = weights.experts,
             .expert_offset = routing.expert_offset,
+            .frozen = weights.frozen,
+            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
             .activation = activation_of(moe),
             .d_expert = moe.d_expert,
         });
@@ -258,6 +255,8 @@ void mlp_backward(const BlockContext& context, const LayerViews& weights,
             .offset = use.offset,
             .weights = weights.experts,
             .expert_offset = routing.expert_offset,
+            .frozen = weights.frozen,
+            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
             .activation = activation_of(moe),
             .d_expert = moe.d_expert,
         });

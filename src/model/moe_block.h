@@ -9,7 +9,8 @@ namespace fomoe {
 struct LayerRouting {
     Tensor resident;       // (E) i32, slot in the group or -1: absent
     Tensor first_slot;     // (EP + 1) i32, slots by shard
-    Tensor expert_offset;  // (R) i64, of this rank's experts in LayerViews::experts
+    Tensor expert_offset;  // (R) i64, of this rank's experts: LayerViews::expert_offset, then
+                           // frozen_offset
     Tensor fraction;       // (E) the f of the balancing loss; empty: each sequence's own
 };
 

@@ -1,6 +1,7 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "model/attention_block.h"
@@ -16,16 +17,39 @@ Activations allocate_activations(const ModelConfig& model, const BatchShape& sha
     return lay_out_activations(model, shape, memory);
 }
 
+// The slots of a group in a layer, shard by shard: residents, then frozen experts, each ascending.
+struct GroupSlots {
+    std::vector<int32_t> of;     // (E), -1: absent
+    std::vector<int32_t> first;  // (EP + 1), by shard
+};
+GroupSlots group_slots(const Placement& placement, const World& world, int layer, bool frozen) {
+    std::vector<std::vector<int>> kinds{placement.residents(layer, world.group)};
+    if (frozen) kinds.push_back(absent_experts(placement, layer, world.group));
+    GroupSlots slots{std::vector<int32_t>(placement.n_experts(), -1), {0}};
+    int32_t next = 0;
+    for (int shard = 0; shard < world.own().expert_parallel; ++shard) {
+        for (const std::vector<int>& experts : kinds) {
+            const Range own =
+                World::shard_slots(world.own(), static_cast<int>(experts.size()), shard);
+            for (int64_t i = own.begin; i < own.end; ++i) slots.of[experts[i]] = next++;
+        }
+        slots.first.push_back(next);
+    }
+    return slots;
+}
+
 int moe_layers(const ModelConfig& model) { return model.n_layers - model.moe.first_dense_layers; }
 
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& model, const FederationConfig& federation,
                          const ArenaLayout& layout, const Placement& placement, const World& world,
-                         const BatchShape& shape, Backend& backend, Communicator& expert_parallel)
+                         const BatchShape& shape, Backend& backend, Communicator& expert_parallel,
+                         const FrozenLayout* frozen)
     : model_(model),
       federation_(federation),
       layout_(layout),
+      frozen_(frozen),
       shape_(shape),
       backend_(backend),
       expert_parallel_(expert_parallel),
@@ -53,22 +77,19 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
 
     std::vector<int32_t> slots(L * E, -1);
     for (int64_t l = model_.moe.first_dense_layers; l < L; ++l) {
-        const std::vector<int> residents = placement.residents(static_cast<int>(l), world.group);
-        for (size_t s = 0; s < residents.size(); ++s)
-            slots[l * E + residents[s]] = static_cast<int32_t>(s);
-        std::vector<int32_t> first(EP + 1);
-        for (int64_t q = 0; q < EP; ++q)
-            first[q + 1] = static_cast<int32_t>(cut(residents.size(), EP, q).end);
-        backend.copy_from_host(routing_[l].first_slot, first.data());
+        const GroupSlots own = group_slots(placement, world, static_cast<int>(l), frozen);
+        std::ranges::copy(own.of, slots.begin() + l * E);
+        backend.copy_from_host(routing_[l].first_slot, own.first.data());
     }
     set_residents(slots);
     if (by_group) {
         std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
         if (federation_.absent == AbsentPolicy::reroute)
             for (int64_t l = 0; l < L; ++l) {
-                const size_t R = placement.residents(static_cast<int>(l), world.group).size();
+                const auto own = std::span(slots).subspan(l * E, E);
+                const auto R = std::ranges::count_if(own, [](int32_t s) { return s >= 0; });
                 for (int64_t e = 0; e < E; ++e)
-                    uniform[l * E + e] = slots[l * E + e] < 0 ? 0.0f : 1.0f / static_cast<float>(R);
+                    uniform[l * E + e] = own[e] < 0 ? 0.0f : 1.0f / static_cast<float>(R);
             }
         set_fractions(uniform);
     }
@@ -83,13 +104,17 @@ int64_t Transformer::activation_bytes(const ModelConfig& model, const BatchShape
 
 BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout& layout,
                                     const World& world, int sequences, int seq_len,
-                                    bool document_mask) {
+                                    bool document_mask, const FrozenLayout* frozen) {
     std::vector<int> last(model.n_layers, -1), experts(model.n_layers, 0);
-    for (const Parameter& p : layout.parameters)
-        if (p.cls == ParamClass::expert && last[p.layer] != p.expert) {
-            last[p.layer] = p.expert;
-            ++experts[p.layer];
-        }
+    const auto count = [&](const std::vector<Parameter>& parameters) {
+        for (const Parameter& p : parameters)
+            if (p.cls == ParamClass::expert && last[p.layer] != p.expert) {
+                last[p.layer] = p.expert;
+                ++experts[p.layer];
+            }
+    };
+    count(layout.parameters);
+    if (frozen) count(frozen->parameters);
     return {.sequences = sequences,
             .seq_len = seq_len,
             .expert_parallel = world.own().expert_parallel,
@@ -97,11 +122,15 @@ BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout&
             .document_mask = document_mask};
 }
 
-void Transformer::bind(Tensor weights, Tensor gradients) {
+void Transformer::bind(Tensor weights, Tensor gradients, Tensor copies) {
+    FOMOE_CHECK(copies.count() == (frozen_ ? frozen_->size : 0), copies.count(),
+                " elements of frozen experts, not ", frozen_ ? frozen_->size : 0);
     weights_ = model_views(model_, layout_, weights);
+    if (frozen_) add_frozen_views(model_, *frozen_, copies, weights_);
     gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
     for (size_t l = 0; l < routing_.size(); ++l) {
-        const std::vector<int64_t>& offsets = weights_.layers[l].expert_offset;
+        std::vector<int64_t> offsets = weights_.layers[l].expert_offset;
+        std::ranges::copy(weights_.layers[l].frozen_offset, std::back_inserter(offsets));
         if (offsets.empty()) continue;
         routing_[l].expert_offset =
             routing_[l].expert_offset.reshaped(Shape(static_cast<int64_t>(offsets.size())));

@@ -20,21 +20,25 @@ class Transformer {
 public:
     // What this rank holds follows from the layout; who is resident from placement and world; what
     // becomes of absent choices, and the affinity loss, from the federation. The communicator has
-    // the EP ranks of this rank. Every micro-batch has exactly shape.sequences.
+    // the EP ranks of this rank. Every micro-batch has exactly shape.sequences. With `frozen`, on
+    // all ranks of the group, copies serve the choices whose experts the group does not hold: to
+    // the router no choice is absent.
     Transformer(const ModelConfig& model, const FederationConfig& federation,
                 const ArenaLayout& layout, const Placement& placement, const World& world,
-                const BatchShape& shape, Backend& backend, Communicator& expert_parallel);
+                const BatchShape& shape, Backend& backend, Communicator& expert_parallel,
+                const FrozenLayout* frozen = nullptr);
 
     // The bytes that activations of this shape take.
     static int64_t activation_bytes(const ModelConfig& model, const BatchShape& shape);
     // The shape for a rank of this world, with the experts of its largest layer counted.
     static BatchShape batch_shape(const ModelConfig& model, const ArenaLayout& layout,
                                   const World& world, int sequences, int seq_len,
-                                  bool document_mask);
+                                  bool document_mask, const FrozenLayout* frozen = nullptr);
 
     // The weights (layout.size()) f32 that forward and backward read, and where train() adds
-    // gradients, laid out alike; empty for evaluation.
-    void bind(Tensor weights, Tensor gradients);
+    // gradients, laid out alike; empty for evaluation. With frozen experts their copies
+    // (frozen.size) bf16.
+    void bind(Tensor weights, Tensor gradients, Tensor copies = {});
 
     // Forward and backward. Adds the gradients of
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
@@ -62,7 +66,8 @@ public:
     void set_fractions(std::span<const float> fractions);
 
     // Lets only these experts take part: slots (L, E) in the group, -1 for absent. The default is
-    // the placement's. With `reroute` at least top_k in every layer with experts.
+    // the placement's; with frozen experts a shard's residents come first, then its frozen ones.
+    // With `reroute` at least top_k in every layer with experts.
     void set_residents(std::span<const int32_t> slots);
 
     int64_t tokens() const { return shape_.tokens(); }
@@ -76,6 +81,7 @@ private:
     ModelConfig model_;
     FederationConfig federation_;
     const ArenaLayout& layout_;
+    const FrozenLayout* frozen_;
     BatchShape shape_;
     Backend& backend_;
     Communicator& expert_parallel_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 namespace fomoe {
 namespace {
@@ -28,25 +29,31 @@ private:
     std::map<std::string, const Parameter*> by_name_;
 };
 
-// The experts of a layer start where their first matrix starts.
-void bind_experts(const ModelConfig& model, const ArenaLayout& layout, Tensor arena,
-                  std::vector<LayerViews>& layers) {
+// The stretch of an arena in which experts of a layer lie, each from its first matrix on.
+struct Stretch {
+    Tensor memory;
+    std::vector<int64_t> offset;  // in `memory`, by expert in rising order
+};
+
+std::vector<Stretch> expert_stretches(const ModelConfig& model,
+                                      const std::vector<Parameter>& parameters, Tensor arena) {
     const int64_t expert_size = (model.moe.expert == ExpertKind::swiglu ? 3 : 2) *
                                 int64_t(model.moe.d_expert) * model.d_model;
-    std::vector<std::map<int, int64_t>> first(layers.size());  // expert -> offset
-    for (const Parameter& p : layout.parameters)
+    std::vector<std::map<int, int64_t>> first(model.n_layers);  // expert -> offset
+    for (const Parameter& p : parameters)
         if (p.cls == ParamClass::expert) first[p.layer].try_emplace(p.expert, p.offset);
-    for (size_t l = 0; l < layers.size(); ++l) {
-        if (first[l].empty()) continue;
-        int64_t begin = INT64_MAX, end = 0;
-        for (const auto& [expert, offset] : first[l]) {
+    std::vector<Stretch> layers;
+    for (const std::map<int, int64_t>& experts : first) {
+        int64_t begin = experts.empty() ? 0 : INT64_MAX, end = 0;
+        for (const auto& [expert, offset] : experts) {
             begin = std::min(begin, offset);
             end = std::max(end, offset + expert_size);
         }
-        layers[l].experts = arena.slice(begin, end - begin);
-        for (const auto& [expert, offset] : first[l])
-            layers[l].expert_offset.push_back(offset - begin);
+        Stretch& layer = layers.emplace_back();
+        layer.memory = arena.slice(begin, end - begin);
+        for (const auto& [expert, offset] : experts) layer.offset.push_back(offset - begin);
     }
+    return layers;
 }
 
 }  // namespace
@@ -81,8 +88,21 @@ ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tens
             .router_bias = bind.one(at + ".mlp.gate.e_score_correction_bias"),
         });
     }
-    bind_experts(model, layout, arena, views.layers);
+    std::vector<Stretch> experts = expert_stretches(model, layout.parameters, arena);
+    for (int l = 0; l < model.n_layers; ++l) {
+        views.layers[l].experts = experts[l].memory;
+        views.layers[l].expert_offset = std::move(experts[l].offset);
+    }
     return views;
+}
+
+void add_frozen_views(const ModelConfig& model, const FrozenLayout& layout, Tensor copies,
+                      ModelViews& views) {
+    std::vector<Stretch> experts = expert_stretches(model, layout.parameters, copies);
+    for (int l = 0; l < model.n_layers; ++l) {
+        views.layers[l].frozen = experts[l].memory;
+        views.layers[l].frozen_offset = std::move(experts[l].offset);
+    }
 }
 
 }  // namespace fomoe

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "model/parameters.h"
+#include "model/frozen.h"
 
 namespace fomoe {
 
@@ -23,6 +23,9 @@ struct LayerViews {
     Tensor router_bias;  // (E)
     Tensor experts;      // the stretch of the arena in which this rank's experts of the layer lie
     std::vector<int64_t> expert_offset;  // in `experts`, by slot in the shard
+    Tensor frozen;                       // the same of the frozen experts, bf16
+    std::vector<int64_t> frozen_offset;  // in `frozen`, by slot behind the others
+    int64_t n_experts() const { return std::ssize(expert_offset) + std::ssize(frozen_offset); }
 };
 
 struct ModelViews {
@@ -34,5 +37,8 @@ struct ModelViews {
 
 // arena (layout.size()) f32.
 ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tensor arena);
+// Adds the frozen experts; copies (layout.size) bf16.
+void add_frozen_views(const ModelConfig& model, const FrozenLayout& layout, Tensor copies,
+                      ModelViews& views);
 
 }  // namespace fomoe

@@ -179,6 +179,25 @@ TEST_CASE("finite differences: absent choices renormalised or rerouted, and the 
         }
 }
 
+TEST_CASE("finite differences: frozen copies serve the absent choices") {
+    Config sigmoid = differentiable(tiny_sigmoid_config());
+    std::vector<Config> configs = otherwise_placed(sigmoid);
+    configs.push_back(differentiable(tiny_softmax_config()));
+    configs.back().topology = tiny_topology({{1, 1}, {1, 1}});
+    for (const Config& config : configs) {
+        Rig rig(config, 4, true);
+        rig.disturb(0.2f);
+        rig.set_fractions();
+        const std::vector<float> load = rig.evaluate().load;
+        const Placement placement = placement_of(config);
+        float served = 0;
+        for (int e = 0; e < 6; ++e)
+            if (placement.slot(1, 0, e) < 0) served += load[6 + e];
+        REQUIRE(served > 0);
+        check_gradients(rig);
+    }
+}
+
 TEST_CASE("a second backward pass adds to the gradients and to the totals") {
     Rig rig(tiny_sigmoid_config());
     rig.evaluate();

@@ -8,26 +8,32 @@
 
 namespace fomoe {
 
-// One rank of the first group with a micro-batch of its own.
+// One rank of the first group with a micro-batch of its own. With copies, frozen experts of their
+// start values serve the absent choices.
 class Rig {
 public:
-    explicit Rig(Config config, int sequences = 4)
+    explicit Rig(Config config, int sequences = 4, bool copies = false)
         : config_(std::move(config)),
           world_(config_.topology, 0, config_.topology.n_ranks()),
           placement_(placement_of(config_)),
           layout_(arena_layout(all_parameters(config_.model, placement_), placement_, world_)),
+          frozen_(frozen_layout(all_parameters(config_.model, placement_), placement_, world_)),
           shape_(Transformer::batch_shape(config_.model, layout_, world_, sequences,
-                                          config_.data.seq_len, config_.data.document_mask)),
-          memory_(*backend_, 8 * layout_.size() + 2 * Arena::kAlign),
+                                          config_.data.seq_len, config_.data.document_mask,
+                                          copies ? &frozen_ : nullptr)),
+          memory_(*backend_, 8 * layout_.size() + 2 * frozen_.size + 3 * Arena::kAlign),
           weights_(memory_.take(DType::f32, Shape(layout_.size()))),
           gradients_(memory_.take(DType::f32, Shape(layout_.size()))),
+          copies_(memory_.take(DType::bf16, Shape(frozen_.size))),
           model_(config_.model, config_.federation, layout_, placement_, world_, shape_, *backend_,
-                 *alone_) {
+                 *alone_, copies ? &frozen_ : nullptr) {
         config_.train.batch = sequences;
         batch_ = tiny_batch(config_, 5, {0, sequences});
         backend_->zero(weights_);
         fill_initial_values(layout_, config_.seed, weights_);
-        model_.bind(weights_, gradients_);
+        for (const Parameter& p : frozen_.parameters)
+            initial_copies(p, config_.seed, 0, p.count(), copies_.as<bf16>() + p.offset);
+        model_.bind(weights_, gradients_, copies ? copies_ : Tensor{});
     }
 
     // Start values are not general: norms are 1, the selection bias is 0.
@@ -69,6 +75,7 @@ public:
                 totals.load};
     }
 
+    Tensor weights() const { return weights_; }
     float* weight(const Parameter& p) const { return weights_.as<float>() + p.offset; }
     std::vector<double> gradient(const Parameter& p) const {
         const float* g = gradients_.as<float>() + p.offset;
@@ -91,11 +98,12 @@ private:
     World world_;
     Placement placement_;
     ArenaLayout layout_;
+    FrozenLayout frozen_;
     BatchShape shape_;
     std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
     std::unique_ptr<Communicator> alone_ = make_self_communicator();
     Arena memory_;
-    Tensor weights_, gradients_;
+    Tensor weights_, gradients_, copies_;
     Transformer model_;
     Batch batch_;
 };
