@@ -188,7 +188,7 @@ void InnerStep::update_selection_bias() {
     const int64_t E = config_.model.moe.n_experts;
     std::vector<float> bias(E);
     for (const Parameter& p : layout_.parameters) {
-        if (p.trained) continue;
+        if (!p.follows_counts) continue;
         const float* load = load_.data() + p.layer * E;
         const std::vector<int> experts = candidates(p.layer);
         double mean = 0;
