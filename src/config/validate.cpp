@@ -52,6 +52,7 @@ public:
         groups();
         placement();
         rounds();
+        calibration();
         return std::move(problems_);
     }
 
@@ -212,6 +213,15 @@ private:
                 fmt::format("{} medians would leave out the median itself; at least 1, or 0 for no "
                             "limit",
                             f.reject_above));
+    }
+
+    void calibration() {
+        const bool routed = config_.model.moe.first_dense_layers < config_.model.n_layers;
+        if (config_.calibration.steps > 0 && !routed)
+            say("calibration.steps",
+                "all layers are dense, and the calibration is of routers and experts; lower "
+                "model.moe.first_dense_layers or leave it out",
+                {"model.moe.first_dense_layers"});
     }
 
     void placement() {

@@ -193,6 +193,11 @@ ArenaLayout arena_layout(const std::vector<Parameter>& all, const Placement& pla
     return layout;
 }
 
+bool ArenaLayout::trains_experts() const {
+    return std::ranges::any_of(
+        parameters, [](const Parameter& p) { return p.cls == ParamClass::expert && p.trained; });
+}
+
 const Parameter& ArenaLayout::find(const std::string& name) const {
     const auto found = std::ranges::find(parameters, name, &Parameter::name);
     FOMOE_CHECK(found != parameters.end(), name, " is not held by this rank");

@@ -55,6 +55,7 @@ struct ArenaLayout {
     ArenaSection dense;                 // shared and router: equal on all P ranks of the group
     ArenaSection expert;                // equal on the P / EP ranks of the same shard
     int64_t size() const { return dense.size + expert.size; }
+    bool trains_experts() const;  // some that are held here
 
     const Parameter& find(const std::string& name) const;  // throws Error(internal) when not held
 };

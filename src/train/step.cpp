@@ -45,6 +45,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     : config_(config),
       world_(world),
       layout_(layout),
+      trains_experts_(layout.trains_experts()),
       backend_(backend),
       ranks_(ranks),
       optimizer_(config.train.optimizer, layout, world, backend),
@@ -90,11 +91,16 @@ double InnerStep::accumulate(const Batch& batch) {
     return loss;
 }
 
-// Afterwards the slices that this rank steps hold the sums over the ranks that share them.
+// Afterwards the slices that this rank steps hold the sums over the ranks that share them; what is
+// not trained has none.
 void InnerStep::reduce_gradients() {
+    for (const Parameter& p : layout_.parameters)
+        if (!p.trained && p.cls != ParamClass::expert)
+            backend_.zero(gradients_.slice(p.offset, p.count()));
     const auto& [dense, expert] = optimizer_.slices();
     ranks_.group->reduce_scatter_sum(gradients_.slice(dense.begin, dense.size),
                                      gradients_.slice(layout_.dense.begin, layout_.dense.size));
+    if (!trains_experts_) return;
     ranks_.expert_replicas->reduce_scatter_sum(
         gradients_.slice(expert.begin, expert.size),
         gradients_.slice(layout_.expert.begin, layout_.expert.size));
@@ -146,8 +152,10 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     const auto& [dense, expert] = optimizer_.slices();
     ranks_.group->all_gather(weights_.slice(layout_.dense.begin, layout_.dense.size),
                              weights_.slice(dense.begin, dense.size));
-    ranks_.expert_replicas->all_gather(weights_.slice(layout_.expert.begin, layout_.expert.size),
-                                       weights_.slice(expert.begin, expert.size));
+    if (trains_experts_)
+        ranks_.expert_replicas->all_gather(
+            weights_.slice(layout_.expert.begin, layout_.expert.size),
+            weights_.slice(expert.begin, expert.size));
 
     set_load({sums.begin() + load_at, sums.end()});
     update_selection_bias();
