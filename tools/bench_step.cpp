@@ -77,11 +77,14 @@ void bench(const Options& options) {
     TraceBackend backend(*cpu);
     const World world(config.topology, 0, n_groups);
     const Placement placement(config.federation, config.topology, config.model.moe.n_experts);
-    const ArenaLayout layout =
-        arena_layout(all_parameters(config.model, placement), placement, world);
+    const std::vector<Parameter> all = all_parameters(config.model, placement);
+    const ArenaLayout layout = arena_layout(all, placement, world);
+    const FrozenLayout copies = frozen_layout(all, placement, world);
+    const bool proxy = config.federation.absent == AbsentPolicy::proxy;
+    const FrozenLayout* frozen = proxy ? &copies : nullptr;
     const std::unique_ptr<Communicator> alone = make_self_communicator();
     GroupCommunicators ranks(*alone, world);
-    InnerStep step(config, world, placement, layout, backend, ranks);
+    InnerStep step(config, world, placement, layout, backend, ranks, frozen);
 
     std::vector<double> seconds;
     StepResult result;
@@ -114,7 +117,7 @@ void bench(const Options& options) {
     fmt::print("matmul ceiling {:.1f} GFLOP/s, MFU {:.1f}%\n", ceiling, 100 * rate / ceiling);
     fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * result.skipped, result.loss);
     fmt::print("{}\n", profile_table(backend.report(), ceiling, options.steps));
-    print_memory(memory_plan(config, world, layout, threads, 0), before, reset);
+    print_memory(memory_plan(config, world, layout, frozen, threads, 0), before, reset);
 }
 
 }  // namespace

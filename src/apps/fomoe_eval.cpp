@@ -86,7 +86,9 @@ int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Con
     Evaluation evaluation = evaluate(model, data, *tokenizer);
     json["union"] = to_json(evaluation);
     if (table) print_table("union", evaluation);
-    for (size_t g = 0; g < config.topology.groups.size(); ++g) {
+    // With frozen copies of the other experts every group's own model is the union.
+    const bool own = config.federation.absent != AbsentPolicy::proxy;
+    for (size_t g = 0; own && g < config.topology.groups.size(); ++g) {
         const std::string& name = config.topology.groups[g].name;
         model.use_own(static_cast<int>(g));
         evaluation = evaluate(model, data, *tokenizer);

@@ -120,7 +120,7 @@ struct TopologyConfig {
 };
 
 enum class PlacementKind { blocks, rotate, explicit_lists };
-enum class AbsentPolicy { skip, renormalize, reroute };
+enum class AbsentPolicy { skip, renormalize, reroute, proxy };
 enum class OuterKind { average, nesterov };
 enum class InnerState { keep, reset };
 
@@ -137,6 +137,7 @@ struct FederationConfig {
     int replication = 1;  // of blocks and rotate
     AbsentPolicy absent = AbsentPolicy::skip;
     double max_renormalize = 2.0;  // of `renormalize`
+    int refresh = 1;               // of `proxy`: rounds between refreshes of the frozen copies
     double affinity_loss = 0.0;
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages

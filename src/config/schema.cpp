@@ -317,7 +317,7 @@ void add_federation_keys(Keys& keys) {
     keys.back().decided_by = "federation.placement";
     keys.push_back(choice(
         "federation.absent", [](Config& c) { return &c.federation.absent; },
-        {"skip", "renormalize", "reroute"},
+        {"skip", "renormalize", "reroute", "proxy"},
         "what happens to a choice whose expert is not in the group"));
     keys.push_back(key(
         "federation.max_renormalize", [](Config& c) { return &c.federation.max_renormalize; },
@@ -327,9 +327,16 @@ void add_federation_keys(Keys& keys) {
     };
     keys.back().decided_by = "federation.absent";
     keys.push_back(key(
+        "federation.refresh", [](Config& c) { return &c.federation.refresh; }, at_least(1),
+        "rounds of the experts after which proxy takes new copies of those the group lacks"));
+    keys.back().given = [](const Config& c) { return c.federation.absent == AbsentPolicy::proxy; };
+    keys.back().decided_by = "federation.absent";
+    keys.push_back(key(
         "federation.affinity_loss", [](Config& c) { return &c.federation.affinity_loss; },
         at_least(0),
         "weight of minus the log of the router's mass on the group's experts; 0: none"));
+    keys.back().given = [](const Config& c) { return c.federation.absent != AbsentPolicy::proxy; };
+    keys.back().decided_by = "federation.absent";
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);

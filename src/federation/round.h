@@ -48,9 +48,9 @@ public:
     // `values` (FrozenLayout::size) bf16, in host memory. Groups that do not contribute do not send
     // theirs. `copies` outlives the federation.
     void keep_frozen(FrozenCopies& copies, Tensor values, int every);
-    // Committed rounds that have exchanged experts since the copies were refreshed.
-    int64_t copies_age() const { return copies_age_; }
-    void set_copies_age(int64_t age) { copies_age_ = age; }
+    // Committed rounds that have exchanged experts since the copies were refreshed, (1) i64: part
+    // of the state.
+    Tensor copies_age() { return view(&copies_age_, Shape(1)); }
 
     // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
     // and may change. Weights that changed (`committed`) make derived

@@ -43,7 +43,7 @@ int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
     return static_cast<int64_t>(bytes);
 }
 
-int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int threads) {
+int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool frozen, int threads) {
     const MoeConfig& moe = model.moe;
     const Routed used = balanced(moe, shape);
     const Activation activation =
@@ -52,16 +52,16 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int thr
         cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size, threads),
         cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
                             static_cast<int64_t>(used.choices), model.d_model, moe.d_expert,
-                            activation, false, threads));
+                            activation, frozen, threads));
 }
 
 }  // namespace
 
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
-                       int threads, int64_t outer) {
+                       const FrozenLayout* frozen, int threads, int64_t outer) {
     const BatchShape shape =
         Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                 config.data.seq_len, config.data.document_mask);
+                                 config.data.seq_len, config.data.document_mask, frozen);
     const World::Group& group = world.own();
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t expert_slice = layout.expert.size / (group.ranks / group.expert_parallel);
@@ -70,7 +70,8 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     plan.moments = (dense_slice + expert_slice) * 8;
     plan.activations =
         Transformer::activation_bytes(config.model, shape) - untouched_bytes(config.model, shape);
-    plan.scratch = scratch_bytes(config.model, shape, threads);
+    plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
+    plan.scratch = scratch_bytes(config.model, shape, plan.copies > 0, threads);
     plan.outer = outer;
     plan.expert_state = layout.expert.size * 8 + expert_slice * 8;
     return plan;

@@ -1,6 +1,7 @@
 // The memory of a rank, computed from the config without running it.
 #pragma once
 
+#include "model/frozen.h"
 #include "model/transformer.h"
 
 namespace fomoe {
@@ -13,12 +14,15 @@ struct MemoryPlan {
     int64_t activations = 0;   // of one micro-batch, kept and scratch
     int64_t scratch = 0;       // that the CPU's ops keep beside their operands
     int64_t outer = 0;         // anchors, momentum and staging of the outer step
+    int64_t copies = 0;        // frozen copies of absent experts
     int64_t expert_state = 0;  // the routed experts' part of weights, gradients and moments
-    int64_t total() const { return weights + gradients + moments + activations + scratch + outer; }
+    int64_t total() const {
+        return weights + gradients + moments + activations + scratch + outer + copies;
+    }
 };
 
-// `outer` is what Federation::bytes says.
+// `frozen` is null without copies. `outer` is what Federation::bytes says.
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
-                       int threads, int64_t outer);
+                       const FrozenLayout* frozen, int threads, int64_t outer);
 
 }  // namespace fomoe

@@ -114,6 +114,7 @@ void MetricsWriter::step(const StepMetrics& m) {
     line["mfu"] = m.mfu;
     line["imbalance"] = m.imbalance;
     line["skipped_share"] = m.skip;
+    line["proxy_share"] = m.proxy;
     line["eta_seconds"] = m.eta_seconds;
     write_line(line.dump());
 }

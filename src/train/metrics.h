@@ -18,7 +18,8 @@ struct StepMetrics {
     double tokens_per_second = 0;  // of the group
     double mfu = 0;                // share of the matmul ceiling
     double imbalance = 0;          // largest over mean load of the experts
-    double skip = 0;               // share of choices whose expert is absent
+    double skip = 0;               // share of choices that are not executed
+    double proxy = 0;              // share of choices that frozen copies serve
     double eta_seconds = 0;        // to the end of the run
 };
 

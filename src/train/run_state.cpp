@@ -9,10 +9,19 @@ constexpr const char* kWeight = "weight/";
 constexpr const char* kMoments[] = {"m/", "v/"};
 constexpr const char* kMomentum = "momentum/";
 constexpr const char* kStarts = "moments_start";  // step, by parameter of the group
+constexpr const char* kCopy = "copy/";            // bf16
+constexpr const char* kCopiesAge = "copies_age";  // rounds since their last refresh
 constexpr const char* kLoad = "load";             // expert choices of the last step, (L, E)
 
 void append(std::vector<TensorPiece>& to, std::vector<TensorPiece> more) {
     to.insert(to.end(), more.begin(), more.end());
+}
+
+// Whether groups of this config keep copies of anything. `all` is by the same placement.
+bool keeps_copies(const Config& config, const std::vector<Parameter>& all) {
+    const size_t n_groups = config.topology.groups.size();
+    return config.federation.absent == AbsentPolicy::proxy &&
+           std::ranges::any_of(all, [&](const Parameter& p) { return p.owners.size() < n_groups; });
 }
 
 TensorSet model_set(const RunState& run) {
@@ -26,7 +35,7 @@ TensorSet anchor_set(const RunState& run) {
 }
 
 // Without pieces: those are this rank's, and only of its own group.
-TensorSet group_set(const RunState& run, int group) {
+TensorSet group_set(const RunState& run, int group, bool copies) {
     TensorSet set{.directory = group_directory(run.world.groups[group].name),
                   .tensors = group_tensors(run.all, group, kWeight),
                   .pieces = {}};
@@ -38,6 +47,11 @@ TensorSet group_set(const RunState& run, int group) {
     const auto owned = std::ranges::count_if(
         run.all, [&](const Parameter& p) { return std::ranges::binary_search(p.owners, group); });
     set.tensors.push_back({kStarts, DType::i64, Shape(owned)});
+    if (!copies) return set;
+    for (const Parameter& p : run.all)
+        if (!std::ranges::binary_search(p.owners, group))
+            set.tensors.push_back({kCopy + p.name, DType::bf16, p.shape});
+    set.tensors.push_back({kCopiesAge, DType::i64, Shape(1)});
     return set;
 }
 
@@ -70,6 +84,30 @@ TensorPiece load_piece(std::vector<float>& load) {
     return {kLoad, 0, view(load.data(), Shape(static_cast<int64_t>(load.size())))};
 }
 
+// Part `part` of `parts` of every copy that this rank keeps.
+std::vector<TensorPiece> copy_pieces(const RunState& run, int parts, int part) {
+    std::vector<TensorPiece> pieces;
+    for (const Parameter& p : run.frozen.parameters) {
+        const Range own = cut(p.count(), parts, part);
+        if (own.size() > 0)
+            pieces.push_back({kCopy + p.name, own.begin,
+                              run.step.copies().slice(p.offset + own.begin, own.size())});
+    }
+    return pieces;
+}
+
+// As if the copies had just been refreshed.
+void copy_from_union(const RunState& run, const Checkpoint& checkpoint) {
+    std::vector<float> values(run.frozen.size);
+    TensorSet model{.directory = kModelDirectory,
+                    .tensors = model_tensors(run.frozen.parameters),
+                    .pieces = {}};
+    for (const Parameter& p : run.frozen.parameters)
+        model.pieces.push_back({p.name, 0, view(values.data() + p.offset, Shape(p.count()))});
+    checkpoint.read(model, Checkpoint::Tensors::some);
+    std::ranges::transform(values, run.step.copies().as<bf16>(), to_bf16);
+}
+
 }  // namespace
 
 std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
@@ -77,12 +115,21 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
     std::vector<TensorSet> sets{model_set(run), anchor_set(run)};
     sets[0].pieces = pieces_of(run.federation.union_model(run.step.weights()), "");
     for (int group = 0; group < run.world.n_groups(); ++group) {
-        TensorSet& set = sets.emplace_back(group_set(run, group));
+        TensorSet& set =
+            sets.emplace_back(group_set(run, group, keeps_copies(run.config, run.all)));
         if (group != run.world.group) continue;
         set.pieces =
             group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
         add_moments(run, set);
         if (run.world.local_rank == 0) set.pieces.push_back(load_piece(load));
+        if (keeps_copies(run.config, run.all)) {
+            // The ranks that keep the same shard take equal parts.
+            const int EP = run.world.own().expert_parallel;
+            append(set.pieces,
+                   copy_pieces(run, run.world.own().ranks / EP, run.world.local_rank / EP));
+            if (run.world.local_rank == 0)
+                set.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
+        }
         // Of several holders, the one that writes the first element.
         const std::vector<TensorPiece> held = start_pieces(run, starts);
         for (size_t i = 0; i < held.size(); ++i) {
@@ -103,14 +150,22 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     const TensorSet anchor = anchor_set(run);
     if (!anchor.tensors.empty()) checkpoint.read(anchor);
 
-    TensorSet group = group_set(run, run.world.group);
+    const bool copies = keeps_copies(run.config, run.all);
+    const bool saved_copies = keeps_copies(checkpoint.config(), run.all);
+    TensorSet group = group_set(run, run.world.group, copies && saved_copies);
     group.pieces = pieces_of(run.layout, kWeight, 0, run.step.weights());
     add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
     group.pieces.push_back(load_piece(load));
     std::vector<int64_t> starts = run.step.optimizer().starts();
     append(group.pieces, start_pieces(run, starts));
-    checkpoint.read(group);
+    if (copies && saved_copies) {
+        append(group.pieces, copy_pieces(run, 1, 0));
+        group.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
+    }
+    using Tensors = Checkpoint::Tensors;
+    checkpoint.read(group, saved_copies && !copies ? Tensors::some : Tensors::exact);
+    if (copies && !saved_copies) copy_from_union(run, checkpoint);
     run.step.set_load(load);
     run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);

@@ -15,6 +15,7 @@ struct RunState {
     const Placement& placement;
     const World& world;
     const ArenaLayout& layout;
+    const FrozenLayout& frozen;
     InnerStep& step;
     Federation& federation;
 };

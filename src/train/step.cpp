@@ -9,23 +9,26 @@ namespace fomoe {
 namespace {
 
 struct StepMemory {
-    Tensor weights, gradients, sum_squares, grad_scale;
+    Tensor weights, gradients, copies, sum_squares, grad_scale;
 };
-StepMemory lay_out(const ArenaLayout& layout, Arena& arena) {
+StepMemory lay_out(const ArenaLayout& layout, const FrozenLayout* frozen, Arena& arena) {
     const Shape n(layout.size());
-    return {arena.take(DType::f32, n), arena.take(DType::f32, n), arena.take(DType::f64, Shape(1)),
-            arena.take(DType::f32, Shape(1))};
+    return {arena.take(DType::f32, n), arena.take(DType::f32, n),
+            frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
+            arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
 }
 
-void fill_initial(const ArenaLayout& layout, uint64_t seed, Backend& backend, Tensor weights) {
+// `start` is initial_values or initial_copies.
+template <class T, class Start>
+void fill(const std::vector<Parameter>& parameters, uint64_t seed, Start start, Backend& backend,
+          Tensor arena) {
     constexpr int64_t kPiece = 1 << 20;
-    std::vector<float> values(kPiece);
-    backend.zero(weights);
-    for (const Parameter& p : layout.parameters)
+    std::vector<T> values(kPiece);
+    for (const Parameter& p : parameters)
         for (int64_t begin = 0; begin < p.count(); begin += kPiece) {
             const int64_t n = std::min(kPiece, p.count() - begin);
-            initial_values(p, seed, begin, n, values.data());
-            backend.copy_from_host(weights.slice(p.offset + begin, n), values.data());
+            start(p, seed, begin, n, values.data());
+            backend.copy_from_host(arena.slice(p.offset + begin, n), values.data());
         }
 }
 
@@ -41,7 +44,8 @@ Range InnerStep::sequences(const Config& config, const World& world) {
 }
 
 InnerStep::InnerStep(const Config& config, const World& world, const Placement& placement,
-                     const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks)
+                     const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks,
+                     const FrozenLayout* frozen)
     : config_(config),
       world_(world),
       layout_(layout),
@@ -51,18 +55,21 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
       optimizer_(config.train.optimizer, layout, world, backend),
       transformer_(config.model, config.federation, layout, placement, world,
                    Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                            config.data.seq_len, config.data.document_mask),
-                   backend, *ranks.expert_parallel) {
+                                            config.data.seq_len, config.data.document_mask, frozen),
+                   backend, *ranks.expert_parallel, frozen) {
     Arena tape;
-    fomoe::lay_out(layout, tape);
+    fomoe::lay_out(layout, frozen, tape);
     memory_ = Arena(backend, tape.bytes());
-    const StepMemory memory = fomoe::lay_out(layout, memory_);
+    const StepMemory memory = fomoe::lay_out(layout, frozen, memory_);
     weights_ = memory.weights;
     gradients_ = memory.gradients;
+    copies_ = memory.copies;
     sum_squares_ = memory.sum_squares;
     grad_scale_ = memory.grad_scale;
-    fill_initial(layout, config.seed, backend, weights_);
-    transformer_.bind(weights_, gradients_);
+    backend.zero(weights_);
+    fill<float>(layout.parameters, config.seed, initial_values, backend, weights_);
+    if (frozen) fill<bf16>(frozen->parameters, config.seed, initial_copies, backend, copies_);
+    transformer_.bind(weights_, gradients_, copies_);
 
     const int L = config.model.n_layers, E = config.model.moe.n_experts;
     load_.assign(int64_t(L) * E, 0.0f);
@@ -227,8 +234,9 @@ void InnerStep::describe_load(StepResult& result) const {
         const double experts = static_cast<double>(candidates(l).size());
         if (sum > 0) result.imbalance += most * experts / sum / (L - first);
     }
-    result.executed_choices = all - absent;
-    result.skipped = all > 0 ? absent / all : 0;
+    const bool served = config_.federation.absent == AbsentPolicy::proxy;
+    result.executed_choices = served ? all : all - absent;
+    if (all > 0) (served ? result.served : result.skipped) = absent / all;
 }
 
 }  // namespace fomoe

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "data/loader.h"
+#include "model/frozen.h"
 #include "model/transformer.h"
 #include "optim/inner_optimizer.h"
 
@@ -28,16 +29,19 @@ struct StepResult {
     int64_t valid_tokens = 0;
     double imbalance = 0;         // largest over mean load of the experts that can be chosen, mean
                                   // over the MoE layers
-    double skipped = 0;           // share of choices whose expert is absent
-    double executed_choices = 0;  // (token, expert) pairs, over all layers
+    double skipped = 0;           // share of choices that are not executed
+    double served = 0;            // share of choices that frozen copies serve
+    double executed_choices = 0;  // (token, expert) pairs, over all layers, those served included
     bool stop = false;            // some rank of the group was asked to stop
 };
 
 class InnerStep {
 public:
-    // Start values of the weights are those of config.seed.
+    // Start values of the weights and of the frozen copies are those of config.seed. `frozen` is
+    // given under `proxy`.
     InnerStep(const Config& config, const World& world, const Placement& placement,
-              const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks);
+              const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks,
+              const FrozenLayout* frozen = nullptr);
 
     // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
     // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was
@@ -48,6 +52,7 @@ public:
     static Range sequences(const Config& config, const World& world);
 
     Tensor weights() const { return weights_; }      // the arena (layout.size())
+    Tensor copies() const { return copies_; }        // (frozen->size) bf16, or empty
     Tensor gradients() const { return gradients_; }  // after run(): summed, at the own slices
     InnerOptimizer& optimizer() { return optimizer_; }
     Transformer& transformer() { return transformer_; }
@@ -73,7 +78,7 @@ private:
     std::vector<bool> resident_;  // (L, E) held by the group
 
     Arena memory_;
-    Tensor weights_, gradients_;
+    Tensor weights_, gradients_, copies_;
     Tensor sum_squares_;  // (1) f64
     Tensor grad_scale_;   // (1) f32
     InnerOptimizer optimizer_;

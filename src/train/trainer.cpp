@@ -12,6 +12,8 @@
 namespace fomoe {
 namespace {
 
+bool keeps_copies(const Config& config) { return config.federation.absent == AbsentPolicy::proxy; }
+
 std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
 
 int64_t tokens_of_steps(const Config& config, int64_t steps) {
@@ -55,14 +57,20 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       placement_(config.federation, config.topology, config.model.moe.n_experts),
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
+      frozen_(keeps_copies(config) ? frozen_layout(all_, placement_, world_) : FrozenLayout{}),
       ranks_(job, world_),
       ceiling_(measure_ceiling(job, *ranks_.group, threads.count)),
       memory_before_(memory_now()),
-      step_(config_, world_, placement_, layout_, backend, ranks_),
+      step_(config_, world_, placement_, layout_, backend, ranks_,
+            keeps_copies(config) ? &frozen_ : nullptr),
       link_(world_, job, config.federation.exchange_timeout),
+      frozen_copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
       federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
                   *ranks_.expert_replicas),
-      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {}
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {
+    if (keeps_copies(config))
+        federation_.keep_frozen(frozen_copies_, step_.copies(), config.federation.refresh);
+}
 
 void Trainer::describe() const {
     double parameters = 0, experts = 0;
@@ -81,13 +89,16 @@ void Trainer::describe() const {
                         placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
     }
     const MemoryPlan plan =
-        memory_plan(config_, world_, layout_, threads_.count, federation_.bytes());
+        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
+                    threads_.count, federation_.bytes());
+    const std::string copies =
+        plan.copies > 0 ? fmt::format(", frozen copies {}", mebibytes(plan.copies)) : "";
     log_info(
         fmt::format("memory planned for rank 0: {} (weights {}, gradients {}, moments {}, "
-                    "activations {}, scratch {}, outer state {})",
+                    "activations {}, scratch {}, outer state {}{})",
                     mebibytes(plan.total()), mebibytes(plan.weights), mebibytes(plan.gradients),
                     mebibytes(plan.moments), mebibytes(plan.activations), mebibytes(plan.scratch),
-                    mebibytes(plan.outer)));
+                    mebibytes(plan.outer), copies));
 }
 
 void Trainer::start_or_resume() {
@@ -144,6 +155,7 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
         .mfu = rate / (ceiling_ * 1e9),
         .imbalance = result.imbalance,
         .skip = result.skipped,
+        .proxy = result.served,
         .eta_seconds = per_step * (config_.train.steps - step),
     };
     if (speaks()) log_info(step_line(world_.own().name, metrics));
@@ -214,7 +226,9 @@ Exit Trainer::run() {
         const Timer timer;
         const StepResult result = step_.run(step, batch, signals_.requested());
         step_seconds_ += timer.seconds();
-        executed_ += result.executed_choices;
+        // A frozen expert has no gradient of its weights, a third of the work.
+        const double choices = result.executed_choices;
+        executed_ += choices - choices * result.served / 3;
         ++unreported_;
         ++steps_done_;
         report_step(step, result);

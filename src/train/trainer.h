@@ -36,7 +36,9 @@ private:
     bool round(int64_t step, const Classes& due, bool stop);
     void save(int64_t step);
     bool speaks() const { return world_.rank == 0; }
-    RunState state() { return {config_, all_, placement_, world_, layout_, step_, federation_}; }
+    RunState state() {
+        return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
+    }
 
     StopSignals signals_;  // first: a signal that comes while the rest is made counts
     const Config config_;
@@ -48,11 +50,13 @@ private:
     Placement placement_;
     std::vector<Parameter> all_;
     ArenaLayout layout_;
+    FrozenLayout frozen_;  // under `proxy`
     GroupCommunicators ranks_;
     double ceiling_;         // GFLOP/s of the group's ranks together
     int64_t memory_before_;  // bytes held before what follows
     InnerStep step_;
     JobLink link_;
+    FrozenCopies frozen_copies_;
     Federation federation_;
     Loader loader_;
     std::optional<FileLock> lock_;            // of the run's directory; rank 0
@@ -63,7 +67,7 @@ private:
     int64_t steps_done_ = 0;
     Timer since_start_;
     double step_seconds_ = 0;  // since the last report
-    double executed_ = 0;      // choices since the last report
+    double executed_ = 0;      // choices since the last report, by the work of a resident's
     int64_t unreported_ = 0;   // steps since the last report
 };
 

@@ -7,7 +7,7 @@ using namespace fomoe;
 
 namespace {
 
-const Command kPolicies{"skip", "renormalize", "reroute"};
+const Command kPolicies{"skip", "renormalize", "reroute", "proxy"};
 
 // A run of two groups of two ranks; its metrics are those of the first.
 std::vector<Json> trained(const Workplace& place, const std::string& name,
@@ -29,6 +29,7 @@ TEST_CASE("full replicas end in the same bits under every policy for absent choi
         for (const Json& line : lines) {
             CHECK(line["affinity"] == 0);
             CHECK(line["skipped_share"] == 0);
+            CHECK(line["proxy_share"] == 0);
         }
         CHECK(differing(place.saved("skip", 12), place.saved(policy, 12)) == Command{});
     }
@@ -41,8 +42,11 @@ TEST_CASE("a partition trains and is evaluated under every policy", "[mpi]") {
         CAPTURE(policy);
         lines[policy] = trained(place, policy, policy, {});
         CHECK(lines[policy][11]["loss"] < lines[policy][0]["loss"]);
-        CHECK(lines[policy][0]["affinity"].get<double>() == Approx(std::log(2)).epsilon(0.1));
-        CHECK((lines[policy][0]["skipped_share"] == 0) == (policy == "reroute"));
+        const double affinity = policy == "proxy" ? 0 : std::log(2);
+        CHECK(lines[policy][0]["affinity"].get<double>() == Approx(affinity).epsilon(0.1));
+        CHECK((lines[policy][0]["skipped_share"] > 0) ==
+              (policy == "skip" || policy == "renormalize"));
+        CHECK((lines[policy][0]["proxy_share"] > 0) == (policy == "proxy"));
         if (policy != "skip") CHECK(lines[policy][0]["loss"] != lines["skip"][0]["loss"]);
 
         const Outcome result = place.run({program("fomoe-eval"), "runs/" + policy, "--json"});
@@ -50,6 +54,7 @@ TEST_CASE("a partition trains and is evaluated under every policy", "[mpi]") {
         REQUIRE(result.exit == 0);
         const Json json = Json::parse(result.out);
         const double whole = json["union"]["pooled"]["loss"];
+        if (policy == "proxy") continue;
         for (const char* group : {"west", "east"})
             CHECK(json["groups"][group]["pooled"]["loss"].get<double>() != whole);
     }

@@ -13,6 +13,7 @@
 
 #include "base/random.h"
 #include "comm/counting_communicator.h"
+#include "comm/reduction.h"
 
 using namespace fomoe;
 
@@ -313,6 +314,10 @@ TEST_CASE("wrong shapes are refused") {
     std::vector<float> x(4), y(3);
     CHECK_THROWS_AS(comm->all_gather(all_of(x), all_of(y)), Error);
     CHECK_THROWS_AS(comm->reduce_scatter_sum(all_of(x), all_of(y)), Error);
+    std::vector<bf16> narrow(2);
+    CHECK_THROWS_AS(reduce_gathered(view(narrow.data(), Shape(1)), view(narrow.data(), Shape(2)),
+                                    Reduction::sum),
+                    Error);
 }
 
 TEST_CASE("the counting decorator changes nothing and counts what leaves a rank") {

@@ -306,7 +306,13 @@ TEST_CASE("what becomes of absent choices is read, dumped and checked") {
     CHECK(config.federation.absent == AbsentPolicy::renormalize);
     CHECK(config.federation.max_renormalize == 1.5);
     CHECK(config.federation.affinity_loss == 0.05);
-    for (const Config& each : {config, load(two + "renormalize\n"), load(two + "reroute\n")}) {
+    const Config copies = load(two + "proxy\n  refresh: 3\n");
+    CHECK(copies.federation.absent == AbsentPolicy::proxy);
+    CHECK(copies.federation.refresh == 3);
+    CHECK(load(two + "proxy\n").federation.refresh == 1);
+    CHECK(config_fingerprint(copies) != config_fingerprint(load(two + "proxy\n")));
+    for (const Config& each :
+         {config, load(two + "renormalize\n"), load(two + "reroute\n"), copies}) {
         Files files;
         files.add("dump.yaml", dump_config(each));
         CHECK(files.load() == each);
@@ -317,13 +323,22 @@ TEST_CASE("what becomes of absent choices is read, dumped and checked") {
                     "federation.absent: skip"));
     CHECK(errors(two + "sometimes\n  max_renormalize: 1.5\n") ==
           one_error("a.yaml:4:11: error: federation.absent: 'sometimes'; one of skip, renormalize, "
-                    "reroute is expected"));
+                    "reroute, proxy is expected"));
     CHECK(errors(two + "renormalize\n  max_renormalize: 0.5\n") ==
           one_error("a.yaml:5:20: error: federation.max_renormalize: '0.5'; a number of at least "
                     "1 is expected"));
     CHECK(errors(two + "skip\n  affinity_loss: -1\n") ==
           one_error("a.yaml:5:18: error: federation.affinity_loss: '-1'; a number of at least 0 "
                     "is expected"));
+    CHECK(errors(two + "skip\n  refresh: 2\n") ==
+          one_error("a.yaml:5:12: error: federation.refresh: has no effect with "
+                    "federation.absent: skip"));
+    CHECK(errors(two + "proxy\n  refresh: 0\n") ==
+          one_error("a.yaml:5:12: error: federation.refresh: '0'; an integer of at least 1 is "
+                    "expected"));
+    CHECK(errors(two + "proxy\n  affinity_loss: 0.1\n") ==
+          one_error("a.yaml:5:18: error: federation.affinity_loss: has no effect with "
+                    "federation.absent: proxy"));
     CHECK(errors(two + "reroute\nmodel: {moe: {top_k: 9}}\n") ==
           one_error("a.yaml:4:11: error: federation.absent: reroute needs top_k 9 experts in every "
                     "group, and 'a' holds 8 of 16; lower model.moe.top_k or give the group more "
@@ -341,12 +356,13 @@ TEST_CASE("the fingerprint follows what changes the training") {
          {"name=other", "train.steps=7000", "train.log_every=3", "checkpoint.every=9",
           "data.sources.a=/elsewhere/a", "train.micro_batch=4", "topology.groups[0].ranks=2"})
         CHECK(fingerprint(same) == base);
-    for (const char* other : {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
-                              "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
-                              "train.optimizer.expert.weight_decay=0",
-                              "federation.expert.outer.lr=0.7", "federation.shared.local_steps=8",
-                              "federation.reject_above=3", "federation.absent=reroute",
-                              "federation.affinity_loss=0.1", "federation.inner_state=reset"})
+    for (const char* other :
+         {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",
+          "topology.groups[0].data.a=1", "federation.outer.lr=0.5",
+          "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7",
+          "federation.shared.local_steps=8", "federation.reject_above=3",
+          "federation.absent=reroute", "federation.absent=proxy", "federation.affinity_loss=0.1",
+          "federation.inner_state=reset"})
         CHECK(fingerprint(other) != base);
     const auto limited = [](const std::string& limit) {
         return config_fingerprint(load(

@@ -13,9 +13,11 @@ namespace {
 MemoryPlan plan_of(const Config& config, int rank) {
     const Placement placement = placement_of(config);
     const World world(config.topology, rank, config.topology.n_ranks());
-    return memory_plan(config, world,
-                       arena_layout(all_parameters(config.model, placement), placement, world), 1,
-                       0);
+    const std::vector<Parameter> all = all_parameters(config.model, placement);
+    const bool copies = config.federation.absent == AbsentPolicy::proxy;
+    const FrozenLayout frozen = frozen_layout(all, placement, world);
+    return memory_plan(config, world, arena_layout(all, placement, world),
+                       copies ? &frozen : nullptr, 1, 0);
 }
 
 }  // namespace
@@ -30,7 +32,7 @@ TEST_CASE("weights, moments and activations are planned as they are allocated") 
             arena_layout(all_parameters(config.model, placement), placement, world);
         const std::unique_ptr<Backend> backend = make_cpu_backend(1);
         const InnerOptimizer optimizer(config.train.optimizer, layout, world, *backend);
-        const MemoryPlan plan = memory_plan(config, world, layout, 1, 0);
+        const MemoryPlan plan = memory_plan(config, world, layout, nullptr, 1, 0);
         CHECK(plan.weights == layout.size() * 4);
         CHECK(plan.gradients == plan.weights);
         CHECK(plan.moments == optimizer.bytes());
@@ -62,5 +64,23 @@ TEST_CASE("the state of the experts is proportional to replication / groups") {
         config.federation.replication = replication;
         for (int rank = 0; rank < 4; ++rank)
             CHECK(plan_of(config, rank).expert_state * 4 == full * replication);
+    }
+}
+
+TEST_CASE("frozen copies cost two bytes for each value that the group lacks") {
+    Config config = tiny_config();
+    config.topology = tiny_topology({{1, 1}, {2, 2}, {2, 1}, {4, 2}});
+    const int64_t expert = 3 * 16 * 8, layers = 2;
+    for (int replication : {1, 2, 4}) {
+        config.federation.replication = replication;
+        config.federation.absent = AbsentPolicy::skip;
+        const MemoryPlan skip = plan_of(config, 0);
+        CHECK(skip.copies == 0);
+        config.federation.absent = AbsentPolicy::proxy;
+        const int64_t absent = 2 * layers * expert * (8 - 2 * replication);
+        const int64_t of_rank[] = {absent, absent / 2, absent / 2, absent, absent};
+        for (int rank = 0; rank < 5; ++rank) CHECK(plan_of(config, rank).copies == of_rank[rank]);
+        CHECK(plan_of(config, 0).expert_state == skip.expert_state);
+        CHECK(plan_of(config, 0).total() - plan_of(config, 0).copies >= skip.total());
     }
 }

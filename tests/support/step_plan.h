@@ -29,7 +29,7 @@ struct Outcome {
 inline bool same(const StepResult& a, const StepResult& b) {
     return a.loss == b.loss && a.aux == b.aux && a.z == b.z && a.affinity == b.affinity &&
            a.grad_norm == b.grad_norm && a.lr == b.lr && a.valid_tokens == b.valid_tokens &&
-           a.imbalance == b.imbalance && a.skipped == b.skipped &&
+           a.imbalance == b.imbalance && a.skipped == b.skipped && a.served == b.served &&
            a.executed_choices == b.executed_choices && a.stop == b.stop;
 }
 
@@ -50,15 +50,18 @@ inline Outcome train(const Plan& plan) {
     const int n_ranks = config.topology.n_ranks();
     const Placement placement = placement_of(config);
     const auto all = all_parameters(config.model, placement);
+    const bool copies = config.federation.absent == AbsentPolicy::proxy;
     Outcome outcome;
     std::mutex mutex;
     int disagreements = 0;  // Catch's checks are for one thread
     run_ranks(n_ranks, [&](Communicator& job) {
         const World world(config.topology, job.rank(), n_ranks);
         const ArenaLayout layout = arena_layout(all, placement, world);
+        const FrozenLayout frozen = frozen_layout(all, placement, world);
         const auto backend = make_cpu_backend(1);
         GroupCommunicators ranks(job, world);
-        InnerStep step(config, world, placement, layout, *backend, ranks);
+        InnerStep step(config, world, placement, layout, *backend, ranks,
+                       copies ? &frozen : nullptr);
         plan.prepare(step, layout);
         const Range own = InnerStep::sequences(config, world);
         for (int64_t s = 1; s <= plan.steps; ++s) {
@@ -118,6 +121,7 @@ inline void check_same_gradients(const Plan& plan, const Outcome& alone,
         CHECK(cut.results[0].affinity == Approx(alone.results[0].affinity).epsilon(1e-6));
         CHECK(cut.results[0].grad_norm == Approx(alone.results[0].grad_norm).epsilon(1e-5));
         CHECK(cut.results[0].skipped == alone.results[0].skipped);
+        CHECK(cut.results[0].served == alone.results[0].served);
         CHECK(cut.results[0].imbalance == alone.results[0].imbalance);
         CHECK(cut.results[0].executed_choices == alone.results[0].executed_choices);
     }

@@ -6,7 +6,7 @@ using namespace fomoe;
 namespace {
 
 constexpr AbsentPolicy kPolicies[] = {AbsentPolicy::skip, AbsentPolicy::renormalize,
-                                      AbsentPolicy::reroute};
+                                      AbsentPolicy::reroute, AbsentPolicy::proxy};
 
 // Two groups; the first has the experts 0 to 3 of 8.
 Plan two_groups(Config config, AbsentPolicy absent, double affinity_loss = 0) {
@@ -24,6 +24,7 @@ TEST_CASE("with every expert in every group all policies for absent choices give
             std::vector<Outcome> outcomes;
             for (AbsentPolicy absent : kPolicies)
                 for (double affinity_loss : {0.0, 0.5}) {
+                    if (absent == AbsentPolicy::proxy && affinity_loss > 0) continue;
                     Plan plan = two_groups(config, absent, affinity_loss);
                     plan.config.federation.replication = replication;
                     plan.steps = 5;
@@ -35,19 +36,23 @@ TEST_CASE("with every expert in every group all policies for absent choices give
                 CHECK((outcomes[i].weights == outcomes[0].weights) == whole);
                 CHECK((outcomes[i].gradients == outcomes[0].gradients) == whole);
                 CHECK(same(outcomes[i].results[4], outcomes[0].results[4]) == whole);
-                CHECK((outcomes[i].results[4].affinity == 0) == whole);
+                const bool proxy = i + 1 == outcomes.size();  // to its router none is absent
+                CHECK((outcomes[i].results[4].affinity == 0) == (whole || proxy));
             }
         }
 }
 
 TEST_CASE("ranks and accumulation do not change gradients where choices are absent") {
-    for (AbsentPolicy absent : {AbsentPolicy::renormalize, AbsentPolicy::reroute})
+    for (AbsentPolicy absent :
+         {AbsentPolicy::renormalize, AbsentPolicy::reroute, AbsentPolicy::proxy})
         for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()})
             for (AuxScope scope : {AuxScope::sequence, AuxScope::group}) {
-                Plan plan = two_groups(config, absent, 0.3);
+                const bool proxy = absent == AbsentPolicy::proxy;
+                Plan plan = two_groups(config, absent, proxy ? 0 : 0.3);
                 plan.config.model.moe.aux_scope = scope;
                 const Outcome alone = train(on_ranks(plan, 1, 1, 8));
-                CHECK(alone.results[0].affinity > 0.1);
+                CHECK((alone.results[0].affinity > 0.1) != proxy);
+                CHECK((alone.results[0].served > 0) == proxy);
                 check_same_gradients(plan, alone, {{1, 1, 1}, {2, 2, 4}, {4, 2, 1}, {4, 4, 2}});
             }
 }
@@ -85,6 +90,7 @@ TEST_CASE("rerouted tokens are served by residents, whose balance is all that co
 
 TEST_CASE("the affinity loss teaches the router which experts the group has") {
     for (AbsentPolicy absent : kPolicies) {
+        if (absent == AbsentPolicy::proxy) continue;
         Plan plan = two_groups(tiny_config(), absent, 1.0);
         plan.config.train.optimizer.lr = 1e-2;
         plan.steps = 40;
