@@ -12,10 +12,11 @@ struct StepMemory {
     Tensor weights, gradients, copies, sum_squares, grad_scale;
 };
 StepMemory lay_out(const ArenaLayout& layout, const FrozenLayout* frozen, Arena& arena) {
-    const Shape n(layout.size());
-    return {arena.take(DType::f32, n), arena.take(DType::f32, n),
-            frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
-            arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
+    return {
+        arena.take(DType::f32, Shape(layout.size())),
+        arena.take(DType::f32, Shape(layout.trains_experts() ? layout.size() : layout.dense.size)),
+        frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
+        arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
 }
 
 // `start` is initial_values or initial_copies.
