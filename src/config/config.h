@@ -163,7 +163,7 @@ enum class CalibratedWeights { router, shared };
 struct CalibrationConfig {
     int64_t steps = 0;  // 0: none
     CalibratedWeights weights = CalibratedWeights::router;
-    double lr = 1e-3;     // at the first step; falls linearly to 0
+    double lr = 3e-3;     // at the first step; falls linearly to 0
     int local_steps = 1;  // between averages over the groups
     bool operator==(const CalibrationConfig&) const = default;
 };

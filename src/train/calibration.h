@@ -29,6 +29,10 @@ public:
     // Error(diverged) and Error(communication).
     Exit run(const std::function<bool()>& stop_requested);
 
+    // What this rank holds; after run() with the scales, which the experts then have in them.
+    const ArenaLayout& layout() const { return layout_; }
+    Tensor weights() const { return step_.weights(); }
+
 private:
     void start();
     void load_weights();
