@@ -131,6 +131,20 @@ void Calibration::describe() const {
                     mebibytes(plan.total())));
 }
 
+// The advice of a training step does not fit here.
+StepResult Calibration::take_step(int64_t step, bool stop) {
+    const Batch batch = loader_.get(trained_steps_ + step - 1);
+    try {
+        return step_.run(step, batch, stop);
+    } catch (const Error& error) {
+        if (error.exit != Exit::diverged) throw;
+        throw Error(Exit::diverged,
+                    concat("calibration step ", step, " of group '", world_.own().name,
+                           "': the loss or its gradient is not finite, and nothing was written; "
+                           "lower calibration.lr and run again"));
+    }
+}
+
 void Calibration::report_step(int64_t step, const StepResult& result) {
     const int64_t steps = config_.calibration.steps;
     if (step == 1) first_loss_ = result.loss;
@@ -218,8 +232,7 @@ Exit Calibration::run(const std::function<bool()>& stop_requested) {
     const int64_t steps = config_.calibration.steps;
     const bool alone = world_.n_groups() == 1;
     for (int64_t step = 1; step <= steps; ++step) {
-        const Batch batch = loader_.get(trained_steps_ + step - 1);
-        const StepResult result = step_.run(step, batch, stop_requested());
+        const StepResult result = take_step(step, stop_requested());
         report_step(step, result);
         bool stop = alone && result.stop;
         if (step % config_.calibration.local_steps == 0 || step == steps)

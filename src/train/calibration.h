@@ -38,6 +38,7 @@ private:
     void load_weights();
     void take_copies();
     void describe() const;
+    StepResult take_step(int64_t step, bool stop);
     void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, bool stop);
     void fold_scales();

@@ -326,6 +326,21 @@ TEST_CASE("a calibration that is stopped writes nothing, and begins anew") {
     }
 }
 
+TEST_CASE("a calibration that diverges says so and writes nothing") {
+    const Place place;
+    Config config = place.config(tiny_sigmoid_config(), {{1, 1}, {1, 1}});
+    config.calibration.lr = 1e30;
+    const RunPlan plan = place.ended_run(config, "wild");
+    try {
+        calibrated(config, plan);
+        FAIL("a rate of 1e30 does no harm");
+    } catch (const Error& error) {
+        CHECK(error.exit == Exit::diverged);
+        CHECK(std::string(error.what()).find("lower calibration.lr") != std::string::npos);
+    }
+    CHECK_FALSE(fs::exists(Calibration::directory(plan)));
+}
+
 TEST_CASE("what is not a calibrated model is not replaced by one") {
     const Place place;
     const Config config = place.config(tiny_sigmoid_config(), {{1, 1}, {1, 1}});
