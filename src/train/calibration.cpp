@@ -123,8 +123,7 @@ void Calibration::describe() const {
         memory_plan(config_, world_, layout_, &frozen_, threads_.count, federation_.bytes());
     log_info(
         fmt::format("calibration of {} for {} steps: {} ({} weights) and {} scales of layers | "
-                    "copies of absent "
-                    "experts {}, memory planned for rank 0 {}",
+                    "copies of absent experts {}, memory planned for rank 0 {}",
                     checkpoint_.directory().string(), config_.calibration.steps,
                     router ? "routers and norm gains" : "all weights but the experts",
                     short_count(static_cast<double>(weights)), scales, mebibytes(plan.copies),
