@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <optional>
 
 #include "apps/program.h"
 #include "base/log.h"
@@ -12,8 +13,10 @@
 #include "ops/check_backend.h"
 #include "ops/matmul_ceiling.h"
 #include "ops/trace_backend.h"
+#include "train/calibration.h"
 #include "train/profile.h"
 #include "train/run.h"
+#include "train/signals.h"
 
 namespace fomoe {
 namespace {
@@ -25,6 +28,7 @@ struct Options {
     std::vector<std::string> files, sets;
     std::string resume = "auto";
     std::string backend = "auto";
+    std::optional<int64_t> calibrate;
     bool check = false;
     bool check_backend = false;
     bool profile = false;
@@ -41,6 +45,10 @@ void add_options(CLI::App& app, Options& options) {
                    "auto: go on from the run's newest checkpoint; never: want a new run; or the "
                    "path of a checkpoint")
         ->capture_default_str();
+    app.add_option("--calibrate", options.calibrate,
+                   "Calibrate the union for so many steps when the run is done: "
+                   "calibration.steps")
+        ->check(CLI::NonNegativeNumber);
     app.add_option("--backend", options.backend, "auto, cpu or cuda")->capture_default_str();
     app.add_flag("--check", options.check, "Check config, data and run directory; start nothing");
     app.add_flag("--check-backend", options.check_backend,
@@ -49,7 +57,9 @@ void add_options(CLI::App& app, Options& options) {
 }
 
 Config resolved_config(const Options& options) {
-    Config config = load_config(options.files, options.sets);
+    std::vector<std::string> sets = options.sets;
+    if (options.calibrate) sets.push_back(concat("calibration.steps=", *options.calibrate));
+    Config config = load_config(options.files, sets);
     config.model.vocab_size = vocab_size(config.model);
     return config;
 }
@@ -72,14 +82,21 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) log_info(device.description);
-    const auto [exit, steps_done] = train_run(config, plan, job, *backend, threads);
+    RunEnd end = train_run(config, plan, job, *backend, threads);
+    if (end.exit == Exit::done && config.calibration.steps > 0) {
+        const StopSignals signals;
+        end.exit = Calibration(config, plan, job, *backend, threads).run([&] {
+            return signals.requested();
+        });
+        end.steps_done += config.calibration.steps;
+    }
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}",
-                   profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps_done));
-    return static_cast<int>(exit);
+        fmt::print("{}", profile_table(trace->report(), cpu_matmul_ceiling(threads.count),
+                                       end.steps_done));
+    return static_cast<int>(end.exit);
 }
 
 // --check, when the config and the start of the data are already known to be right.

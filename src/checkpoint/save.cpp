@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr const char* kUnfinished = ".tmp";
+constexpr const char* kReplaced = ".old";
 constexpr const char* kLatest = "latest";
 
 // The step of a name that step_directory makes, or -1.
@@ -134,6 +135,29 @@ bool prepare(const fs::path& directory, const fs::path& final, const Manifest& a
                                         final.string(), why));
 }
 
+// Collective. All of it under `unfinished`, durable, the manifest last.
+void write(Communicator& comm, const fs::path& unfinished, const Plan& plan,
+           const Manifest& about) {
+    const bool leads = comm.rank() == 0;
+    if (leads)
+        checked([&] {
+            for (const fs::path& below : plan.directories) fs::create_directory(unfinished / below);
+        });
+    comm.barrier();
+    for (const auto& [set, files] : plan.sets)
+        write_tensors(comm, unfinished / set->directory, files, set->pieces);
+    Manifest manifest = about;
+    manifest.files = plan.records(comm, unfinished);
+    if (leads)
+        checked([&] {
+            for (const auto& [path, text] : plan.texts)
+                atomic_write_file((unfinished / path).string(), text);
+            for (const fs::path& below : plan.directories)
+                sync_directory((unfinished / below).string());
+            atomic_write_file((unfinished / Manifest::kFile).string(), to_json(manifest));
+        });
+}
+
 void point_latest_at(const fs::path& final) {
     const fs::path link = final.parent_path() / kLatest;
     const fs::path moving = link.string() + kUnfinished;
@@ -193,40 +217,44 @@ fs::path save_checkpoint(Communicator& comm, const fs::path& directory,
     const Plan plan(state, options.max_file_bytes);
 
     int64_t exists = 0;
+    if (leads) checked([&] { exists = prepare(directory, final, state.about); });
+    comm.broadcast(view(&exists, Shape(1)), 0);
+    if (!exists) write(comm, unfinished, plan, state.about);
     if (leads) {
         checked([&] {
-            exists = prepare(directory, final, state.about);
-            if (exists) return;
-            for (const fs::path& below : plan.directories) fs::create_directory(unfinished / below);
-        });
-    }
-    comm.broadcast(view(&exists, Shape(1)), 0);
-
-    if (!exists) {
-        for (const auto& [set, files] : plan.sets)
-            write_tensors(comm, unfinished / set->directory, files, set->pieces);
-        Manifest manifest = state.about;
-        manifest.files = plan.records(comm, unfinished);
-        if (leads) {
-            checked([&] {
-                for (const auto& [path, text] : plan.texts)
-                    atomic_write_file((unfinished / path).string(), text);
-                for (const fs::path& below : plan.directories)
-                    sync_directory((unfinished / below).string());
-                atomic_write_file((unfinished / Manifest::kFile).string(), to_json(manifest));
+            if (!exists) {
                 fs::rename(unfinished, final);
                 sync_directory(directory.string());
-            });
-        }
-    }
-    if (leads) {
-        checked([&] {
+            }
             point_latest_at(final);
             remove_old(directory, final, options.keep);
         });
     }
     comm.barrier();
     return final;
+}
+
+void replace_checkpoint(Communicator& comm, const fs::path& final, const CheckpointState& state,
+                        int64_t max_file_bytes) {
+    const fs::path unfinished = final.string() + kUnfinished, old = final.string() + kReplaced;
+    const bool leads = comm.rank() == 0;
+    const Plan plan(state, max_file_bytes);
+    if (leads)
+        checked([&] {
+            fs::create_directories(final.parent_path());
+            fs::remove_all(unfinished);
+            if (fs::exists(old) && !fs::exists(final)) fs::rename(old, final);
+            fs::remove_all(old);
+        });
+    write(comm, unfinished, plan, state.about);
+    if (leads)
+        checked([&] {
+            if (fs::exists(final)) fs::rename(final, old);
+            fs::rename(unfinished, final);
+            sync_directory(final.parent_path().string());
+            fs::remove_all(old);
+        });
+    comm.barrier();
 }
 
 }  // namespace fomoe

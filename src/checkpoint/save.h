@@ -31,6 +31,12 @@ std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem:
                                       const CheckpointState& state,
                                       const SaveOptions& options = {});
 
+// The same for one directory `final`, which takes the place of an older one when it is complete.
+// Nothing else is touched.
+void replace_checkpoint(Communicator& comm, const std::filesystem::path& final,
+                        const CheckpointState& state,
+                        int64_t max_file_bytes = SaveOptions{}.max_file_bytes);
+
 std::string step_directory(int64_t step);  // "step-00000640"
 
 // Throws Error(data) when the directory has a checkpoint that a run of this description, going on

@@ -165,6 +165,17 @@ struct CheckpointConfig {
     bool operator==(const CheckpointConfig&) const = default;
 };
 
+enum class CalibratedWeights { router, shared };
+
+// The last phase of a run: what the groups have trained apart is fitted together.
+struct CalibrationConfig {
+    int64_t steps = 0;  // 0: none
+    CalibratedWeights weights = CalibratedWeights::router;
+    double lr = 3e-3;     // at the first step; falls linearly to 0
+    int local_steps = 1;  // between averages over the groups
+    bool operator==(const CalibrationConfig&) const = default;
+};
+
 struct Config {
     std::string name = "run";
     uint64_t seed = 1;
@@ -174,6 +185,7 @@ struct Config {
     TopologyConfig topology;
     FederationConfig federation;
     CheckpointConfig checkpoint;
+    CalibrationConfig calibration;
     bool operator==(const Config&) const = default;
 };
 

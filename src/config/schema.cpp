@@ -384,6 +384,27 @@ void add_federation_keys(Keys& keys) {
         above(0), "seconds until a silent group fails the round")));
 }
 
+void add_calibration_keys(Keys& keys) {
+    keys.insert(
+        keys.end(),
+        {
+            untrained(key(
+                "calibration.steps", [](Config& c) { return &c.calibration.steps; }, at_least(0),
+                "steps of the union's calibration behind the last step of the run; 0: none")),
+            untrained(choice(
+                "calibration.weights", [](Config& c) { return &c.calibration.weights; },
+                {"router", "shared"},
+                "what it trains beside a scale of each MoE layer: routers and norm gains, or all "
+                "weights but the experts")),
+            untrained(key(
+                "calibration.lr", [](Config& c) { return &c.calibration.lr; }, at_least(0),
+                "its learning rate at the first step; falls linearly to 0")),
+            untrained(key(
+                "calibration.local_steps", [](Config& c) { return &c.calibration.local_steps; },
+                at_least(1), "its steps between averages over the groups")),
+        });
+}
+
 Keys make_keys() {
     Keys keys;
     keys.push_back(untrained(key(
@@ -405,6 +426,7 @@ Keys make_keys() {
     keys.push_back(untrained(key(
         "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, at_least(0),
         "newest checkpoints that stay; 0: all")));
+    add_calibration_keys(keys);
     return keys;
 }
 

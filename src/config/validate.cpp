@@ -53,6 +53,7 @@ public:
         placement();
         rounds();
         probe();
+        calibration();
         for (Problem& problem : phase_problems(config_)) problems_.push_back(std::move(problem));
         return std::move(problems_);
     }
@@ -241,6 +242,15 @@ private:
                 fmt::format("{} medians would leave out the median itself; at least 1, or 0 for no "
                             "limit",
                             f.reject_above));
+    }
+
+    void calibration() {
+        const bool routed = config_.model.moe.first_dense_layers < config_.model.n_layers;
+        if (config_.calibration.steps > 0 && !routed)
+            say("calibration.steps",
+                "all layers are dense, and the calibration is of routers and experts; lower "
+                "model.moe.first_dense_layers or leave it out",
+                {"model.moe.first_dense_layers"});
     }
 
     void placement() {

@@ -90,7 +90,8 @@ void add_router(const ModelConfig& model, Table& table, std::vector<Parameter>& 
                             .cls = ParamClass::router,
                             .layer = l,
                             .decay = false,
-                            .trained = false});
+                            .trained = false,
+                            .follows_counts = true});
     }
 }
 
@@ -119,6 +120,8 @@ const char* name_of(ParamClass cls) {
     return names[static_cast<int>(cls)];
 }
 
+std::string routed_scale_name(int layer) { return layer_prefix(layer) + ".mlp.routed_scale"; }
+
 std::vector<Parameter> all_parameters(const ModelConfig& model, const Placement& placement) {
     FOMOE_CHECK(model.vocab_size > 0, "model.vocab_size is not resolved");
     std::vector<Parameter> rows;
@@ -131,6 +134,29 @@ std::vector<Parameter> all_parameters(const ModelConfig& model, const Placement&
     for (int g = 0; g < placement.n_groups(); ++g) everyone[g] = g;
     for (Parameter& p : rows)
         p.owners = p.cls == ParamClass::expert ? placement.owners(p.layer, p.expert) : everyone;
+    return rows;
+}
+
+std::vector<Parameter> calibrated_parameters(const ModelConfig& model, const Placement& placement,
+                                             CalibratedWeights weights) {
+    std::vector<Parameter> rows = all_parameters(model, placement);
+    std::vector<Parameter> scales;
+    for (int l = model.moe.first_dense_layers; l < model.n_layers; ++l)
+        scales.push_back({.name = routed_scale_name(l),
+                          .shape = Shape(1),
+                          .cls = ParamClass::router,
+                          .layer = l,
+                          .decay = false,
+                          .init_value = 1.0f,
+                          .owners = rows.front().owners});
+    for (Parameter& p : rows) {
+        const bool gain = p.cls == ParamClass::shared && !p.decay;
+        p.trained = p.trained && p.cls != ParamClass::expert &&
+                    (weights == CalibratedWeights::shared || p.cls == ParamClass::router || gain);
+        p.follows_counts = false;
+    }
+    const auto experts = std::ranges::find(rows, ParamClass::expert, &Parameter::cls);
+    rows.insert(experts, scales.begin(), scales.end());
     return rows;
 }
 
@@ -165,6 +191,11 @@ ArenaLayout arena_layout(const std::vector<Parameter>& all, const Placement& pla
     add(true);
     close(layout.expert, dense_end, group.ranks / group.expert_parallel);
     return layout;
+}
+
+bool ArenaLayout::trains_experts() const {
+    return std::ranges::any_of(
+        parameters, [](const Parameter& p) { return p.cls == ParamClass::expert && p.trained; });
 }
 
 const Parameter& ArenaLayout::find(const std::string& name) const {

@@ -19,11 +19,12 @@ struct Parameter {
     std::string name;  // global, in Hugging Face style: model.layers.3.mlp.experts.7.up_proj.weight
     Shape shape;
     ParamClass cls = ParamClass::shared;
-    int layer = -1;       // -1: outside the layers
-    int expert = -1;      // global id, -1: not a routed expert
-    bool decay = true;    // norms and biases have no weight decay
-    bool trained = true;  // the selection bias follows counts, not gradients
-    float init_std = 0;   // normal with this deviation; 0: constant init_value
+    int layer = -1;               // -1: outside the layers
+    int expert = -1;              // global id, -1: not a routed expert
+    bool decay = true;            // norms and biases have no weight decay
+    bool trained = true;          // by gradients
+    bool follows_counts = false;  // the selection bias: moved by the choices of experts
+    float init_std = 0;           // normal with this deviation; 0: constant init_value
     float init_value = 0;
     std::vector<int> owners;  // groups, ascending
     int64_t offset = -1;  // first element in the arena of the rank asked for, -1: not held there
@@ -34,6 +35,13 @@ struct Parameter {
 // Every parameter of the model in the one global order
 // [shared | router | experts by owner set, layer, expert]. Offsets are -1.
 std::vector<Parameter> all_parameters(const ModelConfig& model, const Placement& placement);
+
+// The same for the calibration of the union: each MoE layer has a scale of its gates, named
+// routed_scale_name, behind the routers. Trained are the scales with the routers and norm gains, or
+// with all but the experts; all else stays as it is, the selection bias too.
+std::vector<Parameter> calibrated_parameters(const ModelConfig& model, const Placement& placement,
+                                             CalibratedWeights weights);
+std::string routed_scale_name(int layer);
 
 // A run of the arena that is reduced and stepped together: [begin, begin + size), size a multiple
 // of 16 times the number of ranks that share it. The used part comes first, the rest is 0 for ever.
@@ -47,6 +55,7 @@ struct ArenaLayout {
     ArenaSection dense;                 // shared and router: equal on all P ranks of the group
     ArenaSection expert;                // equal on the P / EP ranks of the same shard
     int64_t size() const { return dense.size + expert.size; }
+    bool trains_experts() const;  // some that are held here
 
     const Parameter& find(const std::string& name) const;  // throws Error(internal) when not held
 };

@@ -36,8 +36,9 @@ public:
                                   bool document_mask, const FrozenLayout* frozen = nullptr);
 
     // The weights (layout.size()) f32 that forward and backward read, and where train() adds
-    // gradients, laid out alike; empty for evaluation. With frozen experts their copies
-    // (frozen.size) bf16.
+    // gradients, laid out alike; empty for evaluation. Gradients of the dense section's size have
+    // no place for those of the experts, which are then not computed. With frozen experts their
+    // copies (frozen.size) bf16.
     void bind(Tensor weights, Tensor gradients, Tensor copies = {});
 
     // Forward and backward. Adds the gradients of

@@ -86,8 +86,10 @@ ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tens
             .mlp_out = bind.one(mlp + ".down_proj.weight"),
             .router = bind.one(at + ".mlp.gate.weight"),
             .router_bias = bind.one(at + ".mlp.gate.e_score_correction_bias"),
+            .routed_scale = bind.one(routed_scale_name(l)),
         });
     }
+    if (arena.count() < layout.size()) return views;
     std::vector<Stretch> experts = expert_stretches(model, layout.parameters, arena);
     for (int l = 0; l < model.n_layers; ++l) {
         views.layers[l].experts = experts[l].memory;

@@ -11,17 +11,18 @@ namespace fomoe {
 // Empty where the model has no such weight. F' is the hidden size of the layer's dense MLP or of
 // its shared experts together; U as in ops/op.h. W = (A + 2 KV) Dh.
 struct LayerViews {
-    Tensor input_norm;   // (D)
-    Tensor qkv;          // (W, D): q_proj, k_proj, v_proj
-    Tensor q_norm;       // (Dh) or (A Dh)
-    Tensor k_norm;       // (Dh) or (KV Dh)
-    Tensor output;       // (D, A Dh)
-    Tensor post_norm;    // (D)
-    Tensor mlp_in;       // (U F', D)
-    Tensor mlp_out;      // (D, F')
-    Tensor router;       // (E, D)
-    Tensor router_bias;  // (E)
-    Tensor experts;      // the stretch of the arena in which this rank's experts of the layer lie
+    Tensor input_norm;    // (D)
+    Tensor qkv;           // (W, D): q_proj, k_proj, v_proj
+    Tensor q_norm;        // (Dh) or (A Dh)
+    Tensor k_norm;        // (Dh) or (KV Dh)
+    Tensor output;        // (D, A Dh)
+    Tensor post_norm;     // (D)
+    Tensor mlp_in;        // (U F', D)
+    Tensor mlp_out;       // (D, F')
+    Tensor router;        // (E, D)
+    Tensor router_bias;   // (E)
+    Tensor routed_scale;  // (1) of the gates, in a calibration
+    Tensor experts;       // the stretch of the arena in which this rank's experts of the layer lie
     std::vector<int64_t> expert_offset;  // in `experts`, by slot in the shard
     Tensor frozen;                       // the same of the frozen experts, bf16
     std::vector<int64_t> frozen_offset;  // in `frozen`, by slot behind the others
@@ -35,7 +36,7 @@ struct ModelViews {
     std::vector<LayerViews> layers;
 };
 
-// arena (layout.size()) f32.
+// arena (layout.size()) f32, or its dense section alone: then no experts are bound.
 ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tensor arena);
 // Adds the frozen experts; copies (layout.size) bf16.
 void add_frozen_views(const ModelConfig& model, const FrozenLayout& layout, Tensor copies,

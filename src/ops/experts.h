@@ -67,13 +67,13 @@ struct ExpertsForward {
     }
 };
 
-// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds. Frozen
-// experts have no gradient.
+// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds; without it
+// the weights have no gradient. Frozen experts never have one.
 struct ExpertsBackward {
     static constexpr const char* name = "experts_backward";
     Tensor dx;        // (N, D)
     Tensor dgate;     // (N, K)
-    Tensor dweights;  // (P) +=
+    Tensor dweights;  // (P) +=, or empty
     ConstTensor dy;   // (N, D)
     ConstTensor x;    // as in ExpertsForward, and so are those below
     ConstTensor slot;
@@ -96,7 +96,8 @@ struct ExpertsBackward {
     double flops() const {
         const int64_t R = expert_offset.shape[0];
         const int32_t* end = offset.as<int32_t>();
-        const double inputs = end[R], weights = end[R - n_frozen];  // rows whose gradient is made
+        // Rows whose gradient is made.
+        const double inputs = end[R], weights = dweights ? end[R - n_frozen] : 0;
         return 2.0 * (inputs + weights) * (matrices() + 1) * d_expert * x.shape[1];
     }
     void check() const {
@@ -113,7 +114,7 @@ struct ExpertsBackward {
         require(name, "offset", offset, DType::i32, Shape(R + 1));
         require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
         require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
-        require(name, "dweights", dweights, DType::f32, weights.shape);
+        require_or_empty(name, "dweights", dweights, DType::f32, weights.shape);
         require_frozen(name, frozen, n_frozen, R);
     }
 };

@@ -16,10 +16,11 @@ InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout&
                                const World& world, Backend& backend)
     : config_(config), layout_(layout), backend_(backend), starts_(layout.parameters.size()) {
     const World::Group& group = world.own();
+    const ArenaSection none{.begin = layout.expert.begin};
     const Range ranges[] = {
         slice_of(layout.dense, group.ranks, world.local_rank),
-        slice_of(layout.expert, group.ranks / group.expert_parallel,
-                 world.local_rank / group.expert_parallel),
+        slice_of(layout.trains_experts() ? layout.expert : none,
+                 group.ranks / group.expert_parallel, world.local_rank / group.expert_parallel),
     };
     auto lay_out = [&](Arena& arena) {
         for (int i = 0; i < 2; ++i) {

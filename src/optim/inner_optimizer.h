@@ -22,7 +22,8 @@ public:
                    Backend& backend);
 
     // Slice 0: of the dense section, cut among the P ranks of the group. Slice 1: of the experts,
-    // cut among the P / EP ranks that hold the same shard. A slice may be empty.
+    // cut among the P / EP ranks that hold the same shard; empty when the layout trains none of
+    // them. A slice may be empty.
     const std::array<Slice, 2>& slices() const { return slices_; }
 
     const ArenaLayout& layout() const { return layout_; }

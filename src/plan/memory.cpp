@@ -64,16 +64,18 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
                                  config.data.seq_len, config.data.document_mask, frozen);
     const World::Group& group = world.own();
     const int64_t dense_slice = layout.dense.size / group.ranks;
-    const int64_t expert_slice = layout.expert.size / (group.ranks / group.expert_parallel);
+    const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
+    const int64_t expert_slice = trained / (group.ranks / group.expert_parallel);
     MemoryPlan plan;
-    plan.weights = plan.gradients = layout.size() * 4;
+    plan.weights = layout.size() * 4;
+    plan.gradients = (layout.dense.size + trained) * 4;
     plan.moments = (dense_slice + expert_slice) * 8;
     plan.activations =
         Transformer::activation_bytes(config.model, shape) - untouched_bytes(config.model, shape);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
     plan.scratch = scratch_bytes(config.model, shape, plan.copies > 0, threads);
     plan.outer = outer;
-    plan.expert_state = layout.expert.size * 8 + expert_slice * 8;
+    plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
 }
 

@@ -125,6 +125,24 @@ std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineB
            sent_by_others("full replicas", baselines.full_replicas, sent);
 }
 
+std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& m) {
+    return fmt::format("[{}] calibration {}/{} | loss {:.4f} | gnorm {:.2f} | lr {:.2e}", group,
+                       m.calibration_step, m.steps, m.loss, m.grad_norm, m.lr);
+}
+
+std::string calibration_line(const CalibrationMetrics& m) {
+    const auto mebibytes = [](int64_t bytes) {
+        constexpr double kMiB = 1 << 20;
+        return fmt::format("{:.2f}", bytes / kMiB);
+    };
+    return fmt::format(
+        "calibrated {} steps | loss {:.4f} -> {:.4f} | sent {} MiB (copies {}, router {}, shared "
+        "{}, control {}) | predicted {} | {:.2f} s | {}",
+        m.steps, m.first_loss, m.last_loss, mebibytes(m.sent_bytes()), mebibytes(m.copies_bytes),
+        mebibytes(m.router_bytes), mebibytes(m.shared_bytes), mebibytes(m.control_bytes),
+        mebibytes(m.predicted_bytes), m.seconds, m.path);
+}
+
 MetricsWriter::MetricsWriter(const std::string& path, const std::string& group,
                              int64_t resumed_step)
     : path_(path), group_(group) {
@@ -197,6 +215,31 @@ void MetricsWriter::checkpoint(int64_t step, const std::string& path, double sec
 void MetricsWriter::end(int64_t step, const std::string& reason) {
     Json line = event("end", step, group_);
     line["reason"] = reason;
+    write_line(line.dump());
+}
+
+void MetricsWriter::calibration_step(const CalibrationStepMetrics& m) {
+    Json line = event("calibration_step", m.step, group_);
+    line["calibration_step"] = m.calibration_step;
+    line["loss"] = m.loss;
+    line["grad_norm"] = m.grad_norm;
+    line["learning_rate"] = m.lr;
+    write_line(line.dump());
+}
+
+void MetricsWriter::calibration_end(const CalibrationMetrics& m) {
+    Json line = event("calibration_end", m.step, group_);
+    line["steps"] = m.steps;
+    line["first_loss"] = m.first_loss;
+    line["last_loss"] = m.last_loss;
+    line["sent_bytes"] = m.sent_bytes();
+    line["copies_bytes"] = m.copies_bytes;
+    line["router_bytes"] = m.router_bytes;
+    line["shared_bytes"] = m.shared_bytes;
+    line["control_bytes"] = m.control_bytes;
+    line["predicted_bytes"] = m.predicted_bytes;
+    line["seconds"] = m.seconds;
+    line["path"] = m.path;
     write_line(line.dump());
 }
 

@@ -47,6 +47,26 @@ struct RoundMetrics {
     BaselineBytes baselines = {};  // over the same steps
 };
 
+// A step of the calibration behind step `step` of the run.
+struct CalibrationStepMetrics {
+    int64_t step = 0, calibration_step = 0, steps = 0;
+    double loss = 0, grad_norm = 0, lr = 0;  // as in StepMetrics
+};
+
+struct CalibrationMetrics {
+    int64_t step = 0, steps = 0;
+    double first_loss = 0, last_loss = 0;  // of the first group's batches
+    // Sent by all groups together.
+    int64_t copies_bytes = 0, router_bytes = 0, shared_bytes = 0, control_bytes = 0;
+    int64_t predicted_bytes = 0;
+    double seconds = 0;
+    std::string path;  // of the calibrated model
+
+    int64_t sent_bytes() const {
+        return copies_bytes + router_bytes + shared_bytes + control_bytes;
+    }
+};
+
 // step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | 41.3k tok/s | ...
 // The name of the group stands before it.
 std::string step_line(const std::string& group, const StepMetrics& metrics);
@@ -56,13 +76,18 @@ std::string round_line(const RoundMetrics& metrics);
 // sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
 // 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
+// calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
+std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& metrics);
+// calibrated 60 steps | loss 1.9013 -> 1.8520 | sent 7.31 MiB (copies 7.01, ...) | ...
+std::string calibration_line(const CalibrationMetrics& metrics);
 
 // "41.3k", "1.25M"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);
 std::string short_duration(double seconds);
 
 // Appends one JSON object a line to a file and flushes it: `event` (start, step, round, checkpoint,
-// end), `step`, `group`, and the fields above spelled out. For local rank 0 of a group.
+// end, calibration_step, calibration_end), `step`, `group`, and the fields above spelled out. For
+// local rank 0 of a group.
 class MetricsWriter {
 public:
     // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
@@ -76,6 +101,8 @@ public:
     void round(const RoundMetrics& metrics);
     void checkpoint(int64_t step, const std::string& path, double seconds);
     void end(int64_t step, const std::string& reason);  // "done", "stopped"
+    void calibration_step(const CalibrationStepMetrics& metrics);
+    void calibration_end(const CalibrationMetrics& metrics);
 
 private:
     void write_line(const std::string& line);

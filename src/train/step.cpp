@@ -12,10 +12,11 @@ struct StepMemory {
     Tensor weights, gradients, copies, sum_squares, grad_scale;
 };
 StepMemory lay_out(const ArenaLayout& layout, const FrozenLayout* frozen, Arena& arena) {
-    const Shape n(layout.size());
-    return {arena.take(DType::f32, n), arena.take(DType::f32, n),
-            frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
-            arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
+    return {
+        arena.take(DType::f32, Shape(layout.size())),
+        arena.take(DType::f32, Shape(layout.trains_experts() ? layout.size() : layout.dense.size)),
+        frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
+        arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
 }
 
 // `start` is initial_values or initial_copies.
@@ -51,6 +52,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     : config_(config),
       world_(world),
       layout_(layout),
+      trains_experts_(layout.trains_experts()),
       backend_(backend),
       ranks_(ranks),
       optimizer_(config.train.optimizer, layout, world, backend),
@@ -99,11 +101,16 @@ double InnerStep::accumulate(const Batch& batch) {
     return loss;
 }
 
-// Afterwards the slices that this rank steps hold the sums over the ranks that share them.
+// Afterwards the slices that this rank steps hold the sums over the ranks that share them; what is
+// not trained has none.
 void InnerStep::reduce_gradients() {
+    for (const Parameter& p : layout_.parameters)
+        if (!p.trained && p.cls != ParamClass::expert)
+            backend_.zero(gradients_.slice(p.offset, p.count()));
     const auto& [dense, expert] = optimizer_.slices();
     ranks_.group->reduce_scatter_sum(gradients_.slice(dense.begin, dense.size),
                                      gradients_.slice(layout_.dense.begin, layout_.dense.size));
+    if (!trains_experts_) return;
     ranks_.expert_replicas->reduce_scatter_sum(
         gradients_.slice(expert.begin, expert.size),
         gradients_.slice(layout_.expert.begin, layout_.expert.size));
@@ -155,8 +162,10 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     const auto& [dense, expert] = optimizer_.slices();
     ranks_.group->all_gather(weights_.slice(layout_.dense.begin, layout_.dense.size),
                              weights_.slice(dense.begin, dense.size));
-    ranks_.expert_replicas->all_gather(weights_.slice(layout_.expert.begin, layout_.expert.size),
-                                       weights_.slice(expert.begin, expert.size));
+    if (trains_experts_)
+        ranks_.expert_replicas->all_gather(
+            weights_.slice(layout_.expert.begin, layout_.expert.size),
+            weights_.slice(expert.begin, expert.size));
 
     set_load({sums.begin() + load_at, sums.end()});
     if (config_.model.moe.aux_scope != AuxScope::federation) update_selection_bias(counts(load_));
@@ -203,7 +212,7 @@ void InnerStep::update_selection_bias(std::span<const int64_t> choices) {
     const int64_t E = config_.model.moe.n_experts;
     std::vector<float> bias(E);
     for (const Parameter& p : layout_.parameters) {
-        if (p.trained) continue;
+        if (!p.follows_counts) continue;
         const int64_t* load = choices.data() + p.layer * E;
         const std::vector<int> experts = candidates(p.layer);
         double mean = 0;

@@ -80,6 +80,7 @@ private:
     const Config& config_;
     const World& world_;
     const ArenaLayout& layout_;
+    const bool trains_experts_;  // some that this rank holds
     Backend& backend_;
     GroupCommunicators& ranks_;
     std::vector<bool> resident_;  // (L, E) held by the group

@@ -138,6 +138,44 @@ TEST_CASE("a complete checkpoint is never overwritten") {
     CHECK(fs::last_write_time(step / "model/model.safetensors") == written);
 }
 
+TEST_CASE("a directory is replaced as a whole, or stays as it was") {
+    const TempDirectory run;
+    const Config config = small_config(1);
+    const fs::path final = run / "here" / "calibrated";
+    const auto replace = [&](int64_t step, bool fails = false) {
+        run_ranks(config.topology.n_ranks(), [&](Communicator& comm) {
+            SmallRank self(config, comm.rank());
+            self.fill(step);
+            int64_t own_step = step;
+            CheckpointState state = small_state(config, self, own_step);
+            if (fails) state.sets[0].pieces.clear();
+            state.sets.resize(1);
+            replace_checkpoint(comm, final, state);
+        });
+    };
+    const auto model = [&] { return bytes_of(final / "model/model.safetensors"); };
+    replace(1);
+    verify_files(final, read_manifest(final), Verify::hashes);
+    const std::string first = model();
+    CHECK_FALSE(fs::exists(final / "state"));
+    CHECK_FALSE(fs::exists(final.parent_path() / "latest"));
+
+    CHECK_THROWS_AS(replace(2, true), Error);
+    CHECK(model() == first);
+    replace(2);
+    CHECK(model() != first);
+    CHECK(read_manifest(final).step == 2);
+
+    // Killed between the two renames: the old one comes back.
+    fs::rename(final, final.string() + ".old");
+    CHECK_THROWS_AS(replace(3, true), Error);
+    CHECK(read_manifest(final).step == 2);
+    replace(1);
+    CHECK(model() == first);
+    for (const auto& entry : fs::directory_iterator(final.parent_path()))
+        CHECK(entry.path() == final);
+}
+
 TEST_CASE("the newest checkpoints stay") {
     const TempDirectory checkpoints;
     const Config config = small_config(1);

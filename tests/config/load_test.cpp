@@ -291,6 +291,33 @@ TEST_CASE("what becomes of absent choices is read, dumped and checked") {
           one_error("a.yaml:5:22: error: model.moe.top_k: 17 is more than the 16 experts"));
 }
 
+TEST_CASE("a calibration is read, dumped and checked") {
+    const Config plain = load(kSources, {});
+    CHECK(plain.calibration.steps == 0);
+    CHECK(plain.calibration.weights == CalibratedWeights::router);
+    CHECK(plain.calibration.local_steps == 1);
+    const Config config =
+        load(kSources + "calibration: {steps: 60, weights: shared, lr: 0.5, local_steps: 3}\n", {});
+    CHECK(config.calibration ==
+          CalibrationConfig{
+              .steps = 60, .weights = CalibratedWeights::shared, .lr = 0.5, .local_steps = 3});
+    CHECK(dump_config(config).find("weights: shared") != std::string::npos);
+    const auto refused = [](const std::string& text, const std::string& said) {
+        const std::string errors_of = errors(kSources + text);
+        INFO(errors_of);
+        CHECK(errors_of.find(said) != std::string::npos);
+    };
+    refused("calibration: {steps: -1}\n", "calibration.steps: '-1'; an integer of at least 0");
+    refused("calibration: {weights: all}\n", "calibration.weights: 'all'; one of router, shared");
+    refused("calibration: {local_steps: 0}\n",
+            "calibration.local_steps: '0'; an integer of at least 1");
+    refused("calibration: {step: 3}\n", "did you mean 'steps'?");
+    refused(
+        "model: {n_layers: 2, moe: {first_dense_layers: 2, d_dense: 8}}\n"
+        "calibration: {steps: 5}\n",
+        "calibration.steps: all layers are dense");
+}
+
 TEST_CASE("the fingerprint follows what changes the training") {
     const auto fingerprint = [](const std::string& set) {
         return config_fingerprint(load("train: {batch: 16}\n" + kSources, {set}));
@@ -298,7 +325,9 @@ TEST_CASE("the fingerprint follows what changes the training") {
     const uint64_t base = fingerprint("seed=1");
     for (const char* same :
          {"name=other", "train.steps=7000", "train.log_every=3", "checkpoint.every=9",
-          "data.sources.a=/elsewhere/a", "train.micro_batch=4", "topology.groups[0].ranks=2"})
+          "data.sources.a=/elsewhere/a", "train.micro_batch=4", "topology.groups[0].ranks=2",
+          "calibration.steps=60", "calibration.weights=shared", "calibration.lr=0.1",
+          "calibration.local_steps=4"})
         CHECK(fingerprint(same) == base);
     for (const char* other :
          {"seed=2", "model.d_model=64", "train.batch=8", "data.sources.b=x/b",

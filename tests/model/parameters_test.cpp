@@ -86,6 +86,7 @@ TEST_CASE("names and counts of parameters are those summed by hand") {
         const auto all = table(config);
         const Parameter& bias = named(all, "model.layers.0.mlp.gate.e_score_correction_bias");
         CHECK_FALSE(bias.trained);
+        CHECK(bias.follows_counts);
         CHECK_FALSE(bias.decay);
         CHECK(bias.cls == ParamClass::router);
     }
@@ -119,6 +120,42 @@ TEST_CASE("the global order is shared, router, experts by owners, layer and id")
             if (before.cls == ParamClass::expert)
                 CHECK(std::tuple(before.owners, before.layer, before.expert) <=
                       std::tuple(p.owners, p.layer, p.expert));
+        }
+    }
+}
+
+TEST_CASE("a calibration adds a scale to each layer with a router and trains what it is told") {
+    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        const Placement placement = placement_of(config);
+        const auto before = table(config);
+        for (CalibratedWeights weights : {CalibratedWeights::router, CalibratedWeights::shared}) {
+            auto rows = calibrated_parameters(config.model, placement, weights);
+            for (size_t i = 1; i < rows.size(); ++i) CHECK(rows[i - 1].cls <= rows[i].cls);
+            for (int l = config.model.moe.first_dense_layers; l < config.model.n_layers; ++l) {
+                const Parameter& scale = named(rows, routed_scale_name(l));
+                CHECK(scale.shape == Shape(1));
+                CHECK(scale.cls == ParamClass::router);
+                CHECK(scale.init_value == 1);
+                CHECK(scale.trained);
+                CHECK_FALSE(scale.decay);
+                CHECK(scale.owners == std::vector<int>{0});
+            }
+            std::erase_if(rows, [](const Parameter& p) {
+                return p.layer >= 0 && p.name == routed_scale_name(p.layer);
+            });
+            REQUIRE(rows.size() == before.size());
+            for (size_t i = 0; i < rows.size(); ++i) {
+                const Parameter& p = rows[i];
+                INFO(p.name);
+                CHECK(p.name == before[i].name);
+                CHECK_FALSE(p.follows_counts);
+                const bool bias = p.name.ends_with("correction_bias");
+                const bool norm = p.name.find("norm") != std::string::npos;
+                const bool all = weights == CalibratedWeights::shared;
+                CHECK(p.trained == (p.cls == ParamClass::router   ? !bias
+                                    : p.cls == ParamClass::expert ? false
+                                                                  : all || norm));
+            }
         }
     }
 }

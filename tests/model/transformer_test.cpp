@@ -80,7 +80,7 @@ void check_gradients(Rig& rig) {
                 direction[i] = random_normal(random_key(seed, p.name), i);
             const double own = norm(direction);
             for (size_t i = 0; i < g.size(); ++i)
-                direction[i] = direction[i] / own + g[i] / norm(g);
+                direction[i] = p.count() == 1 ? 1 : direction[i] / own + g[i] / norm(g);
             const double whole = norm(direction);
             double given = 0;
             for (size_t i = 0; i < g.size(); ++i) given += (direction[i] /= whole) * g[i];
@@ -195,6 +195,46 @@ TEST_CASE("finite differences: frozen copies serve the absent choices") {
             if (placement.slot(1, 0, e) < 0) served += load[6 + e];
         REQUIRE(served > 0);
         check_gradients(rig);
+    }
+}
+
+TEST_CASE("finite differences: a scale of each layer, and no gradients of experts") {
+    for (const Config& base : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        Config config = differentiable(base);
+        config.topology = tiny_topology({{1, 1}, {1, 1}});
+        Rig rig(config, 4, true, CalibratedWeights::shared);
+        rig.disturb(0.2f);
+        rig.set_fractions();
+        int scales = 0, experts = 0;
+        for (const Parameter& p : rig.layout().parameters) {
+            scales += p.name == routed_scale_name(p.layer) && p.trained;
+            experts += p.cls == ParamClass::expert && p.trained;
+        }
+        CHECK(scales == config.model.n_layers - config.model.moe.first_dense_layers);
+        CHECK(experts == 0);
+        check_gradients(rig);
+    }
+}
+
+TEST_CASE("a scale of the gates is one of down_proj, and without experts' gradients others stay") {
+    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
+        Rig plain(config), scaled(config, 4, false, CalibratedWeights::router);
+        CHECK(plain.token_losses() == scaled.token_losses());
+        CHECK(plain.evaluate().loss == scaled.evaluate().loss);
+        for (const Parameter& p : plain.layout().parameters) {
+            INFO(p.name);
+            const Parameter& q = scaled.layout().find(p.name);
+            if (p.cls != ParamClass::expert) CHECK(plain.gradient(p) == scaled.gradient(q));
+        }
+
+        const auto scale_of = [](int layer) { return 0.7f + 0.9f * static_cast<float>(layer); };
+        for (const Parameter& p : scaled.layout().parameters)
+            if (p.name == routed_scale_name(p.layer)) *scaled.weight(p) = scale_of(p.layer);
+        for (const Parameter& p : plain.layout().parameters)
+            if (p.cls == ParamClass::expert && p.name.ends_with("down_proj.weight"))
+                for (int64_t i = 0; i < p.count(); ++i) plain.weight(p)[i] *= scale_of(p.layer);
+        const std::vector<float> a = plain.token_losses(), b = scaled.token_losses();
+        for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == Approx(b[i]).epsilon(1e-5));
     }
 }
 

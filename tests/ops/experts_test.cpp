@@ -12,7 +12,7 @@ TEST_CASE("experts: as the reference") {
 
 TEST_CASE("experts: wrong operands are refused") {
     check_refusals<ExpertsForward>({7, 9});  // weights and frozen: any number of elements
-    check_refusals<ExpertsBackward>({12});
+    check_refusals<ExpertsBackward>({10, 12});
 
     for (const auto& each : cases<ExpertsForward>()) {
         if (each.name != "some_frozen") continue;
@@ -53,7 +53,9 @@ TEST_CASE("experts: gradients by finite differences") {
         };
         check_gradient("x", loss, op.x, values(run.after.dx));
         check_gradient("gate", loss, op.gate, values(run.after.dgate));
-        check_gradient("weights", loss, op.weights, added(run.before.dweights, run.after.dweights));
+        if (op.dweights)
+            check_gradient("weights", loss, op.weights,
+                           added(run.before.dweights, run.after.dweights));
     });
 }
 
@@ -65,6 +67,7 @@ TEST_CASE("experts: memory that is no resident expert's gets no gradient") {
         INFO(each.name);
         Pool pool = each.pool();
         const ExpertsBackward op = each.build(pool);
+        if (!op.dweights) continue;
         const auto change = added(op.dweights, run_on(*backend, op, pool).dweights);
         std::vector<bool> belongs(change.size(), false);
         const int64_t size = (op.matrices() + 1) * op.d_expert * op.x.shape[1];
@@ -118,6 +121,7 @@ TEST_CASE("experts: a frozen expert serves to the bit as a resident with the sam
             INFO(each.name);
             Pool pool = each.pool();
             const ExpertsBackward op = each.build(pool);
+            if (!op.dweights) continue;
             ExpertsBackward other = thawed(op, pool);
             const Tensor dweights = pool.normal(other.weights.shape);
             std::memcpy(dweights.data, op.dweights.data, op.dweights.bytes());
@@ -130,7 +134,29 @@ TEST_CASE("experts: a frozen expert serves to the bit as a resident with the sam
             ++tried;
         }
     }
-    CHECK(tried == 32);
+    CHECK(tried == 34);
+}
+
+TEST_CASE("experts: without gradients of the weights the others are the same to the bit") {
+    int tried = 0;
+    for (const int threads : {1, 2}) {
+        const auto backend = make_cpu_backend(threads);
+        for (const auto& each : cases<ExpertsBackward>()) {
+            if (each.size == Size::bench) continue;
+            INFO(each.name);
+            Pool pool = each.pool();
+            const ExpertsBackward op = each.build(pool);
+            if (!op.dweights) continue;
+            ExpertsBackward less = op;
+            less.dweights = {};
+            const auto all = run_on(*backend, op, pool), some = run_on(*backend, less, pool);
+            CHECK(equal_bits(all.dx, some.dx));
+            CHECK(equal_bits(all.dgate, some.dgate));
+            if (op.n_frozen == 0) CHECK(2 * some.flops() == all.flops());
+            ++tried;
+        }
+    }
+    CHECK(tried == 64);
 }
 
 TEST_CASE("experts: the scratch they keep is the one predicted") {

@@ -205,3 +205,19 @@ TEST_CASE("the moments of a group take the memory of one rank, spread") {
     CHECK(bytes(4, 4) <= bytes(1, 1) / 4 + slack);
     CHECK(bytes(4, 2) <= bytes(1, 1) / 4 + slack);
 }
+
+TEST_CASE("experts that are not trained have no moments") {
+    Config config = optimizer_config();
+    config.topology = tiny_topology({{2, 1}});
+    const Placement placement = placement_of(config);
+    const World world(config.topology, 1, 2);
+    const auto backend = make_cpu_backend(1);
+    const ArenaLayout layout =
+        arena_layout(calibrated_parameters(config.model, placement, CalibratedWeights::shared),
+                     placement, world);
+    const InnerOptimizer optimizer(config.train.optimizer, layout, world, *backend);
+    CHECK(layout.expert.size > 0);
+    CHECK(optimizer.slices()[0].size == layout.dense.size / 2);
+    CHECK(optimizer.slices()[1].size == 0);
+    CHECK(optimizer.bytes() <= 8 * layout.dense.size / 2 + 4 * Arena::kAlign);
+}

@@ -84,3 +84,17 @@ TEST_CASE("frozen copies cost two bytes for each value that the group lacks") {
         CHECK(plan_of(config, 0).total() - plan_of(config, 0).copies >= skip.total());
     }
 }
+
+TEST_CASE("a calibration plans no gradients and moments of experts") {
+    const Config config = tiny_config();
+    const Placement placement = placement_of(config);
+    const World world(config.topology, 0, 1);
+    const ArenaLayout layout =
+        arena_layout(calibrated_parameters(config.model, placement, CalibratedWeights::router),
+                     placement, world);
+    const MemoryPlan plan = memory_plan(config, world, layout, nullptr, 1, 0);
+    CHECK(plan.weights == 4 * layout.size());
+    CHECK(plan.gradients == 4 * layout.dense.size);
+    CHECK(plan.moments == 8 * layout.dense.size);
+    CHECK(plan.expert_state == 4 * layout.expert.size);
+}

@@ -45,6 +45,7 @@ struct ExpertsShape {
     Split split = Split::even;
     int64_t spare_rows = 0;  // of hidden and choice beyond N K
     int64_t frozen = 0;      // of the R
+    bool dweights = true;    // wanted
 };
 
 std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
@@ -76,6 +77,8 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
          Size::small,
          {23, 7, 2, 5, 5, silu, Split::all_on_one, 0, 3}},
         {"no_token_frozen", Size::small, {0, 5, 2, 3, 3, swiglu, Split::even, 4, 2}},
+        {"no_dweights", Size::small, {17, 11, 2, 5, 7, swiglu, Split::some_absent, 3, 0, false}},
+        {"frozen_no_dweights", Size::small, {13, 9, 2, 5, 3, gelu, Split::even, 0, 2, false}},
         {"typical", Size::typical, {256, 64, 2, 8, 48}},
         {"typical_skip", Size::typical, {257, 65, 2, 8, 33, swiglu, Split::some_absent}},
         {"typical_gelu", Size::typical, {256, 64, 2, 4, 128, gelu}},
@@ -85,6 +88,9 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
         {"long_one_hot_frozen",
          Size::typical,
          {1201, 13, 2, 5, 17, swiglu, Split::all_on_one, 0, 3}},
+        {"long_no_dweights",
+         Size::typical,
+         {389, 33, 2, 5, 23, swiglu, Split::some_absent, 0, 3, false}},
         {"long_one_hot", Size::typical, {1201, 13, 2, 5, 17, swiglu, Split::all_on_one}},
         {"typical_one_hot", Size::typical, {256, 48, 2, 8, 64, swiglu, Split::all_on_one}},
         {"N2048_D512_E16_K2_F768", Size::bench, {2048, 512, 2, 16, 768}},
@@ -153,7 +159,7 @@ ExpertsBackward experts_backward(Pool& pool, ExpertsShape s, bool bench) {
     ExpertsBackward op;
     op.dx = pool.blank(forward.x.shape);
     op.dgate = pool.blank(forward.gate.shape);
-    op.dweights = pool.normal(forward.weights.shape);
+    if (s.dweights) op.dweights = pool.normal(forward.weights.shape);
     op.dy = pool.normal(forward.y.shape);
     op.x = forward.x;
     op.slot = forward.slot;

@@ -9,21 +9,26 @@
 namespace fomoe {
 
 // One rank of the first group with a micro-batch of its own. With copies, frozen experts of their
-// start values serve the absent choices.
+// start values serve the absent choices; with `calibrated` it is the model of a calibration.
 class Rig {
 public:
-    explicit Rig(Config config, int sequences = 4, bool copies = false)
+    explicit Rig(Config config, int sequences = 4, bool copies = false,
+                 std::optional<CalibratedWeights> calibrated = {})
         : config_(std::move(config)),
           world_(config_.topology, 0, config_.topology.n_ranks()),
           placement_(placement_of(config_)),
-          layout_(arena_layout(all_parameters(config_.model, placement_), placement_, world_)),
+          layout_(arena_layout(calibrated
+                                   ? calibrated_parameters(config_.model, placement_, *calibrated)
+                                   : all_parameters(config_.model, placement_),
+                               placement_, world_)),
           frozen_(frozen_layout(all_parameters(config_.model, placement_), placement_, world_)),
           shape_(Transformer::batch_shape(config_.model, layout_, world_, sequences,
                                           config_.data.seq_len, config_.data.document_mask,
                                           copies ? &frozen_ : nullptr)),
           memory_(*backend_, 8 * layout_.size() + 2 * frozen_.size + 3 * Arena::kAlign),
           weights_(memory_.take(DType::f32, Shape(layout_.size()))),
-          gradients_(memory_.take(DType::f32, Shape(layout_.size()))),
+          gradients_(
+              memory_.take(DType::f32, Shape(calibrated ? layout_.dense.size : layout_.size()))),
           copies_(memory_.take(DType::bf16, Shape(frozen_.size))),
           model_(config_.model, config_.federation, layout_, placement_, world_, shape_, *backend_,
                  *alone_, copies ? &frozen_ : nullptr) {
@@ -78,6 +83,7 @@ public:
     Tensor weights() const { return weights_; }
     float* weight(const Parameter& p) const { return weights_.as<float>() + p.offset; }
     std::vector<double> gradient(const Parameter& p) const {
+        if (p.offset >= gradients_.count()) return std::vector<double>(p.count());
         const float* g = gradients_.as<float>() + p.offset;
         return {g, g + p.count()};
     }

@@ -276,7 +276,8 @@ void reference(const ExpertsForward& op) {
 }
 
 void reference(const ExpertsBackward& op) {
-    const auto dx = f64(op.dx), dgate = f64(op.dgate), dweights = f64(op.dweights);
+    const auto dx = f64(op.dx), dgate = f64(op.dgate);
+    const auto dweights = op.dweights ? op.dweights.as<double>() : nullptr;
     const auto dy = f64(op.dy), x = f64(op.x), gate = f64(op.gate), hidden = f64(op.hidden);
     const auto choice = i32(op.choice), offset = i32(op.offset), slot = i32(op.slot);
     const auto expert_offset = i64(op.expert_offset);
@@ -287,8 +288,9 @@ void reference(const ExpertsBackward& op) {
 
     for (int64_t s = 0; s < R; ++s) {
         const std::vector<double> weights = expert_weights(op, s);
-        std::vector<double> nowhere(s < R - op.n_frozen ? 0 : weights.size());
-        double* dw_in = nowhere.empty() ? &dweights(expert_offset(s)) : nowhere.data();
+        const bool wanted = dweights && s < R - op.n_frozen;
+        std::vector<double> nowhere(wanted ? 0 : weights.size());
+        double* dw_in = wanted ? dweights + expert_offset(s) : nowhere.data();
         double* dw_out = dw_in + H * D;
         for (int64_t r = offset(s); r < offset(s + 1); ++r) {
             const int64_t n = choice(r) / K, k = choice(r) % K;

@@ -65,6 +65,48 @@ TEST_CASE("a step line has its fields in a fixed order") {
           "41.3k tok/s | mfu 61% | imb 1.21 | skip 24.8% | eta 14m02s");
 }
 
+TEST_CASE("the lines of a calibration have their fields in a fixed order, and its events stand") {
+    const CalibrationStepMetrics step{.step = 704,
+                                      .calibration_step = 10,
+                                      .steps = 60,
+                                      .loss = 1.90134,
+                                      .grad_norm = 0.2141,
+                                      .lr = 8.5e-4};
+    CHECK(calibration_step_line("west", step) ==
+          "[west] calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04");
+    constexpr int64_t kMiB = 1 << 20;
+    const CalibrationMetrics end{.step = 704,
+                                 .steps = 60,
+                                 .first_loss = 1.9,
+                                 .last_loss = 1.8,
+                                 .copies_bytes = 3 * kMiB,
+                                 .router_bytes = 2 * kMiB,
+                                 .shared_bytes = kMiB,
+                                 .control_bytes = kMiB / 2,
+                                 .predicted_bytes = 6 * kMiB + kMiB / 2,
+                                 .seconds = 1.25,
+                                 .path = "runs/a/calibrated"};
+    CHECK(calibration_line(end) ==
+          "calibrated 60 steps | loss 1.9000 -> 1.8000 | sent 6.50 MiB (copies 3.00, router 2.00, "
+          "shared 1.00, control 0.50) | predicted 6.50 | 1.25 s | runs/a/calibrated");
+
+    // Both belong to the step that the run stands at: a run that goes on from there keeps them.
+    const Folder folder;
+    MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).step({.step = 704});
+    MetricsWriter calibration(folder.file(), "west", 704);
+    calibration.calibration_step(step);
+    calibration.calibration_end(end);
+    MetricsWriter(folder.file(), "west", 704).step({.step = 705});
+    const std::vector<json> lines = lines_of(folder.file());
+    REQUIRE(lines.size() == 4);
+    CHECK(lines[1]["event"] == "calibration_step");
+    CHECK(lines[1]["step"] == 704);
+    CHECK(lines[1]["calibration_step"] == 10);
+    CHECK(lines[2]["event"] == "calibration_end");
+    CHECK(lines[2]["sent_bytes"] == end.predicted_bytes);
+    CHECK(lines[3]["step"] == 705);
+}
+
 TEST_CASE("a round line has its fields in a fixed order") {
     const RoundMetrics metrics{.round = 37,
                                .step = 1184,

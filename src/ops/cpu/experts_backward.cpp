@@ -145,6 +145,7 @@ void CpuBackend::execute(const ExpertsBackward& op, Queue) {
                                   backward.through_expert(batch, weights, s, begin, end);
                               });
 #pragma omp barrier
+            if (!op.dweights) continue;
             for_expert_blocks(offset, R, batch.begin, batch.end, largest,
                               [&](int64_t s, int64_t begin, int64_t end) {
                                   backward.weight_gradients(batch, s, begin, end, t, threads_);

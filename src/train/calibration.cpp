@@ -1,0 +1,254 @@
+#include "train/calibration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "plan/memory.h"
+
+namespace fomoe {
+namespace {
+
+// The run's config with what differs in a calibration: nothing is absent, the rate falls from
+// calibration.lr linearly, to 0 behind the last step, and rounds average.
+Config calibrating(const Config& run) {
+    Config config = run;
+    OptimizerConfig& optimizer = config.train.optimizer;
+    config.train.steps = run.calibration.steps + 1;
+    optimizer.warmup = 1;
+    optimizer.lr = run.calibration.lr;
+    optimizer.min_lr = 0;
+    optimizer.schedule = LrSchedule::linear;
+    for (ClassOptimizerConfig* cls : {&optimizer.shared, &optimizer.router}) cls->lr_scale = 1;
+
+    if (config.model.moe.aux_scope != AuxScope::sequence)
+        config.model.moe.aux_scope = AuxScope::group;
+
+    FederationConfig federation;
+    federation.placement = run.federation.placement;
+    federation.replication = run.federation.replication;
+    federation.absent = AbsentPolicy::proxy;
+    federation.local_steps = run.calibration.local_steps;
+    for (OuterConfig* outer :
+         {&federation.outer, &federation.shared, &federation.router, &federation.expert})
+        outer->optimizer = OuterKind::average;
+    federation.reject_above = run.federation.reject_above;
+    federation.exchange_timeout = run.federation.exchange_timeout;
+    config.federation = federation;
+    return config;
+}
+
+std::vector<Parameter> trained_only(std::vector<Parameter> all) {
+    std::erase_if(all, [](const Parameter& p) { return !p.trained; });
+    return all;
+}
+
+bool is_scale(const Parameter& p) { return p.layer >= 0 && p.name == routed_scale_name(p.layer); }
+
+ArenaLayout without_scales(ArenaLayout layout) {
+    std::erase_if(layout.parameters, is_scale);
+    return layout;
+}
+
+std::filesystem::path start_of(const RunPlan& plan) {
+    const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
+    FOMOE_CHECK(newest || plan.checkpoint, "a run without a checkpoint is calibrated");
+    return newest ? *newest : *plan.checkpoint;
+}
+
+std::string mebibytes(int64_t bytes) {
+    return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+}  // namespace
+
+Calibration::Calibration(const Config& config, const RunPlan& plan, Communicator& job,
+                         Backend& backend, const Threads& threads)
+    : run_(config),
+      config_(calibrating(config)),
+      plan_(plan),
+      job_(job),
+      backend_(backend),
+      threads_(threads),
+      world_(config.topology, job.rank(), job.size()),
+      placement_(config.federation, config.topology, config.model.moe.n_experts),
+      all_(calibrated_parameters(config.model, placement_, config.calibration.weights)),
+      layout_(arena_layout(all_, placement_, world_)),
+      model_(without_scales(layout_)),
+      frozen_(frozen_layout(all_, placement_, world_)),
+      ranks_(job, world_),
+      checkpoint_(start_of(plan)),
+      step_(config_, world_, placement_, layout_, backend, ranks_, &frozen_),
+      link_(world_, job, config.federation.exchange_timeout),
+      copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
+      federation_(config_.federation, trained_only(all_), layout_, placement_, world_, link_,
+                  *ranks_.group, *ranks_.expert_replicas, config_.model),
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
+      trained_steps_(checkpoint_.manifest().step) {}
+
+void Calibration::start() {
+    const std::filesystem::path target = directory(plan_);
+    if (speaks()) {
+        lock_.emplace(claim_run(plan_));
+        if (std::filesystem::exists(target) && !std::filesystem::exists(target / Manifest::kFile))
+            throw Error(Exit::data, concat(target.string(),
+                                           " is not a calibrated model; nothing was overwritten: "
+                                           "move it away"));
+    }
+    job_.barrier();
+    load_union(checkpoint_, model_, step_.weights());
+    federation_.start(step_.weights());
+    take_copies();
+    if (speaks()) describe();
+    if (world_.local_rank == 0) {
+        const std::string& group = world_.own().name;
+        metrics_ = std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group,
+                                                   trained_steps_);
+    }
+}
+
+void Calibration::take_copies() {
+    const std::vector<bool> senders(world_.n_groups(), true);
+    copies_.exchange(step_.weights(), step_.copies(), senders);
+    for (const TrafficBytes& bytes : copies_.predict(senders))
+        predicted_bytes_ += bytes.total_sent();
+}
+
+void Calibration::describe() const {
+    int64_t weights = 0, scales = 0;
+    for (const Parameter& p : trained_only(all_)) (is_scale(p) ? scales : weights) += p.count();
+    const bool router = config_.calibration.weights == CalibratedWeights::router;
+    const MemoryPlan plan =
+        memory_plan(config_, world_, layout_, &frozen_, threads_.count, federation_.bytes());
+    log_info(
+        fmt::format("calibration of {} for {} steps: {} ({} weights) and {} scales of layers | "
+                    "copies of absent experts {}, memory planned for rank 0 {}",
+                    checkpoint_.directory().string(), config_.calibration.steps,
+                    router ? "routers and norm gains" : "all weights but the experts",
+                    short_count(static_cast<double>(weights)), scales, mebibytes(plan.copies),
+                    mebibytes(plan.total())));
+}
+
+// The advice of a training step does not fit here.
+StepResult Calibration::take_step(int64_t step, bool stop) {
+    const Batch batch = loader_.get(trained_steps_ + step - 1);
+    try {
+        return step_.run(step, batch, stop);
+    } catch (const Error& error) {
+        if (error.exit != Exit::diverged) throw;
+        throw Error(Exit::diverged,
+                    concat("calibration step ", step, " of group '", world_.own().name,
+                           "': the loss or its gradient is not finite, and nothing was written; "
+                           "lower calibration.lr and run again"));
+    }
+}
+
+void Calibration::report_step(int64_t step, const StepResult& result) {
+    const int64_t steps = config_.calibration.steps;
+    if (step == 1) first_loss_ = result.loss;
+    last_loss_ = result.loss;
+    if (step % config_.train.log_every != 0 && step != 1 && step != steps) return;
+    const CalibrationStepMetrics metrics{
+        .step = trained_steps_,
+        .calibration_step = step,
+        .steps = steps,
+        .loss = result.loss,
+        .grad_norm = result.grad_norm,
+        .lr = result.lr,
+    };
+    if (speaks()) log_info(calibration_step_line(world_.own().name, metrics));
+    if (metrics_) metrics_->calibration_step(metrics);
+}
+
+// Returns whether some rank of the job was asked to stop.
+bool Calibration::round(int64_t step, bool stop) {
+    const RoundResult result = federation_.round(step_.weights(), {.stop = stop});
+    predicted_bytes_ += result.predicted.total_sent();
+    if (result.committed) return result.stop;
+    if (step == config_.calibration.steps)
+        throw Error(Exit::diverged,
+                    "the last average of the calibration was not finite, and nothing was written; "
+                    "lower calibration.lr and run again");
+    if (speaks())
+        log_warning(
+            fmt::format("calibration {}: nothing was averaged, since no group had a finite "
+                        "contribution, or the average was not finite",
+                        step));
+    return result.stop;
+}
+
+// A scale of the gates is one of what the experts put out.
+void Calibration::fold_scales() {
+    std::vector<float> scale(config_.model.n_layers, 1.0f);
+    for (const Parameter& p : layout_.parameters)
+        if (is_scale(p)) backend_.copy_to_host(&scale[p.layer], step_.weights().slice(p.offset, 1));
+    std::vector<float> values;
+    for (const Parameter& p : layout_.parameters) {
+        if (p.cls != ParamClass::expert || !p.name.ends_with(".down_proj.weight")) continue;
+        const Tensor stored = step_.weights().slice(p.offset, p.count());
+        values.resize(p.count());
+        backend_.copy_to_host(values.data(), stored);
+        for (float& x : values) x *= scale[p.layer];
+        backend_.copy_from_host(stored, values.data());
+    }
+}
+
+void Calibration::save() {
+    fold_scales();
+    const Manifest& before = checkpoint_.manifest();
+    Manifest about = describe_run(run_, threads_.count);
+    about.step = before.step;
+    about.round = before.round;
+    about.tokens = before.tokens + config_.calibration.steps * config_.train.batch *
+                                       config_.data.seq_len * world_.n_groups();
+    for (Manifest::Group& group : about.groups) group.step = before.step;
+    const TensorSet model{.directory = kModelDirectory,
+                          .tensors = model_tensors(all_parameters(config_.model, placement_)),
+                          .pieces = union_shares(model_, placement_, world_, step_.weights())};
+    replace_checkpoint(job_, directory(plan_), {.about = about, .config = &run_, .sets = {model}});
+}
+
+CalibrationMetrics Calibration::metrics_of_all() {
+    std::array<int64_t, kTraffic> sent = link_.ledger().total().sent;
+    job_.all_reduce_sum(view(sent.data(), Shape(kTraffic)));
+    const auto of = [&](Traffic traffic) { return sent[static_cast<int>(traffic)]; };
+    return {.step = trained_steps_,
+            .steps = config_.calibration.steps,
+            .first_loss = first_loss_,
+            .last_loss = last_loss_,
+            .copies_bytes = of(Traffic::copies),
+            .router_bytes = of(Traffic::router),
+            .shared_bytes = of(Traffic::shared),
+            .control_bytes = of(Traffic::control),
+            .predicted_bytes = predicted_bytes_,
+            .seconds = since_start_.seconds(),
+            .path = directory(plan_).string()};
+}
+
+Exit Calibration::run(const std::function<bool()>& stop_requested) {
+    start();
+    const int64_t steps = config_.calibration.steps;
+    const bool alone = world_.n_groups() == 1;
+    for (int64_t step = 1; step <= steps; ++step) {
+        const StepResult result = take_step(step, stop_requested());
+        report_step(step, result);
+        bool stop = alone && result.stop;
+        if (step % config_.calibration.local_steps == 0 || step == steps)
+            stop = round(step, stop_requested()) || stop;
+        if (!stop || step == steps) continue;
+        if (speaks())
+            log_info(
+                fmt::format("calibration stopped at {}/{}; nothing was written, and run "
+                            "again it begins anew",
+                            step, steps));
+        return Exit::resumable;
+    }
+    save();
+    const CalibrationMetrics metrics = metrics_of_all();
+    if (metrics_) metrics_->calibration_end(metrics);
+    if (speaks()) log_info(calibration_line(metrics));
+    return Exit::done;
+}
+
+}  // namespace fomoe

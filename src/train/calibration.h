@@ -1,0 +1,77 @@
+// The calibration of the union, the last phase of a run: with copies of the experts that it lacks a
+// group has the whole model, and all groups together fit what ties the experts to each other.
+#pragma once
+
+#include <functional>
+
+#include "base/timer.h"
+#include "device/device.h"
+#include "train/metrics.h"
+#include "train/run_directory.h"
+#include "train/run_state.h"
+
+namespace fomoe {
+
+class Calibration {
+public:
+    // Collective over the job. Of a run that is done: it starts from the run's newest checkpoint,
+    // or from plan.checkpoint where the run has saved none. config.calibration.steps is above 0.
+    Calibration(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
+                const Threads& threads);
+
+    // Where the calibrated union model is put: a checkpoint without the state of a training.
+    static std::filesystem::path directory(const RunPlan& plan) {
+        return plan.directory / "calibrated";
+    }
+
+    // Exit::done when the model is written, in place of an older one. Exit::resumable when a rank
+    // of the job was asked to stop: an older one stands, and the next run begins anew. Throws
+    // Error(diverged) and Error(communication).
+    Exit run(const std::function<bool()>& stop_requested);
+
+    // What this rank holds; after run() with the scales, which the experts then have in them.
+    const ArenaLayout& layout() const { return layout_; }
+    Tensor weights() const { return step_.weights(); }
+
+private:
+    void start();
+    void load_weights();
+    void take_copies();
+    void describe() const;
+    StepResult take_step(int64_t step, bool stop);
+    void report_step(int64_t step, const StepResult& result);
+    bool round(int64_t step, bool stop);
+    void fold_scales();
+    void save();
+    CalibrationMetrics metrics_of_all();
+    bool speaks() const { return world_.rank == 0; }
+
+    const Config run_;     // as the run was configured
+    const Config config_;  // as its steps see it here
+    const RunPlan plan_;
+    Communicator& job_;
+    Backend& backend_;
+    Threads threads_;
+    World world_;
+    Placement placement_;
+    std::vector<Parameter> all_;
+    ArenaLayout layout_;
+    ArenaLayout model_;  // the same without what calibration adds
+    FrozenLayout frozen_;
+    GroupCommunicators ranks_;
+    Checkpoint checkpoint_;
+    InnerStep step_;
+    JobLink link_;
+    FrozenCopies copies_;
+    Federation federation_;  // of what is calibrated
+    Loader loader_;
+    std::optional<FileLock> lock_;            // of the run's directory; rank 0
+    std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
+
+    int64_t trained_steps_;  // of the run
+    Timer since_start_;
+    double first_loss_ = 0, last_loss_ = 0;
+    int64_t predicted_bytes_ = 0;
+};
+
+}  // namespace fomoe
