@@ -5,105 +5,12 @@
 #include <limits>
 #include <optional>
 
-#include "config/phases.h"
 #include "federation/moment_rank.h"
-#include "support/random_federation.h"
+#include "federation/random_trial.h"
 
 using namespace fomoe;
 
 namespace {
-
-// What goes wrong in one group just before a round.
-enum class Trouble { none, weight, moment, outlier };
-struct Event {
-    Trouble trouble = Trouble::none;
-    int group = 0;
-    std::string name;  // of a parameter with several owners, this group one of them
-};
-
-struct Trial {
-    uint64_t key;
-    Config run;
-    TinyConfig tiny;  // of the first phase
-    int64_t steps = 0, resume_after = 0;
-    bool proxy = false;
-
-    bool averages() const { return run.federation.inner_state == InnerState::average; }
-    Phase phase(int64_t step) const { return phase_of(run, step); }
-    Classes due(int64_t step) const {
-        const Phase phase = this->phase(step);
-        return step == steps ? kAllClasses : classes_due(phase.federation, step - phase.begin);
-    }
-    Moments moments(int64_t step) const {
-        if (!averages()) return kNoMoments;
-        const Phase phase = this->phase(step);
-        return step == steps ? kAllMoments : moments_due(phase.federation, step - phase.begin);
-    }
-    Event event(int64_t step) const {
-        const auto draw = [&](int64_t i, uint64_t n) {
-            return random_bits(random_key(100 * key + step, "event"), i) % n;
-        };
-        const Event event{.trouble = static_cast<Trouble>(draw(0, 6) % 4),
-                          .group = static_cast<int>(draw(1, tiny.topology.groups.size())),
-                          .name = {}};
-        std::vector<std::string> names;
-        for (const Parameter& p : tiny.parameters())
-            if (p.owners.size() > 1 && std::ranges::binary_search(p.owners, event.group))
-                names.push_back(p.name);
-        if (names.empty() || (event.trouble == Trouble::moment && !averages())) return {};
-        return {event.trouble, event.group, names[draw(2, names.size())]};
-    }
-};
-
-Trial make_trial(uint64_t key) {
-    const RandomFederation random = random_federation(key, kAllPlacements[key % 3], 6);
-    uint64_t draws = 0;
-    const auto draw = [&](auto... options) {
-        const std::vector all{options...};
-        return all[random_bits(random_key(key, "policy"), draws++) % all.size()];
-    };
-    Trial trial{.key = key, .run = {}, .tiny = tiny_config({}, random.federation.replication)};
-    TinyConfig& tiny = trial.tiny;
-    tiny.topology = random.topology;
-    tiny.model.n_layers = 2;
-    tiny.model.moe.n_experts = random.n_experts;
-    tiny.model.moe.top_k = 1;
-    tiny.model.moe.aux_scope = draw(AuxScope::group, AuxScope::federation);
-    tiny.model.moe.router = draw(RouterKind::softmax, RouterKind::sigmoid);
-
-    FederationConfig& f = tiny.federation;
-    f.placement = random.federation.placement;
-    f.local_steps = 2;
-    for (OuterConfig* outer : {&f.shared, &f.router, &f.expert})
-        *outer = {.optimizer = draw(OuterKind::average, OuterKind::nesterov),
-                  .lr = draw(0.5, 0.7, 1.0),
-                  .momentum = draw(0.5, 0.9)};
-    f.shared_named = draw(false, true);
-    f.router_named = draw(false, true);
-    f.expert_named = draw(false, true);
-    f.weights = draw(WeightsKind::uniform, WeightsKind::tokens);
-    f.router_average = draw(RouterAverage::all, RouterAverage::owners);
-    f.inner_state = draw(InnerState::keep, InnerState::average, InnerState::average);
-    f.reject_above = draw(0.0, 6.0);
-    f.refresh = draw(1, 2, 3);
-    trial.proxy = draw(false, true);
-    if (draw(false, true)) {
-        f.schedule = draw(std::map<int64_t, int>{{4, 1}}, std::map<int64_t, int>{{2, 1}, {4, 3}});
-    } else {
-        for (int* period : {&f.shared_steps, &f.router_steps, &f.expert_steps})
-            *period = draw(0, 0, 1, 2, 4);
-        f.first_moment_steps = draw(0, 4);
-        f.second_moment_steps = draw(0, 4);
-    }
-    trial.steps = draw(9, 10);
-    trial.resume_after = draw(0, 1, 3, 4, 6);
-
-    trial.run.model = tiny.model;
-    trial.run.topology = tiny.topology;
-    trial.run.federation = f;
-    f = trial.phase(1).federation;
-    return trial;
-}
 
 // What a rank holds after a round.
 struct Seen {
@@ -189,8 +96,8 @@ private:
 
     Seen round(int64_t step, const Classes& due) {
         train_moments(step);
-        const Event event = trial_.event(step);
-        if (event.trouble != Trouble::none && event.group == world.group) spoil(event);
+        const Mishap mishap = trial_.mishap(step);
+        if (mishap.trouble != Trouble::none && mishap.group == world.group) spoil(mishap);
         Seen seen{.step = step};
         seen.result = federation_->round(weights(), {.due = due, .moments = trial_.moments(step)});
         seen.weights = arena;
@@ -206,15 +113,15 @@ private:
         return seen;
     }
 
-    void spoil(const Event& event) {
-        const bool held = std::ranges::count(layout.parameters, event.name, &Parameter::name) > 0;
-        if (event.trouble == Trouble::weight && held)
-            find(event.name)[0] = std::numeric_limits<float>::quiet_NaN();
-        if (event.trouble == Trouble::moment)
+    void spoil(const Mishap& mishap) {
+        const bool held = std::ranges::count(layout.parameters, mishap.name, &Parameter::name) > 0;
+        if (mishap.trouble == Trouble::weight && held)
+            find(mishap.name)[0] = std::numeric_limits<float>::quiet_NaN();
+        if (mishap.trouble == Trouble::moment)
             for_each_moment(*this, optimizer, 1, [&](const Parameter& p, int64_t i, float& x) {
-                if (p.name == event.name && i == 0) x = std::numeric_limits<float>::infinity();
+                if (p.name == mishap.name && i == 0) x = std::numeric_limits<float>::infinity();
             });
-        if (event.trouble == Trouble::outlier)
+        if (mishap.trouble == Trouble::outlier)
             for (const Parameter& p : layout.parameters)
                 for (int64_t i = 0; i < p.count(); ++i) arena[p.offset + i] += 3.0f;
     }
@@ -279,7 +186,7 @@ private:
                     for (int64_t i = 0; i < p.count(); ++i)
                         values.push_back(local_moment(step, group, p.name, m, i));
                 }
-        spoil(trial_.event(step));
+        spoil(trial_.mishap(step));
         const std::vector<bool> contributed = reference_.contributors(due, moments);
         const auto n = std::ranges::count(contributed, true);
         reference_.round(contributed, due, moments);
@@ -314,15 +221,15 @@ private:
         if (n == n_groups()) check_bytes(first, due, 1 + moments[0] + moments[1]);
     }
 
-    void spoil(const Event& event) {
+    void spoil(const Mishap& mishap) {
         constexpr double inf = std::numeric_limits<double>::infinity();
-        if (event.trouble == Trouble::weight) reference_.local(event.group, event.name)[0] = inf;
-        if (event.trouble == Trouble::moment)
-            reference_.moment(1, event.group, event.name)[0] = inf;
-        if (event.trouble == Trouble::outlier)
+        if (mishap.trouble == Trouble::weight) reference_.local(mishap.group, mishap.name)[0] = inf;
+        if (mishap.trouble == Trouble::moment)
+            reference_.moment(1, mishap.group, mishap.name)[0] = inf;
+        if (mishap.trouble == Trouble::outlier)
             for (const Parameter& p : all_)
-                if (std::ranges::binary_search(p.owners, event.group))
-                    reference_.add(event.group, p.name, 3);
+                if (std::ranges::binary_search(p.owners, mishap.group))
+                    reference_.add(mishap.group, p.name, 3);
     }
 
     // Copies become what a contributing owner holds now.
