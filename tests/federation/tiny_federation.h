@@ -153,14 +153,55 @@ public:
     void add(int group, const std::string& name, double value) {
         for (double& x : local_[group][name]) x += value;
     }
+    std::vector<double>& local(int group, const std::string& name) {
+        return local_.at(group).at(name);
+    }
+    // Rounds average moments of parameters that have been given here.
+    std::vector<double>& moment(int moment, int group, const std::string& name) {
+        return moments_[moment][group][name];
+    }
 
-    void round(const std::vector<bool>& contributed, const Classes& classes = kAllClasses) {
+    // By group: all that takes part is finite, and not too far from its anchor.
+    std::vector<bool> contributors(const Classes& classes, const Moments& moments) const {
+        const auto finite = [](const std::vector<double>& values) {
+            return std::ranges::all_of(values, [](double x) { return std::isfinite(x); });
+        };
+        std::vector<bool> accepted(config_.topology.groups.size(), true);
+        std::vector<double> norms(accepted.size(), 0), known;
+        for (const Parameter& p : all_) {
+            if (!classes[static_cast<int>(p.cls)]) continue;
+            for (int g : p.owners) {
+                const std::vector<double>& values = local_.at(g).at(p.name);
+                accepted[g] = accepted[g] && finite(values);
+                for (int moment = 0; moment < kMoments; ++moment)
+                    if (moments[moment] && p.owners.size() > 1)
+                        accepted[g] = accepted[g] && finite(moments_[moment].at(g).at(p.name));
+                if (!outer_rule(config_.federation, p.cls, p.owners.size()).keeps_anchor) continue;
+                for (size_t i = 0; i < values.size(); ++i)
+                    norms[g] += std::pow(values[i] - anchor_.at(p.name)[i], 2);
+            }
+        }
+        for (size_t g = 0; g < norms.size(); ++g)
+            if (accepted[g] && norms[g] > 0) known.push_back(std::sqrt(norms[g]));
+        if (config_.federation.reject_above == 0 || known.empty()) return accepted;
+        std::ranges::sort(known);
+        const double most = config_.federation.reject_above * known[(known.size() - 1) / 2];
+        for (size_t g = 0; g < norms.size(); ++g)
+            accepted[g] = accepted[g] && std::sqrt(norms[g]) <= most;
+        return accepted;
+    }
+
+    void round(const std::vector<bool>& contributed, const Classes& classes = kAllClasses,
+               const Moments& moments = kNoMoments) {
         for (const Parameter& p : all_) {
             if (!classes[static_cast<int>(p.cls)]) continue;
             const OuterRule rule = outer_rule(config_.federation, p.cls, p.owners.size());
             int n = 0;
             for (int group : p.owners) n += contributed[group];
             if (n == 0) continue;
+            for (int moment = 0; moment < kMoments; ++moment)
+                if (moments[moment] && p.owners.size() > 1)
+                    average_moment(p, moments_[moment], contributed);
             std::map<int, double> shares;
             for (int64_t i = 0; i < p.count() && rule.keeps_anchor; ++i) {
                 double mean = 0;
@@ -262,11 +303,22 @@ private:
         return found;
     }
 
+    using ByGroup = std::map<int, std::map<std::string, std::vector<double>>>;
+    void average_moment(const Parameter& p, ByGroup& values, const std::vector<bool>& contributed) {
+        std::map<int, double> shares;
+        for (int64_t i = 0; i < p.count(); ++i) {
+            double mean = 0;
+            if (i % row_size(p) == 0) shares = weights(p, i, contributed);
+            for (const auto& [group, weight] : shares) mean += weight * values[group][p.name][i];
+            for (int group : p.owners) values[group][p.name][i] = mean;
+        }
+    }
+
     TinyConfig config_;
     std::vector<Parameter> all_;
     std::map<std::string, std::vector<double>> anchor_, momentum_;
-    using ByGroup = std::map<int, std::map<std::string, std::vector<double>>>;
     ByGroup local_;
+    std::array<ByGroup, kMoments> moments_;
     // By element, since its parameter was last exchanged: tokens, of an expert its choices; the
     // choices of a router's row.
     ByGroup counted_, counted_by_row_;
