@@ -9,15 +9,14 @@
 
 #include "base/log.h"
 #include "base/memory_use.h"
-#include "base/random.h"
-#include "base/timer.h"
 #include "config/load.h"
 #include "data/tokenizer.h"
 #include "model/flops.h"
+#include "ops/cpu/cpu_backend.h"
 #include "ops/matmul_ceiling.h"
 #include "plan/memory.h"
+#include "step_rig.h"
 #include "train/profile.h"
-#include "train/step.h"
 
 namespace fomoe {
 namespace {
@@ -26,25 +25,8 @@ struct Options {
     std::vector<std::string> files, sets;
     int threads = 0;
     int steps = 5;
+    bool skip = false;
 };
-
-Batch random_batch(const Config& config, Range sequences, int64_t step) {
-    Batch batch;
-    batch.n_sequences = sequences.size();
-    const int64_t T = config.data.seq_len, N = batch.n_sequences * T;
-    const uint64_t key = random_key(config.seed, "bench_step");
-    auto token = [&](int64_t i) {
-        return static_cast<int32_t>(random_bits(key, step * (N + 1) + i) % config.model.vocab_size);
-    };
-    for (int64_t i = 0; i < N; ++i) {
-        batch.tokens.push_back(token(i));
-        batch.targets.push_back(token(i + 1));
-        batch.positions.push_back(static_cast<int32_t>(i % T));
-    }
-    if (config.data.document_mask) batch.begin.assign(N, 0);
-    batch.valid_tokens = batch.group_valid_tokens = N;
-    return batch;
-}
 
 std::string mebibytes(int64_t bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
 
@@ -61,63 +43,120 @@ void print_memory(const MemoryPlan& plan, int64_t before, bool reset) {
     fmt::print("expert state in the plan: {}\n", mebibytes(plan.expert_state));
 }
 
-void bench(const Options& options) {
+Config resolved(const Options& options) {
     Config config = load_config(options.files, options.sets);
     config.model.vocab_size = vocab_size(config.model);
     config.train.steps = options.steps + 1;
-    const int n_groups = static_cast<int>(config.topology.groups.size());
-    for (GroupConfig& group : config.topology.groups) group.ranks = group.expert_parallel = 1;
+    return config;
+}
 
+void bench(const Options& options) {
+    const Config config = resolved(options);
     const int threads = options.threads ? options.threads : omp_get_max_threads();
     const double ceiling = cpu_matmul_ceiling(threads);
     const bool reset = reset_peak_memory();
     const int64_t before = memory_use().resident_bytes;
 
     const std::unique_ptr<Backend> cpu = make_cpu_backend(threads);
-    TraceBackend backend(*cpu);
-    const World world(config.topology, 0, n_groups);
-    const Placement placement(config.federation, config.topology, config.model.moe.n_experts);
-    const std::vector<Parameter> all = all_parameters(config.model, placement);
-    const ArenaLayout layout = arena_layout(all, placement, world);
-    const FrozenLayout copies = frozen_layout(all, placement, world);
-    const bool proxy = config.federation.absent == AbsentPolicy::proxy;
-    const FrozenLayout* frozen = proxy ? &copies : nullptr;
-    const std::unique_ptr<Communicator> alone = make_self_communicator();
-    GroupCommunicators ranks(*alone, world);
-    InnerStep step(config, world, placement, layout, backend, ranks, frozen);
+    StepRig rig(config, *cpu);
+    for (int i = 0; i <= options.steps; ++i) rig.run();
 
-    std::vector<double> seconds;
-    StepResult result;
-    double executed = 0;
-    for (int i = 0; i <= options.steps; ++i) {
-        const Batch batch = random_batch(config, InnerStep::sequences(config, world), i);
-        if (i == 1) backend.reset();  // the first step touches memory for the first time
-        const Timer timer;
-        result = step.run(i + 1, batch, false);
-        if (i == 0) continue;
-        seconds.push_back(timer.seconds());
-        executed += result.executed_choices / options.steps;
-    }
-    std::ranges::sort(seconds);
-    const double median = seconds[seconds.size() / 2];
-    const double tokens = double(config.train.batch) * config.data.seq_len;
+    const double tokens = rig.tokens(), median = rig.median_seconds();
+    const double choices = rig.executed_choices() / tokens;
     const FlopsPerToken flops = flops_per_token(config.model, config.data.seq_len);
-    const double per_token = flops.of(executed / tokens);
+    const double per_token = flops.of(choices);
     const double rate = per_token * tokens / median / 1e9;
 
     fmt::print("{} threads, {} sequences of {} in micro-batches of {}, {} steps\n", threads,
                config.train.batch, config.data.seq_len, config.train.micro_batch, options.steps);
-    fmt::print("{:.1f}M parameters held\n", layout.size() / 1e6);
+    fmt::print("{:.1f}M parameters held\n", rig.layout().size() / 1e6);
     fmt::print(
         "FLOPs per token: 6 * (weights every token meets) + 6 L A Dh (T + 1) = {:.1f}M,\n"
         "  and 6 * (weights of an expert) = {:.1f}M for each of {:.2f} executed choices: {:.1f}M\n",
-        flops.always / 1e6, flops.per_choice / 1e6, executed / tokens, per_token / 1e6);
+        flops.always / 1e6, flops.per_choice / 1e6, choices, per_token / 1e6);
     fmt::print("step {:.1f} ms (median), {:.0f} tokens/s, {:.1f} GFLOP/s\n", 1e3 * median,
                tokens / median, rate);
     fmt::print("matmul ceiling {:.1f} GFLOP/s, MFU {:.1f}%\n", ceiling, 100 * rate / ceiling);
-    fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * result.skipped, result.loss);
-    fmt::print("{}\n", profile_table(backend.report(), ceiling, options.steps));
-    print_memory(memory_plan(config, world, layout, frozen, threads, 0), before, reset);
+    fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * rig.last().skipped,
+               rig.last().loss);
+    fmt::print("{}\n", profile_table(rig.trace(), ceiling, options.steps));
+    print_memory(memory_plan(rig.config(), rig.world(), rig.layout(), rig.frozen(), threads, 0),
+                 before, reset);
+}
+
+// The experts of each token, the same number for every expert, whatever the router says.
+class UniformRouting final : public CpuBackend {
+public:
+    using CpuBackend::CpuBackend;
+
+protected:
+    using CpuBackend::execute;
+    void execute(const Router& op, Queue queue) override {
+        CpuBackend::execute(op, queue);
+        const int64_t N = op.expert.shape[0], K = op.expert.shape[1], E = op.resident.shape[0];
+        for (int64_t i = 0; i < N * K; ++i) {
+            const int64_t expert = (i / K + i % K * (E / K)) % E;
+            op.expert.as<int32_t>()[i] = static_cast<int32_t>(expert);
+            op.slot.as<int32_t>()[i] = op.resident.as<int32_t>()[expert];
+        }
+        const int64_t B = op.count.shape[0];
+        std::fill_n(op.count.as<float>(), B * E, 0.0f);
+        for (int64_t i = 0; i < N * K; ++i)
+            ++op.count.as<float>()[i / (N * K / B) * E + op.expert.as<int32_t>()[i]];
+    }
+};
+
+double seconds_of(const StepRig& rig, const std::vector<std::string_view>& ops) {
+    double seconds = 0;
+    for (const TraceRow& row : rig.trace())
+        if (std::ranges::count(ops, row.name)) seconds += row.seconds / rig.timed_steps();
+    return seconds;
+}
+
+// What skipping is worth: the time of a step when a group holds all, a half and a quarter of the
+// experts, next to what the profile of the first predicts,
+//   seconds = a + b * (executed choices) + c * (parameters held).
+void bench_skip(const Options& options) {
+    Config config = resolved(options);
+    const GroupConfig alone{.name = "a", .data = {}};
+    config.topology.groups.assign(4, alone);
+    config.federation.placement = PlacementKind::blocks;
+    UniformRouting backend(options.threads ? options.threads : omp_get_max_threads());
+    std::vector<std::unique_ptr<StepRig>> rigs;
+    for (int replication : {4, 2, 1}) {
+        config.federation.replication = replication;
+        rigs.push_back(std::make_unique<StepRig>(config, backend));
+    }
+    for (int i = 0; i <= options.steps; ++i)
+        for (auto& rig : rigs) rig->run();
+
+    const StepRig& full = *rigs[0];
+    const double experts = seconds_of(full, {"experts_forward", "experts_backward"});
+    const Timer timer;
+    backend.zero(full.gradients(), Queue::compute);
+    const double sweeps = seconds_of(full, {"adamw", "sum_squares"}) + timer.seconds();
+    const double b = experts / full.executed_choices();
+    const double c = sweeps / static_cast<double>(full.layout().size());
+    const double a = full.median_seconds() - b * full.executed_choices() -
+                     c * static_cast<double>(full.layout().size());
+
+    fmt::print("{} threads, {} sequences of {}, {} steps of each, every expert chosen equally\n",
+               backend.threads(), config.train.batch, config.data.seq_len, options.steps);
+    fmt::print("experts take {:.1f}% of the step with all of them\n",
+               100 * experts / full.median_seconds());
+    fmt::print("seconds = {:.4f} + {:.3e} * choices + {:.3e} * parameters\n\n", a, b, c);
+    fmt::print("{:>8} {:>10} {:>12} {:>12} {:>14} {:>7} {:>9}\n", "resident", "choices",
+               "parameters", "measured ms", "predicted ms", "ratio", "speed-up");
+    for (const auto& rig : rigs) {
+        const double held = static_cast<double>(rig->layout().size());
+        const double predicted = a + b * rig->executed_choices() + c * held;
+        fmt::print("{:>8} {:>10.0f} {:>11.1f}M {:>12.1f} {:>14.1f} {:>7.3f} {:>8.2f}x\n",
+                   fmt::format("{}/4", rig->config().federation.replication),
+                   rig->executed_choices(), held / 1e6, 1e3 * rig->median_seconds(),
+                   1e3 * predicted, rig->median_seconds() / predicted,
+                   full.median_seconds() / rig->median_seconds());
+    }
+    fmt::print("\narXiv 2606.19025 reports up to 1.4x from skipping.\n");
 }
 
 }  // namespace
@@ -133,10 +172,15 @@ int main(int argc, char** argv) {
         ->take_all();
     app.add_option("--threads", options.threads, "0: all cores");
     app.add_option("--steps", options.steps, "Timed steps")->check(CLI::Range(1, 1000));
+    app.add_flag("--skip", options.skip,
+                 "Compare a group that holds all, a half and a quarter of the experts");
     CLI11_PARSE(app, argc, argv);
     init_log(LogLevel::info);
     try {
-        bench(options);
+        if (options.skip)
+            bench_skip(options);
+        else
+            bench(options);
     } catch (const Error& error) {
         log(LogLevel::info, error.what());
         return static_cast<int>(error.exit);

@@ -1,10 +1,10 @@
-// fomoe-eval: what a checkpoint is worth. Perplexity of the union model and of each group's own
-// model on held-out text, and text from the union model.
+// fomoe-eval: what a checkpoint is worth. Perplexity on held-out text of the union model, of each
+// group's own model and of a choice among them by document, and text from the union model.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "apps/program.h"
@@ -12,7 +12,7 @@
 #include "device/device.h"
 #include "device/launch.h"
 #include "eval/generate.h"
-#include "eval/perplexity.h"
+#include "eval/report.h"
 
 namespace fomoe {
 namespace {
@@ -22,6 +22,10 @@ struct Options {
     std::string backend = "auto";
     bool json = false;
     int batch = 8;
+    std::vector<std::string> modes{"union", "own"};
+    int prefix = 32;
+    std::string choose = "loss";
+    EvaluationOptions evaluation;  // follows from the last three
     std::optional<std::string> prompt;
     GenerateOptions generate;
 };
@@ -32,8 +36,23 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--batch", options.batch, "Sequences that a rank computes at once")
         ->check(CLI::Range(1, 4096))
         ->capture_default_str();
+    auto* mode = app.add_option("--mode", options.modes,
+                                "What is evaluated: union, own, document; several with commas")
+                     ->delimiter(',')
+                     ->capture_default_str()
+                     ->check(CLI::IsMember({"union", "own", "document"}));
+    app.add_option("--prefix", options.prefix,
+                   "document: tokens that choose a document's group and do not count")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    app.add_option("--choose", options.choose,
+                   "document: by the loss of each own model, or by the router's mass on its "
+                   "experts")
+        ->check(CLI::IsMember({"loss", "router"}))
+        ->capture_default_str();
     app.add_option("--backend", options.backend, "auto, cpu or cuda")->capture_default_str();
-    app.add_option("--generate", options.prompt, "Continue this text instead of evaluating");
+    app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
+        ->excludes(mode);
     app.add_option("--max-tokens", options.generate.max_tokens, "Tokens to generate")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
@@ -47,64 +66,70 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--seed", options.generate.seed, "Of the draws")->capture_default_str();
 }
 
-nlohmann::ordered_json to_json(const Score& score) {
-    return {{"loss", score.loss()},
-            {"perplexity", score.perplexity()},
-            {"bits_per_byte", score.bits_per_byte()},
-            {"tokens", static_cast<int64_t>(score.tokens)}};
-}
-nlohmann::ordered_json to_json(const Evaluation& evaluation) {
-    nlohmann::ordered_json json{{"pooled", to_json(evaluation.pooled)}};
-    for (const auto& [name, score] : evaluation.domains) json["domains"][name] = to_json(score);
-    return json;
+// --mode, --prefix and --choose as the evaluation takes them.
+EvaluationOptions evaluation_of(const Options& options, const CLI::App& app) {
+    auto asked = [&](const char* mode) { return std::ranges::count(options.modes, mode) > 0; };
+    const bool document = asked("document");
+    for (const char* name : {"--prefix", "--choose"})
+        if (app.count(name) > 0 && !document)
+            throw CLI::ValidationError(name, "has no effect without --mode document");
+    return {.union_model = asked("union"),
+            .own_models = asked("own"),
+            .document_model = document,
+            .prefix = document ? options.prefix : 0,
+            .choose = options.choose == "loss" ? DocumentChoice::loss : DocumentChoice::router};
 }
 
-void print_table(const std::string& model, const Evaluation& evaluation) {
-    auto line = [&](const std::string& domain, const Score& score) {
-        fmt::print("{:<16} {:<16} {:>8.4f} {:>11.3f} {:>10.4f} {:>9}\n", model, domain,
-                   score.loss(), score.perplexity(), score.bits_per_byte(),
-                   static_cast<int64_t>(score.tokens));
-    };
-    for (const auto& [name, score] : evaluation.domains) line(name, score);
-    line("pooled", evaluation.pooled);
+// With frozen copies of the other experts every group's own model is the union.
+EvaluationOptions possible(EvaluationOptions asked, const Config& config) {
+    if (config.federation.absent != AbsentPolicy::proxy) return asked;
+    if (!asked.union_model)
+        throw Error(Exit::usage,
+                    "--mode: under federation.absent proxy the groups' own models are the union; "
+                    "ask for union");
+    asked.own_models = asked.document_model = false;
+    return asked;
 }
 
 int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Config& config,
                  Backend& backend, Communicator& job) {
-    UnionModel model(checkpoint, config, options.batch, backend, job);
     const ValidLoader data(config);
     const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.model.tokenizer);
-    const bool speaks = job.rank() == 0, table = speaks && !options.json;
-
-    nlohmann::ordered_json json{{"step", checkpoint.manifest().step}};
-    if (table) {
-        fmt::print("{} at step {}\n", checkpoint.directory().string(), checkpoint.manifest().step);
-        fmt::print("{:<16} {:<16} {:>8} {:>11} {:>10} {:>9}\n", "model", "domain", "loss",
-                   "perplexity", "bits/byte", "tokens");
+    const EvaluationOptions asked = possible(options.evaluation, config);
+    auto scores = [&](const Checkpoint& from, const EvaluationOptions& what) {
+        UnionModel model(from, config, options.batch, backend, job);
+        return evaluate(model, data, *tokenizer, what);
+    };
+    EvaluationReport report{
+        .run = {checkpoint.directory(), checkpoint.manifest().step},
+        .groups = {},
+        .options = asked,
+        .results = scores(checkpoint, asked),
+        .calibrated = {},
+        .calibrated_model = {},
+    };
+    for (const GroupConfig& group : config.topology.groups) report.groups.push_back(group.name);
+    const auto calibrated = find_calibrated(options.path);
+    if (calibrated && asked.union_model) {
+        const Checkpoint other(*calibrated);
+        report.calibrated = {other.directory(), other.manifest().step};
+        EvaluationOptions same = asked;
+        same.own_models = same.document_model = false;
+        report.calibrated_model = scores(other, same).union_model;
     }
-    model.use_union();
-    Evaluation evaluation = evaluate(model, data, *tokenizer);
-    json["union"] = to_json(evaluation);
-    if (table) print_table("union", evaluation);
-    // With frozen copies of the other experts every group's own model is the union.
-    const bool own = config.federation.absent != AbsentPolicy::proxy;
-    for (size_t g = 0; own && g < config.topology.groups.size(); ++g) {
-        const std::string& name = config.topology.groups[g].name;
-        model.use_own(static_cast<int>(g));
-        evaluation = evaluate(model, data, *tokenizer);
-        json["groups"][name] = to_json(evaluation);
-        if (table) print_table("own " + name, evaluation);
-    }
-    if (speaks && options.json) fmt::print("{}\n", json.dump());
+    if (job.rank() == 0) fmt::print("{}", options.json ? report.json() : report.table());
     return 0;
 }
 
-// What the command line alone decides; nothing has been computed.
+// What can be told before anything is computed.
 void check_options(const Options& options) {
     if (options.prompt && options.prompt->empty())
         throw Error(Exit::usage, "--generate: the text to continue is empty; give some");
     backend_choice(options.backend);
-    find_checkpoint(options.path);
+    const std::filesystem::path path = find_checkpoint(options.path);
+    find_calibrated(options.path);
+    if (options.evaluation.document_model)
+        check_prefix(Checkpoint(path).config(), options.evaluation);
 }
 
 int run(const Options& options, Communicator& job) {
@@ -138,6 +163,7 @@ int main(int argc, char** argv) {
     add_options(app, options);
     try {
         app.parse(argc, argv);
+        options.evaluation = evaluation_of(options, app);
     } catch (const CLI::ParseError& error) {
         const int code = app.exit(error);
         return code == 0 ? 0 : static_cast<int>(Exit::usage);

@@ -13,10 +13,8 @@
 #include "ops/check_backend.h"
 #include "ops/matmul_ceiling.h"
 #include "ops/trace_backend.h"
-#include "train/calibration.h"
 #include "train/profile.h"
-#include "train/signals.h"
-#include "train/trainer.h"
+#include "train/run.h"
 
 namespace fomoe {
 namespace {
@@ -82,25 +80,13 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) log_info(device.description);
-    Exit exit;
-    int64_t steps;
-    {
-        Trainer trainer(config, plan, job, *backend, threads);
-        exit = trainer.run();
-        steps = trainer.steps_done();
-    }
-    if (exit == Exit::done && config.calibration.steps > 0) {
-        const StopSignals signals;
-        exit = Calibration(config, plan, job, *backend, threads).run([&] {
-            return signals.requested();
-        });
-        steps += config.calibration.steps;
-    }
+    const auto [exit, steps_done] = train_run(config, plan, job, *backend, threads);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}", profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps));
+        fmt::print("{}",
+                   profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps_done));
     return static_cast<int>(exit);
 }
 

@@ -110,6 +110,16 @@ fs::path find_checkpoint(const fs::path& path) {
                                         path.string()));
 }
 
+std::optional<fs::path> find_calibrated(const fs::path& run) {
+    const fs::path path = run / "calibrated";
+    if (!is_there(run / "checkpoints") || !is_there(path)) return std::nullopt;
+    if (!is_complete(path))
+        throw Error(Exit::data, path.string() +
+                                    ": the calibration was never finished; run it "
+                                    "again, or move the directory away");
+    return path;
+}
+
 Checkpoint::Checkpoint(const fs::path& directory, Verify verify)
     : directory_(directory), manifest_(read_manifest(directory)) {
     verify_files(directory_, manifest_, verify);
@@ -159,13 +169,14 @@ void check_same_groups(const Checkpoint& checkpoint, const Config& config) {
     if (group_names(saved) != group_names(config))
         refuse("the groups are", group_names(saved), group_names(config), "topology.groups");
     const int n_groups = static_cast<int>(config.topology.groups.size());
-    const Placement before(saved.federation, saved.topology, saved.model.moe.n_experts);
-    const Placement now(config.federation, config.topology, config.model.moe.n_experts);
+    const int64_t step = checkpoint.manifest().step;
+    const Placement before = Placement::in_step(saved, step);
+    const Placement now = Placement::in_step(config, step + 1);
     for (int layer = config.model.moe.first_dense_layers; layer < config.model.n_layers; ++layer)
         for (int group = 0; group < n_groups; ++group) {
             const std::vector<int> then = before.residents(layer, group);
             const std::vector<int> here = now.residents(layer, group);
-            if (then != here)
+            if (then != here && std::ssize(then) < before.n_experts())
                 refuse(fmt::format("the experts of '{}' in layer {} are",
                                    config.topology.groups[group].name, layer),
                        ids_text(then), ids_text(here),
@@ -177,7 +188,7 @@ std::vector<std::string> config_differences(const Config& then, const Config& no
     std::vector<std::string> found;
     const size_t groups = std::min(then.topology.groups.size(), now.topology.groups.size());
     for (const Key& key : config_keys()) {
-        if (!key.changes_training || is_map(key)) continue;
+        if (!key.changes_training || key.path == "data.sources") continue;
         const size_t list = key.path.find("[]");
         const size_t times = list == key.path.npos ? 1 : groups;
         for (size_t i = 0; i < times; ++i) {

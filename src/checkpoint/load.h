@@ -18,6 +18,10 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 // directory or the link `latest`. Throws when there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
+// The calibrated union model of a run directory, RUN/calibrated, if it has one. It is a checkpoint
+// of which model/ and the manifest are read; the config is that of the run's checkpoints.
+std::optional<std::filesystem::path> find_calibrated(const std::filesystem::path& run);
+
 class Checkpoint {
 public:
     // Checks the manifest and the files' sizes, and their hashes if asked (one rank is enough).
@@ -43,7 +47,8 @@ private:
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all);
 // Throws Error(data) unless the groups have the same names and hold the same experts in every
-// layer, which is what their own state needs. Ranks and expert_parallel may differ.
+// layer, which is what their own state needs, or held every expert when the checkpoint was written,
+// as at the end of a warm-up. Ranks and expert_parallel may differ.
 void check_same_groups(const Checkpoint& checkpoint, const Config& config);
 
 // Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".

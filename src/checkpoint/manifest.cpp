@@ -90,6 +90,16 @@ private:
     std::string where_;
 };
 
+ordered_json json_of(const std::array<int64_t, kTraffic>& bytes) {
+    ordered_json out;
+    for (int i = 0; i < kTraffic; ++i) out[name_of(static_cast<Traffic>(i))] = bytes[i];
+    return out;
+}
+
+void read(const Fields& fields, std::array<int64_t, kTraffic>& bytes) {
+    for (int i = 0; i < kTraffic; ++i) bytes[i] = fields.number(name_of(static_cast<Traffic>(i)));
+}
+
 // A path of a manifest stays inside its directory.
 bool is_inside(const std::string& path) {
     const std::filesystem::path parts(path);
@@ -120,6 +130,8 @@ std::string to_json(const Manifest& manifest) {
     out["step"] = manifest.step;
     out["round"] = manifest.round;
     out["tokens"] = manifest.tokens;
+    out["sent_bytes"] = json_of(manifest.bytes.sent);
+    out["received_bytes"] = json_of(manifest.bytes.received);
     out["config"] = manifest.config;
     out["build"] = manifest.build;
     out["cpu"] = manifest.cpu;
@@ -157,6 +169,9 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     manifest.step = in.number("step");
     manifest.round = in.number("round");
     manifest.tokens = in.number("tokens");
+    read(Fields(in.at("sent_bytes"), path.string() + ": sent_bytes"), manifest.bytes.sent);
+    read(Fields(in.at("received_bytes"), path.string() + ": received_bytes"),
+         manifest.bytes.received);
     manifest.config = in.text("config");
     manifest.build = in.text("build");
     manifest.cpu = in.text("cpu");

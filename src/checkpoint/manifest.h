@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "federation/ledger.h"
 
 namespace fomoe {
 
@@ -18,7 +19,7 @@ struct FileRecord {
 };
 
 struct Manifest {
-    static constexpr int kFormat = 1;
+    static constexpr int kFormat = 2;
     static constexpr const char* kFile = "manifest.json";
 
     struct Group {
@@ -31,6 +32,7 @@ struct Manifest {
     int64_t step = 0;    // the first group's
     int64_t round = 0;   // rounds committed
     int64_t tokens = 0;  // trained on, by all groups
+    TrafficBytes bytes;  // between groups so far, all together
     std::vector<Group> groups;
     int threads_per_rank = 1;
     std::string config;  // hash of the effective config
@@ -40,7 +42,8 @@ struct Manifest {
     bool operator==(const Manifest&) const = default;
 };
 
-// What a run with this config knows of itself: everything but step, round, tokens and files.
+// What a run with this config knows of itself: everything but step, round, tokens, bytes
+// and files.
 Manifest describe_run(const Config& config, int threads_per_rank);
 
 std::string to_json(const Manifest& manifest);

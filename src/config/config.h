@@ -16,7 +16,7 @@ enum class QkNorm { none, head, full };
 enum class ExpertKind { swiglu, mlp };          // gate, up, down | up, down
 enum class MlpActivation { silu, relu, gelu };  // of `mlp`; swiglu has silu inside
 enum class RouterKind { softmax, sigmoid };
-enum class AuxScope { sequence, group };
+enum class AuxScope { sequence, group, federation };
 
 struct MoeConfig {
     int n_experts = 16;
@@ -122,7 +122,9 @@ struct TopologyConfig {
 enum class PlacementKind { blocks, rotate, explicit_lists };
 enum class AbsentPolicy { skip, renormalize, reroute, proxy };
 enum class OuterKind { average, nesterov };
-enum class InnerState { keep, reset };
+enum class InnerState { keep, reset, average };
+enum class WeightsKind { uniform, tokens };
+enum class RouterAverage { all, owners };
 
 struct OuterConfig {
     OuterKind optimizer = OuterKind::nesterov;
@@ -133,12 +135,16 @@ struct OuterConfig {
 
 struct FederationConfig {
     int local_steps = 32;
+    std::map<int64_t, int> schedule;  // end of a step -> steps of a round from there on
     PlacementKind placement = PlacementKind::blocks;
-    int replication = 1;  // of blocks and rotate
+    int replication = 1;         // of blocks and rotate
+    int replication_warmup = 0;  // rounds in which every group holds every expert
     AbsentPolicy absent = AbsentPolicy::skip;
     double max_renormalize = 2.0;  // of `renormalize`
     int refresh = 1;               // of `proxy`: rounds between refreshes of the frozen copies
     double affinity_loss = 0.0;
+    WeightsKind weights = WeightsKind::uniform;         // of the contributions to an average
+    RouterAverage router_average = RouterAverage::all;  // whose row of the router counts
     OuterConfig outer;
     // By class. A key that the file leaves out is as in `outer`; a span with one owner averages
     // unless the file names its class here (the flag says that it does).
@@ -146,7 +152,9 @@ struct FederationConfig {
     bool shared_named = false, router_named = false, expert_named = false;
     int shared_steps = 0, router_steps = 0, expert_steps = 0;  // periods; 0: local_steps
     InnerState inner_state = InnerState::keep;  // AdamW's moments of what a round has exchanged
-    double reject_above = 0;        // times the median norm that a contribution may have; 0: any
+    int first_moment_steps = 0, second_moment_steps = 0;  // periods of `average`; 0: local_steps
+    int probe_sequences = 1;  // held-out, on which groups compare the experts they choose; 0: none
+    double reject_above = 0;  // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round
     bool operator==(const FederationConfig&) const = default;
 };

@@ -38,25 +38,8 @@ std::vector<std::string> split(const std::string& path) {
     return names;
 }
 
-std::string map_text(const Key& key, const Config& config, int group) {
-    const Field field = key.field(const_cast<Config&>(config), group);
-    std::string text;
-    const auto add = [&](const std::string& name, const std::string& value) {
-        text += (text.empty() ? "" : ", ") + yaml_text(name) + ": " + value;
-    };
-    if (auto texts = std::get_if<std::map<std::string, std::string>*>(&field))
-        for (const auto& [name, value] : **texts) add(name, yaml_text(value));
-    else if (auto lists = std::get_if<std::map<std::string, std::vector<int>>*>(&field))
-        for (const auto& [name, ids] : **lists) add(name, fmt::format("[{}]", ids_text(ids)));
-    else
-        for (const auto& [name, value] : *std::get<std::map<std::string, double>*>(field))
-            add(name, fmt::format("{}", value));
-    return "{" + text + "}";
-}
-
 std::string key_line(const Key& key, const std::string& name, const Config& config, int group) {
-    return name + ": " +
-           (is_map(key) ? map_text(key, config, group) : value_text(key, config, group));
+    return name + ": " + value_text(key, config, group);
 }
 
 // All keys of the groups, one line a group.

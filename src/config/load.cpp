@@ -261,13 +261,29 @@ private:
                        fmt::format("{}; {} is expected", shown(node), expected_value(key)));
             return;
         }
-        double value = 0;
-        if (!node.IsScalar() || quoted(node) || !parse_number(node.Scalar(), value) ||
-            !in_limits(value, key.limits))
+        if (auto steps = std::get_if<std::map<int64_t, int>*>(&field)) {
+            int64_t step = 0;
+            if (!parse_number(name, step) || step < 1)
+                report(origin.at(mark), entry_path,
+                       fmt::format("'{}' is no step; an integer of at least 1 is expected", name));
+            else
+                read_number(key, entry_path, step, node, where, **steps);
+        } else {
+            read_number(key, entry_path, name, node, where,
+                        *std::get<std::map<std::string, double>*>(field));
+        }
+    }
+
+    template <class Map>
+    void read_number(const Key& key, const std::string& entry_path,
+                     const typename Map::key_type& name, const YAML::Node& node,
+                     const std::string& where, Map& map) {
+        typename Map::mapped_type value = 0;
+        if (assign(key, &value, node))
+            map[name] = value;
+        else
             report(where, entry_path,
                    fmt::format("{}; {} is expected", shown(node), expected_value(key)));
-        else
-            (*std::get<std::map<std::string, double>*>(field))[name] = value;
     }
 
     static int group_of(const std::string& path) {
@@ -302,15 +318,15 @@ private:
         value.set(static_cast<int>(found - key.values.begin()));
         return true;
     }
-    template <class Map>
-    static bool assign(const Key&, std::map<std::string, Map>*, const YAML::Node&) {
+    template <class Name, class Value>
+    static bool assign(const Key&, std::map<Name, Value>*, const YAML::Node&) {
         return false;  // maps are read by read_map
     }
     template <class Number>
     requires std::is_arithmetic_v<Number>
     static bool assign(const Key& key, Number* value, const YAML::Node& node) {
         Number parsed = 0;
-        if (quoted(node) || !parse_number(node.Scalar(), parsed) ||
+        if (!node.IsScalar() || quoted(node) || !parse_number(node.Scalar(), parsed) ||
             !in_limits(static_cast<double>(parsed), key.limits))
             return false;
         *value = parsed;

@@ -58,7 +58,8 @@ bool is_map(const Key& key) {
     const Field field = key.field(config, 0);
     return std::holds_alternative<std::map<std::string, std::string>*>(field) ||
            std::holds_alternative<std::map<std::string, double>*>(field) ||
-           std::holds_alternative<std::map<std::string, std::vector<int>>*>(field);
+           std::holds_alternative<std::map<std::string, std::vector<int>>*>(field) ||
+           std::holds_alternative<std::map<int64_t, int>*>(field);
 }
 
 bool is_section(std::string_view path) {
@@ -117,7 +118,8 @@ std::string expected_value(const Key& key) {
         return "a list of different experts such as [0-7, 9]";
     const bool whole = std::holds_alternative<int*>(field) ||
                        std::holds_alternative<int64_t*>(field) ||
-                       std::holds_alternative<uint64_t*>(field);
+                       std::holds_alternative<uint64_t*>(field) ||
+                       std::holds_alternative<std::map<int64_t, int>*>(field);
     const std::string kind = whole ? "an integer" : "a number";
     const auto& [least, most, above] = key.limits;
     const bool open_below = least == -std::numeric_limits<double>::infinity();
@@ -162,6 +164,25 @@ std::string ids_text(const std::vector<int>& ids) {
     return text;
 }
 
+namespace {
+
+std::string entry_text(const std::string& text) { return yaml_text(text); }
+std::string entry_text(const std::vector<int>& ids) { return fmt::format("[{}]", ids_text(ids)); }
+template <class Number>
+std::string entry_text(const Number& number) {
+    return fmt::format("{}", number);
+}
+
+template <class Map>
+std::string map_text(const Map& map) {
+    std::string text;
+    for (const auto& [name, value] : map)
+        text += (text.empty() ? "" : ", ") + entry_text(name) + ": " + entry_text(value);
+    return "{" + text + "}";
+}
+
+}  // namespace
+
 std::string value_text(const Key& key, const Config& config, int group) {
     // Fields are pointers for reading and writing; this only reads.
     const Field field = key.field(const_cast<Config&>(config), group);
@@ -172,10 +193,8 @@ std::string value_text(const Key& key, const Config& config, int group) {
                 return key.values.at(value.get());
             else if constexpr (std::is_same_v<T, std::string*>)
                 return yaml_text(*value);
-            else if constexpr (std::is_same_v<T, std::map<std::string, std::string>*> ||
-                               std::is_same_v<T, std::map<std::string, double>*> ||
-                               std::is_same_v<T, std::map<std::string, std::vector<int>>*>)
-                return "";
+            else if constexpr (requires { value->begin()->second; })
+                return map_text(*value);
             else
                 return fmt::format("{}", *value);
         },

@@ -143,7 +143,8 @@ void add_moe_keys(Keys& keys) {
                 "weight of the balancing loss; 0: none"),
             choice(
                 "model.moe.aux_scope", [](Config& c) { return &c.model.moe.aux_scope; },
-                {"sequence", "group"}, "where the balancing loss counts the choices"),
+                {"sequence", "group", "federation"},
+                "where the balancing loss and the selection bias count the choices"),
             key(
                 "model.moe.z_loss", [](Config& c) { return &c.model.moe.z_loss; }, at_least(0),
                 "weight of the squared log-sum-exp of the router; 0: none"),
@@ -299,6 +300,18 @@ void add_class_federation_keys(Keys& keys, const std::string& name,
     }
 }
 
+// The period of a moment under `inner_state: average`.
+void add_moment_keys(Keys& keys, const std::string& name, int FederationConfig::*steps) {
+    keys.push_back(key(
+        "federation." + name + "_moment.local_steps",
+        [steps](Config& c) { return &(c.federation.*steps); }, at_least(1),
+        "steps between averages; a multiple of federation.local_steps"));
+    keys.back().given = [steps](const Config& c) {
+        return c.federation.inner_state == InnerState::average && c.federation.*steps > 0;
+    };
+    keys.back().decided_by = "federation.inner_state";
+}
+
 void add_federation_keys(Keys& keys) {
     keys.insert(
         keys.end(),
@@ -306,6 +319,9 @@ void add_federation_keys(Keys& keys) {
             key(
                 "federation.local_steps", [](Config& c) { return &c.federation.local_steps; },
                 at_least(1), "steps of a round"),
+            key(
+                "federation.schedule", [](Config& c) { return &c.federation.schedule; },
+                at_least(1), "step: steps of a round from the end of that step on"),
             choice(
                 "federation.placement", [](Config& c) { return &c.federation.placement; },
                 {"blocks", "rotate", "explicit"}, "which group holds which experts"),
@@ -315,6 +331,9 @@ void add_federation_keys(Keys& keys) {
         });
     keys.back().given = [](const Config& c) { return !explicit_placement(c); };
     keys.back().decided_by = "federation.placement";
+    keys.push_back(key(
+        "federation.replication_warmup", [](Config& c) { return &c.federation.replication_warmup; },
+        at_least(0), "first rounds in which every group holds every expert"));
     keys.push_back(choice(
         "federation.absent", [](Config& c) { return &c.federation.absent; },
         {"skip", "renormalize", "reroute", "proxy"},
@@ -337,17 +356,29 @@ void add_federation_keys(Keys& keys) {
         "weight of minus the log of the router's mass on the group's experts; 0: none"));
     keys.back().given = [](const Config& c) { return c.federation.absent != AbsentPolicy::proxy; };
     keys.back().decided_by = "federation.absent";
+    keys.push_back(choice(
+        "federation.weights", [](Config& c) { return &c.federation.weights; },
+        {"uniform", "tokens"}, "how much each group counts in the average of a round"));
     add_outer_keys(keys, "federation.outer", [](Config& c) { return &c.federation.outer; });
     using F = FederationConfig;
     add_class_federation_keys(keys, "shared", &F::shared, &F::shared_named, &F::shared_steps);
     add_class_federation_keys(keys, "router", &F::router, &F::router_named, &F::router_steps);
+    keys.push_back(choice(
+        "federation.router.average", [](Config& c) { return &c.federation.router_average; },
+        {"all", "owners"}, "which groups a row of the router is averaged over"));
     add_class_federation_keys(keys, "expert", &F::expert, &F::expert_named, &F::expert_steps);
     keys.push_back(choice(
         "federation.inner_state", [](Config& c) { return &c.federation.inner_state; },
-        {"keep", "reset"}, "what becomes of AdamW's moments of what a round has exchanged"));
+        {"keep", "reset", "average"},
+        "what becomes of AdamW's moments of what a round has exchanged"));
+    add_moment_keys(keys, "first", &F::first_moment_steps);
+    add_moment_keys(keys, "second", &F::second_moment_steps);
     keys.push_back(key(
         "federation.reject_above", [](Config& c) { return &c.federation.reject_above; },
         at_least(0), "largest norm of a contribution, in medians over the groups; 0: any"));
+    keys.push_back(untrained(key(
+        "federation.probe_sequences", [](Config& c) { return &c.federation.probe_sequences; },
+        at_least(0), "held-out sequences on which groups compare their routing; 0: none")));
     keys.push_back(untrained(key(
         "federation.exchange_timeout", [](Config& c) { return &c.federation.exchange_timeout; },
         above(0), "seconds until a silent group fails the round")));
@@ -391,7 +422,7 @@ Keys make_keys() {
     add_federation_keys(keys);
     keys.push_back(untrained(key(
         "checkpoint.every", [](Config& c) { return &c.checkpoint.every; }, at_least(0),
-        "steps between checkpoints; 0: only at the end")));
+        "steps between checkpoints; 0: only at the end, and at that of a warm-up")));
     keys.push_back(untrained(key(
         "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, at_least(0),
         "newest checkpoints that stay; 0: all")));

@@ -20,10 +20,10 @@ struct ChoiceField {
     std::function<void(int)> set;
 };
 
-// Where a key goes. Maps take any name below the key.
+// Where a key goes. Maps take any name below the key, or any step.
 using Field = std::variant<bool*, int*, int64_t*, uint64_t*, double*, std::string*, ChoiceField,
                            std::map<std::string, std::string>*, std::map<std::string, double>*,
-                           std::map<std::string, std::vector<int>>*>;
+                           std::map<std::string, std::vector<int>>*, std::map<int64_t, int>*>;
 
 // Allowed numbers, both ends included unless `above` says that the least one is not.
 struct Limits {
@@ -67,7 +67,7 @@ std::string nearest_key(std::string_view section, std::string_view name);
 std::string expected_value(const Key& key);
 // Rising ids in few words: "0-7, 9".
 std::string ids_text(const std::vector<int>& ids);
-// The value in YAML; not for maps.
+// The value in YAML.
 std::string value_text(const Key& key, const Config& config, int group = 0);
 // Text as a YAML scalar, quoted where it must be.
 std::string yaml_text(const std::string& text);

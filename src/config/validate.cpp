@@ -52,6 +52,8 @@ public:
         groups();
         placement();
         rounds();
+        probe();
+        for (Problem& problem : phase_problems(config_)) problems_.push_back(std::move(problem));
         calibration();
         return std::move(problems_);
     }
@@ -197,6 +199,26 @@ private:
         return text.empty() ? "none" : text;
     }
 
+    // What is decided without the token files.
+    void probe() {
+        const std::string key = "federation.probe_sequences";
+        const int64_t n = config_.federation.probe_sequences;
+        const int64_t sources = std::ssize(config_.data.sources);
+        if (n > config_.train.micro_batch)
+            say(key,
+                fmt::format("{} is more than the {} sequences of a micro-batch", n,
+                            config_.train.micro_batch),
+                {"train.micro_batch"});
+        else if (sources > 0 && n > sources * config_.data.valid_sequences)
+            say(key,
+                fmt::format("{} is more than the {} held-out sequences of all sources", n,
+                            sources * config_.data.valid_sequences),
+                {"data.valid_sequences", "data.sources"});
+        if (n > 0 && config_.model.moe.n_experts > 65536)
+            say(key, "compares ids of at most 65536 experts; 0 turns it off",
+                {"model.moe.n_experts"});
+    }
+
     void rounds() {
         const FederationConfig& f = config_.federation;
         const std::pair<const char*, int> periods[] = {
@@ -207,6 +229,13 @@ private:
                     fmt::format("{} neither divides federation.local_steps {} nor is a multiple of "
                                 "it ({}, or a multiple, would do)",
                                 steps, f.local_steps, divisors(f.local_steps)),
+                    {"federation.local_steps"});
+        for (const auto& [moment, steps] :
+             {std::pair{"first", f.first_moment_steps}, {"second", f.second_moment_steps}})
+            if (f.inner_state == InnerState::average && steps % f.local_steps != 0)
+                say(fmt::format("federation.{}_moment.local_steps", moment),
+                    fmt::format("{} is no multiple of federation.local_steps {} ({} would do)",
+                                steps, f.local_steps, (steps / f.local_steps + 1) * f.local_steps),
                     {"federation.local_steps"});
         if (f.reject_above > 0 && f.reject_above < 1)
             say("federation.reject_above",

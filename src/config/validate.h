@@ -15,5 +15,7 @@ struct Problem {
 };
 
 std::vector<Problem> validate(const Config& config);
+// Those of them that are about the phases of a run.
+std::vector<Problem> phase_problems(const Config& config);
 
 }  // namespace fomoe

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -137,11 +138,31 @@ Batch ValidLoader::get(int source, Range sequences) const {
     FOMOE_CHECK(0 <= sequences.begin && sequences.end <= n_sequences(source), "sequences ",
                 sequences.begin, " to ", sequences.end, " of ", n_sequences(source));
     Filler filler{config_, vocab_size_, {}};
-    const int64_t n_chunks = (files_[source].n_tokens() - 1) / config_.data.seq_len;
     for (int64_t i = sequences.begin; i < sequences.end; ++i)
-        filler.add(files_[source], source, i * n_chunks / n_sequences(source));
+        filler.add(files_[source], source, first_token(source, i) / config_.data.seq_len);
     filler.batch.group_valid_tokens = filler.batch.valid_tokens;
     return std::move(filler.batch);
+}
+
+std::vector<Range> ValidLoader::segments(int source, Range sequences) const {
+    const TokenFile& file = files_.at(source);
+    const int64_t T = config_.data.seq_len;
+    std::vector<Range> found;
+    for (int64_t i = sequences.begin; i < sequences.end; ++i) {
+        const int64_t first = first_token(source, i), row = (i - sequences.begin) * T;
+        int64_t document = file.document_of(first);
+        for (int64_t t = 0; t < T; ++document) {
+            const int64_t end = std::min(file.document_begin(document + 1) - first, T);
+            if (end > t) found.push_back({row + t, row + end});
+            t = std::max(t, end);
+        }
+    }
+    return found;
+}
+
+int64_t ValidLoader::first_token(int source, int64_t sequence) const {
+    const int64_t T = config_.data.seq_len, n_chunks = (files_[source].n_tokens() - 1) / T;
+    return sequence * n_chunks / n_sequences(source) * T;
 }
 
 void ValidLoader::check_tokens(int64_t most) const {

@@ -62,6 +62,9 @@ public:
     // At most data.valid_sequences.
     int64_t n_sequences(int source) const;
     Batch get(int source, Range sequences) const;
+    // The runs of one document inside one sequence that these sequences consist of, in order, as
+    // ranges of the tokens of get().
+    std::vector<Range> segments(int source, Range sequences) const;
     void check_tokens(int64_t most) const;
 
 private:
@@ -69,6 +72,8 @@ private:
     int vocab_size_;
     std::vector<std::string> names_;
     std::vector<TokenFile> files_;
+
+    int64_t first_token(int source, int64_t sequence) const;
 };
 
 }  // namespace fomoe

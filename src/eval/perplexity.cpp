@@ -1,50 +1,208 @@
 #include "eval/perplexity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "model/flops.h"
 
 namespace fomoe {
 namespace {
 
 // Sequences [begin, end) of a source, filled up to `n` with sequences that have no targets: the
 // ranks run in step, whatever their shares.
-Batch padded(const ValidLoader& data, int source, Range sequences, int64_t n, int64_t seq_len) {
+Batch padded(const ValidLoader& data, int source, Range sequences, int64_t n,
+             const Config& config) {
     Batch batch = sequences.size() > 0 ? data.get(source, sequences) : Batch{};
-    const int64_t N = n * seq_len;
+    const int64_t T = config.data.seq_len, N = n * T;
     for (int64_t i = batch.tokens.size(); i < N; ++i)
-        batch.positions.push_back(static_cast<int32_t>(i % seq_len));
+        batch.positions.push_back(static_cast<int32_t>(i % T));
     batch.tokens.resize(N, 0);
     batch.targets.resize(N, -1);
+    if (config.data.document_mask) batch.begin.resize(N, 0);
     return batch;
 }
 
-Score score_domain(UnionModel& model, const ValidLoader& data, int source,
-                   const Tokenizer& tokenizer) {
-    const int64_t m = model.sequences(), T = model.config().data.seq_len;
-    const int64_t n = data.n_sequences(source);
-    Communicator& ranks = model.ranks();
-    const Range own = cut(n, ranks.size(), ranks.rank());
-    const int64_t most = (n + ranks.size() - 1) / ranks.size();
-    std::vector<float> loss(m * T);
-    double sums[3] = {0, 0, 0};
-    for (int64_t first = 0; first < most; first += m) {
-        const Range part{std::min(own.begin + first, own.end),
-                         std::min(own.begin + first + m, own.end)};
-        Batch batch = padded(data, source, part, m, T);
-        if (model.config().data.document_mask) batch.begin.resize(m * T, 0);
-        sums[0] += model.transformer().evaluate({.token = batch.tokens,
-                                                 .target = batch.targets,
-                                                 .position = batch.positions,
-                                                 .begin = batch.begin},
-                                                loss);
-        for (int32_t target : batch.targets) {
-            if (target < 0) continue;
-            sums[1] += 1;
-            sums[2] += tokenizer.byte_count(target);
+// What one model makes of a batch, by token.
+struct Pass {
+    std::vector<float> loss;
+    std::vector<int32_t> executed;  // choices
+};
+
+// The sums over the sequences of one domain; those of a rank until they are reduced.
+struct Sums {
+    Score union_model, document_model;
+    std::vector<Score> own_models;
+    std::vector<double> segments;  // by group
+
+    explicit Sums(int n_groups) : own_models(n_groups), segments(n_groups, 0) {}
+
+    void add(const Sums& other) {
+        union_model.add(other.union_model);
+        document_model.add(other.document_model);
+        for (size_t g = 0; g < segments.size(); ++g) {
+            own_models[g].add(other.own_models[g]);
+            segments[g] += other.segments[g];
         }
     }
-    ranks.all_reduce_sum(view(sums, Shape(3)));
-    return {.loss_sum = sums[0], .tokens = sums[1], .bytes = sums[2]};
+
+    void reduce(Communicator& ranks) {
+        std::vector<double> flat;
+        auto each = [&](auto visit) {
+            auto score = [&](Score& s) {
+                for (double* x : {&s.loss_sum, &s.tokens, &s.bytes, &s.flops, &s.computed})
+                    visit(*x);
+            };
+            score(union_model);
+            score(document_model);
+            for (Score& own : own_models) score(own);
+            for (double& n : segments) visit(n);
+        };
+        each([&](double x) { flat.push_back(x); });
+        ranks.all_reduce_sum(view(flat.data(), Shape(static_cast<int64_t>(flat.size()))));
+        auto next = flat.begin();
+        each([&](double& x) { x = *next++; });
+    }
+};
+
+class Evaluator {
+public:
+    Evaluator(UnionModel& model, const ValidLoader& data, const Tokenizer& tokenizer,
+              const EvaluationOptions& options)
+        : model_(model),
+          data_(data),
+          tokenizer_(tokenizer),
+          options_(options),
+          flops_(forward_flops_per_token(model.config().model, model.config().data.seq_len)),
+          n_groups_(model.trained().n_groups()),
+          by_router_(options.document_model && options.choose == DocumentChoice::router) {}
+
+    Sums domain(int source) {
+        Communicator& ranks = model_.ranks();
+        const int64_t m = model_.sequences(), n = data_.n_sequences(source);
+        const Range own = cut(n, ranks.size(), ranks.rank());
+        const int64_t most = (n + ranks.size() - 1) / ranks.size();
+        Sums sums(n_groups_);
+        for (int64_t first = 0; first < most; first += m) {
+            const Range part{std::min(own.begin + first, own.end),
+                             std::min(own.begin + first + m, own.end)};
+            sums.add(sequences(source, part));
+        }
+        sums.reduce(ranks);
+        return sums;
+    }
+
+private:
+    Sums sequences(int source, Range part) {
+        const Batch batch = padded(data_, source, part, model_.sequences(), model_.config());
+        std::vector<Range> segments = data_.segments(source, part);
+        std::erase_if(segments, [&](Range s) { return s.size() <= options_.prefix; });
+
+        Pass whole;
+        std::vector<Pass> own(n_groups_);
+        std::vector<std::vector<double>> mass;
+        if (options_.union_model || by_router_) {
+            model_.use_union();
+            whole = pass(batch);
+        }
+        if (by_router_) mass = router_mass(segments);
+        for (int g = 0; g < n_groups_ && (options_.own_models || options_.document_model); ++g) {
+            model_.use_own(g);
+            own[g] = pass(batch);
+        }
+
+        Sums sums(n_groups_);
+        for (size_t s = 0; s < segments.size(); ++s) {
+            if (options_.union_model) add_segment(sums.union_model, whole, segments[s], batch);
+            for (int g = 0; g < n_groups_ && options_.own_models; ++g)
+                add_segment(sums.own_models[g], own[g], segments[s], batch);
+            if (!options_.document_model) continue;
+            const int chosen =
+                by_router_ ? choose_by_mass(mass[s]) : choose(own, prefix_of(segments[s]));
+            sums.segments[chosen] += 1;
+            add_document(sums.document_model, whole, own, chosen, segments[s], batch);
+        }
+        return sums;
+    }
+
+    Pass pass(const Batch& batch) {
+        Pass result{.loss = std::vector<float>(batch.tokens.size()), .executed = {}};
+        model_.transformer().evaluate({.token = batch.tokens,
+                                       .target = batch.targets,
+                                       .position = batch.positions,
+                                       .begin = batch.begin},
+                                      result.loss);
+        result.executed = model_.transformer().executed_choices();
+        return result;
+    }
+
+    Range prefix_of(Range segment) const {
+        return {segment.begin, segment.begin + options_.prefix};
+    }
+
+    // Of the pass that was just made: (segments, groups).
+    std::vector<std::vector<double>> router_mass(const std::vector<Range>& segments) const {
+        std::vector<std::vector<double>> mass(segments.size(), std::vector<double>(n_groups_, 0));
+        const ModelConfig& about = model_.config().model;
+        for (int l = about.moe.first_dense_layers; l < about.n_layers; ++l) {
+            const std::vector<float> logits = model_.transformer().router_logits(l);
+            for (size_t s = 0; s < segments.size(); ++s)
+                add_router_mass(logits, model_.trained(), l, prefix_of(segments[s]), mass[s]);
+        }
+        return mass;
+    }
+
+    static int choose(const std::vector<Pass>& own, Range prefix) {
+        std::vector<std::span<const float>> losses;
+        for (const Pass& pass : own)
+            losses.push_back(std::span(pass.loss).subspan(prefix.begin, prefix.size()));
+        return choose_by_loss(losses);
+    }
+
+    void add_loss(Score& score, const Pass& pass, Range segment, const Batch& batch) const {
+        for (int64_t row = prefix_of(segment).end; row < segment.end; ++row) {
+            const int32_t target = batch.targets[row];
+            if (target < 0) continue;
+            score.loss_sum += pass.loss[row];
+            score.tokens += 1;
+            score.bytes += tokenizer_.byte_count(target);
+        }
+    }
+
+    double cost(const Pass& pass, Range rows) const {
+        double choices = 0;
+        for (int64_t row = rows.begin; row < rows.end; ++row) choices += pass.executed[row];
+        return flops_.always * static_cast<double>(rows.size()) + flops_.per_choice * choices;
+    }
+
+    void add_segment(Score& score, const Pass& pass, Range segment, const Batch& batch) const {
+        add_loss(score, pass, segment, batch);
+        score.flops += cost(pass, segment);
+        score.computed += static_cast<double>(segment.size());
+    }
+
+    void add_document(Score& score, const Pass& whole, const std::vector<Pass>& own, int chosen,
+                      Range segment, const Batch& batch) const {
+        const Range prefix = prefix_of(segment);
+        add_segment(score, own[chosen], segment, batch);
+        if (by_router_) score.flops += cost(whole, prefix);
+        for (int g = 0; g < n_groups_ && !by_router_; ++g)
+            if (g != chosen) score.flops += cost(own[g], prefix);
+    }
+
+    UnionModel& model_;
+    const ValidLoader& data_;
+    const Tokenizer& tokenizer_;
+    EvaluationOptions options_;
+    FlopsPerToken flops_;
+    int n_groups_;
+    bool by_router_;
+};
+
+void put(Evaluation& evaluation, const std::string& domain, const Score& score) {
+    evaluation.domains[domain] = score;
+    evaluation.pooled.add(score);
 }
 
 }  // namespace
@@ -55,16 +213,53 @@ void Score::add(const Score& other) {
     loss_sum += other.loss_sum;
     tokens += other.tokens;
     bytes += other.bytes;
+    flops += other.flops;
+    computed += other.computed;
 }
 
-Evaluation evaluate(UnionModel& model, const ValidLoader& data, const Tokenizer& tokenizer) {
-    Evaluation result;
+double Evaluations::gap_of(const Evaluation& union_model) const {
+    double own = 0;
+    for (const Evaluation& group : own_models) own += group.pooled.bits_per_byte();
+    return union_model.pooled.bits_per_byte() - own / static_cast<double>(own_models.size());
+}
+
+Evaluations evaluate(UnionModel& model, const ValidLoader& data, const Tokenizer& tokenizer,
+                     const EvaluationOptions& options) {
+    Evaluator evaluator(model, data, tokenizer, options);
+    Evaluations result;
+    if (options.union_model) result.union_model.emplace();
+    if (options.own_models) result.own_models.resize(model.trained().n_groups());
+    if (options.document_model) result.document_model.emplace();
     for (int source = 0; source < data.n_sources(); ++source) {
-        const Score score = score_domain(model, data, source, tokenizer);
-        result.domains[data.name(source)] = score;
-        result.pooled.add(score);
+        const std::string& name = data.name(source);
+        const Sums sums = evaluator.domain(source);
+        if (options.union_model) put(*result.union_model, name, sums.union_model);
+        for (size_t g = 0; g < result.own_models.size(); ++g)
+            put(result.own_models[g], name, sums.own_models[g]);
+        if (!options.document_model) continue;
+        put(*result.document_model, name, sums.document_model);
+        result.segments[name].assign(sums.segments.begin(), sums.segments.end());
     }
     return result;
+}
+
+void check_prefix(const Config& config, const EvaluationOptions& options) {
+    if (!options.document_model) return;
+    if (options.prefix < 1 || options.prefix >= config.data.seq_len)
+        throw Error(Exit::usage,
+                    fmt::format("--prefix {}: sequences have {} tokens (data.seq_len), which "
+                                "leaves nothing behind it; give 1 to {}",
+                                options.prefix, config.data.seq_len, config.data.seq_len - 1));
+    const ValidLoader data(config);
+    int64_t longest = 0;
+    for (int source = 0; source < data.n_sources(); ++source)
+        for (Range segment : data.segments(source, {0, data.n_sequences(source)}))
+            longest = std::max(longest, segment.size());
+    if (longest <= options.prefix)
+        throw Error(Exit::usage,
+                    fmt::format("--prefix {}: no held-out document has more tokens inside a "
+                                "sequence than {}; give a shorter prefix",
+                                options.prefix, longest));
 }
 
 }  // namespace fomoe

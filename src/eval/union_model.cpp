@@ -21,7 +21,7 @@ UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int s
     : config_(config),
       ranks_(ranks),
       everything_(Placement::all_resident(config.model.moe.n_experts)),
-      trained_(config.federation, config.topology, config.model.moe.n_experts),
+      trained_(Placement::in_step(config, checkpoint.manifest().step)),
       world_(one_group(ranks.size(), config.model.moe.n_experts), ranks.rank(), ranks.size()),
       layout_(arena_layout(all_parameters(config.model, everything_), everything_, world_)),
       shape_(Transformer::batch_shape(config.model, layout_, world_, sequences, config.data.seq_len,

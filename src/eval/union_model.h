@@ -19,6 +19,8 @@ public:
     Communicator& ranks() { return ranks_; }
     const Config& config() const { return config_; }
     int sequences() const { return shape_.sequences; }
+    // Which group held what in training.
+    const Placement& trained() const { return trained_; }
 
     // Every choice is executed.
     void use_union();

@@ -3,6 +3,8 @@
 
 #include <numeric>
 
+#include "federation/message.h"
+
 namespace fomoe {
 
 const char* name_of(Traffic traffic) {
@@ -48,13 +50,15 @@ std::vector<TrafficBytes> predict_round(const std::vector<OwnedSpan>& spans,
         int contributors = 0;
         for (int group : span.owners) contributors += contributed[group];
         for (int lane = 0; lane < span.lanes; ++lane) {
+            const auto bytes_of = [&](int owner) {
+                return message_bytes(format, span.chunk(lane, owner).size(), span.fragment(lane));
+            };
             int64_t all_chunks = 0;
-            for (int owner = 0; owner < n; ++owner)
-                all_chunks += wire_bytes(format, span.chunk(lane, owner).size());
+            for (int owner = 0; owner < n; ++owner) all_chunks += bytes_of(owner);
             for (int owner = 0; owner < n; ++owner) {
                 TrafficBytes& bytes = groups[span.owners[owner]];
                 const bool contributes = contributed[span.owners[owner]];
-                const int64_t chunk = wire_bytes(format, span.chunk(lane, owner).size());
+                const int64_t chunk = bytes_of(owner);
                 // Contributions go to the owner of each chunk, results come back from it.
                 bytes.sent[traffic] += (contributes ? all_chunks - chunk : 0) + (n - 1) * chunk;
                 bytes.received[traffic] +=

@@ -41,7 +41,8 @@ private:
 };
 
 // What each group sends and receives in a round, by group: a pure function of the spans and of
-// who takes part. n owners of S bytes that all contribute send 2 (n - 1) S together.
+// who takes part. n owners of S bytes, in messages with their hashes, that all contribute send
+// 2 (n - 1) S together.
 // `control_words` is the length of all messages that one group's leader sends another's in a round.
 std::vector<TrafficBytes> predict_round(const std::vector<OwnedSpan>& spans,
                                         const Participants& participants, int64_t control_words,

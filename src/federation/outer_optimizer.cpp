@@ -5,6 +5,7 @@
 #include <cfloat>
 #include <cmath>
 
+#include "config/phases.h"
 #include "federation/participants.h"
 
 namespace fomoe {
@@ -22,11 +23,10 @@ OuterRule outer_rule(const FederationConfig& config, ParamClass cls, int n_owner
     const bool averages = n_owners == 1 || period < config.local_steps;
     if (row.outer.optimizer == OuterKind::average || (averages && !row.named))
         return {.kind = OuterKind::average, .keeps_anchor = n_owners > 1};
-    const double mu = row.outer.momentum;
-    const double momentum = std::pow(mu, static_cast<double>(period) / config.local_steps);
+    const OuterConfig outer = outer_at(row.outer, period, config.local_steps);
     return {.kind = OuterKind::nesterov,
-            .lr = static_cast<float>(row.outer.lr * ((1 - momentum) / (1 - mu))),
-            .momentum = static_cast<float>(momentum)};
+            .lr = static_cast<float>(outer.lr),
+            .momentum = static_cast<float>(outer.momentum)};
 }
 
 void weighted_average(std::span<const float* const> contributions, std::span<const float> weights,

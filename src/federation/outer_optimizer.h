@@ -20,8 +20,7 @@ struct OuterRule {
 
 // The rule of a class, as configured. A span with one owner, and a class with a shorter period p
 // than H = local_steps, averages unless the config names the outer optimizer of its class. With p
-// other than H, momentum is mu^(p/H) and lr is lr (1 - mu^(p/H)) / (1 - mu): the gain in a steady
-// direction and the memory, both counted in steps, stay.
+// other than H, momentum and rate are converted (outer_at of config/phases.h).
 OuterRule outer_rule(const FederationConfig& config, ParamClass cls, int n_owners);
 
 // average[i] = sum over the contributions, in their order, of weight * contribution[i].
@@ -31,8 +30,8 @@ void weighted_average(std::span<const float* const> contributions, std::span<con
 // One outer step on n elements (Nesterov as in DiLoCo, arXiv 2311.08105):
 //   average:   next = average
 //   nesterov:  p = anchor - average; m = mu m + p; next = anchor - lr (mu m + p)
-// The anchor and momentum stay as they are; the new ones go to next_*. momentum and next_momentum
-// are null for `average`.
+// The anchor and momentum stay as they are; the new ones go to next_*. `average` does not read the
+// anchor, and its momentum and next_momentum are null.
 struct OuterUpdate {
     const float *anchor, *average, *momentum;
     float *next_anchor, *next_momentum;

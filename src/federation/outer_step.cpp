@@ -1,14 +1,14 @@
-// Fragments keep the message buffers small, whatever the size of the span.
+// Fragment by fragment: contributions, step, results.
 #include "federation/outer_step.h"
 
 #include <algorithm>
 #include <utility>
 
+#include "federation/message.h"
+
 namespace fomoe {
 
 namespace {
-
-constexpr int64_t kBufferElements = int64_t{1} << 22;  // of one direction, all peers together
 
 ConstTensor bytes_at(const char* data, int64_t n) {
     FOMOE_CHECK(n % 4 == 0);
@@ -23,15 +23,30 @@ Tensor bytes_at(char* data, int64_t n) {
 
 OuterStep::OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat format)
     : span_(span), rule_(rule), format_(format) {
-    if (!rule.keeps_anchor || span.owner < 0 || span.lane() < 0) return;
-    lane_ = span.lane_range(span.lane());
-    chunk_ = span.chunk(span.lane(), span.owner);
+    if (!rule.keeps_anchor) return;
+    take_lane();
     anchor_.resize(lane_.size());
-    staged_.resize(lane_.size());
     if (rule.keeps_momentum()) {
         momentum_.resize(chunk_.size());
         staged_momentum_.resize(chunk_.size());
     }
+}
+
+OuterStep::OuterStep(const OwnedSpan& span, WireFormat format)
+    : span_(span), rule_{.kind = OuterKind::average}, format_(format) {
+    take_lane();
+}
+
+void OuterStep::take_lane() {
+    if (span_.owner < 0 || span_.lane() < 0) return;
+    lane_ = span_.lane_range(span_.lane());
+    chunk_ = span_.chunk(span_.lane(), span_.owner);
+    staged_.resize(lane_.size());
+}
+
+void OuterStep::follow(const OuterRule& rule) {
+    FOMOE_CHECK(rule.kind == rule_.kind && rule.keeps_anchor == rule_.keeps_anchor);
+    rule_ = rule;
 }
 
 int64_t OuterStep::bytes() const {
@@ -72,19 +87,22 @@ Range OuterStep::fragment(int owner, int64_t begin, int64_t length) const {
             std::min(chunk.begin + begin + length, chunk.end)};
 }
 
-bool OuterStep::stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-                      WireBuffers& buffers) {
-    if (!active()) return true;
+Failure OuterStep::stage(Link& link, const Contributions& from, const float* arena,
+                         WireBuffers& buffers) {
+    if (!active()) return {};
     const int64_t longest = cut(lane_.size(), span_.n_owners(), 0).size();
-    const int64_t length =
-        std::min(longest, std::max<int64_t>(kBufferElements / span_.n_owners(), 1));
+    const int64_t length = span_.fragment(span_.lane());
+    Failure failure;
     for (int64_t begin = 0; begin < longest; begin += length) {
-        exchange_contributions(link, contributed, arena, begin, length, buffers);
-        step_chunk(fragment(span_.owner, begin, length), contributed, buffers);
-        exchange_results(link, begin, length, buffers);
+        exchange_contributions(link, from.groups, arena, begin, length, buffers);
+        const Range part = fragment(span_.owner, begin, length);
+        failure = worse(failure, step_chunk(part, from, buffers));
+        // Also of damaged ones: the others wait for results.
+        failure = worse(failure, exchange_results(link, begin, length, buffers));
     }
-    return all_finite(staged_.data() + chunk_.begin - lane_.begin, chunk_.size()) &&
-           all_finite(staged_momentum_.data(), std::ssize(staged_momentum_));
+    const bool finite = all_finite(staged_.data() + chunk_.begin - lane_.begin, chunk_.size()) &&
+                        all_finite(staged_momentum_.data(), std::ssize(staged_momentum_));
+    return finite ? failure : worse(failure, {.kind = FailureKind::not_finite});
 }
 
 // Afterwards buffers.in holds the contributions to this owner's fragment, in owner order.
@@ -93,9 +111,9 @@ void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& cont
                                        WireBuffers& buffers) {
     const int lane = span_.lane();
     const Range own = fragment(span_.owner, begin, length);
-    const int64_t own_bytes = wire_bytes(format_, own.size());
+    const int64_t own_bytes = message_bytes(format_, own.size());
     buffers.in.resize(own_bytes * span_.n_owners());
-    buffers.out.resize(wire_bytes(format_, length) * span_.n_owners());
+    buffers.out.resize(message_bytes(format_, length) * span_.n_owners());
     buffers.values.resize(length);
 
     std::vector<Send> sends;
@@ -107,8 +125,8 @@ void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& cont
         const bool self = owner == span_.owner;
         if (contributed[span_.owners[span_.owner]] && part.size() > 0) {
             read_span(span_, part, arena, buffers.values.data());
-            const int64_t bytes = wire_bytes(format_, part.size());
-            encode(format_, buffers.values.data(), part.size(), self ? in : out);
+            const int64_t bytes = message_bytes(format_, part.size());
+            write_message(format_, buffers.values.data(), part.size(), self ? in : out);
             if (!self) sends.push_back({peer, bytes_at(std::as_const(out), bytes)});
             out += self ? 0 : bytes;
         }
@@ -119,46 +137,61 @@ void OuterStep::exchange_contributions(Link& link, const std::vector<bool>& cont
     link.exchange(traffic_of(span_.cls), sends, receives);
 }
 
-void OuterStep::step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers) {
+Failure OuterStep::step_chunk(Range part, const Contributions& from, WireBuffers& buffers) {
     const int64_t n = part.size();
-    int contributors = 0;
-    for (int group : span_.owners) contributors += contributed[group];
-    const std::vector<float> weights(contributors, 1.0f / static_cast<float>(contributors));
+    std::vector<int> senders;  // groups
+    for (int group : span_.owners)
+        if (from.groups[group]) senders.push_back(group);
+    const int contributors = static_cast<int>(senders.size());
     std::vector<const float*> locals(contributors);
-    const int64_t n_bytes = wire_bytes(format_, n);
+    const int64_t n_bytes = message_bytes(format_, n);
+    Failure failure;
     buffers.values.resize(n * (contributors + 1));
     float* average = buffers.values.data();
     for (int i = 0; i < contributors; ++i) {
         float* local = average + (i + 1) * n;
-        decode(format_, buffers.in.data() + i * n_bytes, n, local);
+        if (!read_message(format_, buffers.in.data() + i * n_bytes, n, local))
+            failure = worse(failure, {.kind = FailureKind::damaged, .group = senders[i]});
         locals[i] = local;
     }
-    weighted_average(locals, weights, n, average);
+    for (const WeightRun& run : from.weights.runs(span_, part, from.groups)) {
+        const int64_t first = run.range.begin - part.begin;
+        std::vector<const float*> parts = locals;
+        for (const float*& local : parts) local += first;
+        weighted_average(parts, run.weights, run.range.size(), average + first);
+    }
 
     const int64_t at = part.begin - lane_.begin, in_chunk = part.begin - chunk_.begin;
+    if (from.products) from.products->add(span_.cls, senders, anchor_.data() + at, locals, n);
     const bool nesterov = rule_.keeps_momentum();
     outer_update(rule_,
-                 {.anchor = anchor_.data() + at,
+                 {.anchor = anchor_.empty() ? nullptr : anchor_.data() + at,
                   .average = average,
                   .momentum = nesterov ? momentum_.data() + in_chunk : nullptr,
                   .next_anchor = staged_.data() + at,
                   .next_momentum = nesterov ? staged_momentum_.data() + in_chunk : nullptr},
                  n);
+    return failure;
 }
 
-void OuterStep::exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers) {
+Failure OuterStep::exchange_results(Link& link, int64_t begin, int64_t length,
+                                    WireBuffers& buffers) {
     const int lane = span_.lane();
     const Range own = fragment(span_.owner, begin, length);
     float* own_values = staged_.data() + own.begin - lane_.begin;
-    const int64_t own_bytes = wire_bytes(format_, own.size());
-    encode(format_, own_values, own.size(), buffers.out.data());
+    const int64_t own_bytes = message_bytes(format_, own.size());
+    write_message(format_, own_values, own.size(), buffers.out.data());
     // All owners go on from what the wire carried.
-    decode(format_, buffers.out.data(), own.size(), own_values);
+    read_message(format_, buffers.out.data(), own.size(), own_values);
 
     std::vector<Send> sends;
     std::vector<Receive> receives;
-    std::vector<Range> parts;
-    buffers.in.resize(wire_bytes(format_, length) * span_.n_owners());
+    struct Result {
+        int group;
+        Range part;
+    };
+    std::vector<Result> results;  // by receive
+    buffers.in.resize(message_bytes(format_, length) * span_.n_owners());
     char* in = buffers.in.data();
     for (int owner = 0; owner < span_.n_owners(); ++owner) {
         if (owner == span_.owner) continue;
@@ -167,15 +200,20 @@ void OuterStep::exchange_results(Link& link, int64_t begin, int64_t length, Wire
             sends.push_back({peer, bytes_at(std::as_const(buffers).out.data(), own_bytes)});
         const Range part = fragment(owner, begin, length);
         if (part.size() == 0) continue;
-        const int64_t bytes = wire_bytes(format_, part.size());
+        const int64_t bytes = message_bytes(format_, part.size());
         receives.push_back({peer, bytes_at(in, bytes)});
-        parts.push_back(part);
+        results.push_back({span_.owners[owner], part});
         in += bytes;
     }
     link.exchange(traffic_of(span_.cls), sends, receives);
-    for (size_t i = 0; i < parts.size(); ++i)
-        decode(format_, static_cast<const char*>(receives[i].data.data), parts[i].size(),
-               staged_.data() + parts[i].begin - lane_.begin);
+    Failure failure;
+    for (size_t i = 0; i < results.size(); ++i) {
+        const auto& [group, part] = results[i];
+        if (!read_message(format_, static_cast<const char*>(receives[i].data.data), part.size(),
+                          staged_.data() + part.begin - lane_.begin))
+            failure = worse(failure, {.kind = FailureKind::damaged, .group = group});
+    }
+    return failure;
 }
 
 void OuterStep::commit() {

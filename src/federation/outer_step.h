@@ -4,8 +4,11 @@
 
 #include <vector>
 
+#include "federation/failure.h"
 #include "federation/link.h"
 #include "federation/outer_optimizer.h"
+#include "federation/similarity.h"
+#include "federation/weights.h"
 
 namespace fomoe {
 
@@ -22,14 +25,25 @@ struct WireBuffers {
     std::vector<float> values;
 };
 
+// Whose values spans are stepped from.
+struct Contributions {
+    const std::vector<bool>& groups;  // that contribute, by group
+    const ContributionWeights& weights;
+    PairProducts* products = nullptr;  // gathers how alike the contributions are
+};
+
 class OuterStep {
 public:
     OuterStep(const OwnedSpan& span, const OuterRule& rule, WireFormat format);
+    // Averages once, without an anchor from before: the first call is stage().
+    OuterStep(const OwnedSpan& span, WireFormat format);
 
     const OwnedSpan& span() const { return span_; }
     const OuterRule& rule() const { return rule_; }
+    // Another rate and momentum; the state stays.
+    void follow(const OuterRule& rule);
     // This rank carries a lane of a span that has an anchor.
-    bool active() const { return !anchor_.empty(); }
+    bool active() const { return lane_.size() > 0; }
     int64_t bytes() const;  // of anchor, momentum and staging
 
     // The anchor becomes what the arena holds, the momentum 0.
@@ -39,10 +53,9 @@ public:
     // Adds ||local - anchor||^2 and ||anchor||^2 of this rank's lane.
     void add_drift(const float* arena, double& difference, double& norm) const;
 
-    // Stages the next anchor and momentum; returns whether they are finite. Changes nothing else.
-    // `contributed` is by group; at least one owner has.
-    bool stage(Link& link, const std::vector<bool>& contributed, const float* arena,
-               WireBuffers& buffers);
+    // Stages the next anchor and momentum; says when they are not finite, or when a message arrived
+    // damaged. Changes nothing else. At least one owner contributes.
+    Failure stage(Link& link, const Contributions& from, const float* arena, WireBuffers& buffers);
     // Makes the staged values anchor and momentum.
     void commit();
     // Writes this rank's lane of the anchor into the arena; the other lanes come from the other
@@ -56,18 +69,19 @@ public:
     std::vector<StatePiece> momentum();
 
 private:
+    void take_lane();
     void exchange_contributions(Link& link, const std::vector<bool>& contributed,
                                 const float* arena, int64_t begin, int64_t length,
                                 WireBuffers& buffers);
-    void step_chunk(Range part, const std::vector<bool>& contributed, WireBuffers& buffers);
-    void exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
+    Failure step_chunk(Range part, const Contributions& from, WireBuffers& buffers);
+    Failure exchange_results(Link& link, int64_t begin, int64_t length, WireBuffers& buffers);
     Range fragment(int owner, int64_t begin, int64_t length) const;
     std::vector<StatePiece> pieces(Range range, std::vector<float>& values, int64_t origin) const;
 
     const OwnedSpan& span_;
     OuterRule rule_;
     WireFormat format_;
-    Range lane_, chunk_;                             // of the span; empty when not active
+    Range lane_{}, chunk_{};                         // of the span; empty when not active
     std::vector<float> anchor_, staged_;             // the lane
     std::vector<float> momentum_, staged_momentum_;  // the chunk
 };

@@ -8,10 +8,23 @@
 
 namespace fomoe {
 
+namespace {
+
+// Of the message buffers of one direction, all peers together: they stay small, whatever the size
+// of the span.
+constexpr int64_t kBufferElements = int64_t{1} << 22;
+
+}  // namespace
+
 Range OwnedSpan::chunk(int lane, int owner) const {
     const Range whole = lane_range(lane);
     const Range part = cut(whole.size(), n_owners(), owner);
     return {whole.begin + part.begin, whole.begin + part.end};
+}
+
+int64_t OwnedSpan::fragment(int lane) const {
+    const int64_t longest = cut(lane_range(lane).size(), n_owners(), 0).size();
+    return std::max<int64_t>(std::min(longest, kBufferElements / n_owners()), 1);
 }
 
 std::vector<OwnedSpan> owned_spans(const std::vector<Parameter>& all, const ArenaLayout& layout,
@@ -63,6 +76,8 @@ std::vector<OwnedSpan> owned_spans(const std::vector<Parameter>& all, const Aren
         }
         span.parameters.push_back(parameter.name);
         span.begins.push_back(span.size);
+        span.layers.push_back(parameter.layer);
+        span.experts.push_back(parameter.expert);
         span.size += parameter.count();
     }
     return spans;

@@ -27,6 +27,7 @@ struct OwnedSpan {
     std::vector<std::vector<int>> holders;  // (owners) ranks of the job, ascending
     std::vector<std::string> parameters;    // names, in global order
     std::vector<int64_t> begins;            // first element of each parameter
+    std::vector<int> layers, experts;       // of each parameter, as in Parameter
     int64_t size = 0;                       // elements
     int lanes = 1;
 
@@ -34,12 +35,17 @@ struct OwnedSpan {
     int holder = -1;                    // this rank among the holders of its group
     std::vector<SpanSegment> segments;  // ascending; tile the span where it is held
 
+    int64_t end_of(size_t parameter) const {
+        return parameter + 1 < begins.size() ? begins[parameter + 1] : size;
+    }
     int n_owners() const { return static_cast<int>(owners.size()); }
     // The lane that this rank carries, or -1.
     int lane() const { return holder < lanes ? holder : -1; }
     Range lane_range(int lane) const { return cut(size, lanes, lane); }
     // What owner `owner` steps of the lane, in elements of the span.
     Range chunk(int lane, int owner) const;
+    // The most elements of a chunk of the lane that one message carries; at least 1.
+    int64_t fragment(int lane) const;
 };
 
 // In the order of their first parameters. `layout` is this rank's.
@@ -51,8 +57,8 @@ std::vector<OwnedSpan> owned_spans(const std::vector<Parameter>& all, const Aren
 template <class F>
 void for_each_parameter(const OwnedSpan& span, Range range, F f) {
     for (size_t i = 0; i < span.parameters.size(); ++i) {
-        const int64_t end = i + 1 < span.begins.size() ? span.begins[i + 1] : span.size;
-        const Range part{std::max(range.begin, span.begins[i]), std::min(range.end, end)};
+        const Range part{std::max(range.begin, span.begins[i]),
+                         std::min(range.end, span.end_of(i))};
         if (part.begin < part.end) f(i, part.begin - span.begins[i], part);
     }
 }

@@ -18,6 +18,15 @@ Classes classes_due(const FederationConfig& config, int64_t step) {
     return due;
 }
 
+Moments moments_due(const FederationConfig& config, int64_t step) {
+    Moments due = kNoMoments;
+    if (config.inner_state != InnerState::average) return due;
+    const int own[] = {config.first_moment_steps, config.second_moment_steps};
+    for (int i = 0; i < kMoments; ++i)
+        due[i] = step % (own[i] > 0 ? own[i] : config.local_steps) == 0;
+    return due;
+}
+
 bool Participants::step(const OwnedSpan& span) const {
     return has(span.cls) &&
            std::ranges::any_of(span.owners, [&](int group) { return groups[group]; });

@@ -1,5 +1,5 @@
-// Who takes part in a round: the classes whose period ends, and the groups whose contribution
-// counts.
+// Who takes part in a round: the classes and moments whose period ends, and the groups whose
+// contribution counts.
 #pragma once
 
 #include <array>
@@ -14,13 +14,22 @@ namespace fomoe {
 using Classes = std::array<bool, 3>;  // by ParamClass
 inline constexpr Classes kAllClasses{true, true, true};
 
+// AdamW's moments: the first, m, and the second, v.
+inline constexpr int kMoments = 2;
+using Moments = std::array<bool, kMoments>;
+inline constexpr Moments kNoMoments{false, false}, kAllMoments{true, true};
+
 // Steps between the exchanges of a class.
 int period_of(const FederationConfig& config, ParamClass cls);
 // The classes whose period ends with this step, counted from 1. None: no round ends here.
 Classes classes_due(const FederationConfig& config, int64_t step);
 
+// The moments whose period ends with this step; none unless the config averages them.
+Moments moments_due(const FederationConfig& config, int64_t step);
+
 struct Participants {
     Classes classes = kAllClasses;
+    Moments moments = kNoMoments;
     std::vector<bool> groups;
 
     bool has(ParamClass cls) const { return classes[static_cast<int>(cls)]; }

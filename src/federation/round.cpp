@@ -15,7 +15,7 @@ namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
 constexpr size_t kStatusWords = 4;            // finite, rounds, stop, squared norm
-constexpr size_t kStagedWords = 1;            // finite
+constexpr size_t kStagedWords = 1;            // failure
 constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
 
 constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
@@ -62,14 +62,19 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                        const ArenaLayout& layout, const Placement& placement, const World& world,
-                       Link& link, Communicator& group, Communicator& replicas)
+                       Link& link, Communicator& group, Communicator& replicas,
+                       const ModelConfig& model)
     : reject_above_(config.reject_above),
       world_(world),
       link_(link),
       group_(group),
       replicas_(replicas),
+      placement_(placement),
+      use_(config, model.moe),
       agreement_(world, link),
-      spans_(owned_spans(all, layout, placement, world)) {
+      spans_(owned_spans(all, layout, placement, world)),
+      counts_(int64_t{model.n_layers} * model.moe.n_experts),
+      exchanged_choices_(counts_.n_choices()) {
     for (const OwnedSpan& span : spans_)
         steps_.emplace_back(span, outer_rule(config, span.cls, span.n_owners()), kFormat);
 }
@@ -77,6 +82,8 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 void Federation::start(Tensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
     rounds_ = copies_age_ = 0;
+    counts_ = TrainedCounts(counts_.n_choices());
+    std::ranges::fill(exchanged_choices_, 0);
 }
 
 void Federation::keep_frozen(FrozenCopies& copies, Tensor values, int every) {
@@ -85,43 +92,65 @@ void Federation::keep_frozen(FrozenCopies& copies, Tensor values, int every) {
     refresh_every_ = every;
 }
 
-RoundResult Federation::round(Tensor weights, const Classes& due, bool stop) {
+void Federation::follow(const FederationConfig& config) {
+    for (OuterStep& step : steps_)
+        step.follow(outer_rule(config, step.span().cls, step.span().n_owners()));
+}
+
+void Federation::count(int64_t valid_tokens, std::span<const float> choices) {
+    counts_.add(valid_tokens, choices);
+}
+
+RoundResult Federation::round(Tensor weights, const RoundInput& input) {
+    FOMOE_CHECK(moments_ || input.moments == kNoMoments, "the moments are not known");
     const Timer timer;
     const float* arena = weights.as<float>();
     link_.ledger().begin_round();
 
     RoundResult result;
-    const Participants participants = prepare(arena, due, stop, result);
+    const Participants participants = prepare(
+        arena, {.classes = input.due, .moments = input.moments, .groups = {}}, input.stop, result);
     result.round = rounds_ + 1;
     result.groups = world_.n_groups();
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
     result.drift = measure_drift(arena);
+    result.agreement = compare(input.probe);
 
-    result.committed = stage(arena, participants) && result.contributed > 0;
-    if (result.committed) commit(weights, participants, result);
-    if (result.committed) refresh_frozen(weights, participants, result);
-    verify_copies(arena, participants, result);
-    for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words(), kFormat))
+    PairProducts products(result.groups);
+    result.failure = stage(arena, participants, products);
+    result.committed = result.failure == Failure{};
+    if (result.committed) {
+        commit(weights, participants, result);
+        refresh_frozen(weights, participants, result);
+    } else if (moments_) {
+        moments_->discard();
+    }
+    verify_copies(arena, participants, products, result);
+    for (const TrafficBytes& bytes :
+         predict_round(spans_, participants, control_words(input), kFormat))
         result.predicted += bytes;
+    for (int64_t n = std::ranges::count(input.moments, true); n > 0; --n)
+        for (const TrafficBytes& bytes : predict_round(spans_, participants, 0, kFormat))
+            result.predicted += bytes;
     result.seconds = timer.seconds();
     return result;
 }
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
-// of line. Every group judges all by the same words.
-Participants Federation::prepare(const float* weights, const Classes& due, bool stop,
+// of line. Every group judges all by the same words. Behind them come a group's counts.
+Participants Federation::prepare(const float* weights, Participants participants, bool stop,
                                  RoundResult& result) {
-    Participants participants{.classes = due, .groups = {}};
-    bool finite = true;
+    bool finite = !moments_ || moments_->finite(participants);
     double squared = 0, squared_anchor = 0;
     for (const OuterStep& step : steps_) {
         if (!participants.has(step.span().cls)) continue;
         finite = finite && step.contribution_finite(weights);
         if (reject_above_ > 0) step.add_drift(weights, squared, squared_anchor);
     }
+    const Words counts = told_words(use_, participants.classes, counts_);
     const std::vector<Words> groups = agreement_.share(
         {finite, static_cast<uint64_t>(rounds_), stop, std::bit_cast<uint64_t>(squared)},
-        kStatusWords, [](std::span<const Words> rows) {
+        kStatusWords + counts.size(), [&](std::span<const Words> rows) {
             Words all = rows[0];
             double sum = 0;
             for (const Words& row : rows) {
@@ -130,15 +159,19 @@ Participants Federation::prepare(const float* weights, const Classes& due, bool 
                 sum += std::bit_cast<double>(row[3]);
             }
             all[3] = std::bit_cast<uint64_t>(sum);
+            all.insert(all.end(), counts.begin(), counts.end());
             return all;
         });
     std::vector<Offer> offers;
+    heard_.clear();
     for (const Words& status : groups) {
         FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
                     groups[0][1]);
         offers.push_back(
             {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
         result.stop = result.stop || status[2] != 0;
+        heard_.push_back(heard_counts(use_, participants.classes, counts_.n_choices(),
+                                      std::span(status).subspan(kStatusWords)));
     }
     participants.groups = contributors(offers, reject_above_);
     return participants;
@@ -152,17 +185,35 @@ double Federation::measure_drift(const float* weights) const {
     return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : 0;
 }
 
-// Whether all ranks of all groups have staged finite values.
-bool Federation::stage(const float* weights, const Participants& participants) {
-    bool finite = true;
+std::optional<double> Federation::compare(const ProbeChoices& probe) {
+    if (probe.experts.empty()) return {};
+    const Words mine = packed(probe.experts);
+    std::vector<std::vector<uint16_t>> groups;
+    for (const Words& words :
+         agreement_.share(mine, mine.size(), [](std::span<const Words> rows) { return rows[0]; }))
+        groups.push_back(unpacked(words, probe.experts.size()));
+    return routing_agreement(groups, probe.top_k);
+}
+
+// What any rank of any group found wrong; the same on all.
+Failure Federation::stage(const float* weights, const Participants& participants,
+                          PairProducts& products) {
+    const ContributionWeights shares(use_, placement_, heard_);
+    const Contributions from{
+        .groups = participants.groups, .weights = shares, .products = &products};
+    Failure failure;
+    if (std::ranges::count(participants.groups, true) == 0)
+        failure.kind = FailureKind::no_contribution;
     for (OuterStep& step : steps_)
         if (participants.step(step.span()))
-            finite = step.stage(link_, participants.groups, weights, buffers_) && finite;
-    const std::vector<Words> groups =
-        agreement_.share({finite}, kStagedWords, [](std::span<const Words> rows) {
-            return Words{std::ranges::all_of(rows, [](const Words& row) { return row[0] != 0; })};
-        });
-    return std::ranges::all_of(groups, [](const Words& group) { return group[0] != 0; });
+            failure = worse(failure, step.stage(link_, from, weights, buffers_));
+    if (moments_) failure = worse(failure, moments_->stage(link_, participants, shares, buffers_));
+    const auto worst = [](std::span<const Words> rows) {
+        Failure found;
+        for (const Words& row : rows) found = worse(found, failure_of(row[0]));
+        return Words{word_of(found)};
+    };
+    return failure_of(worst(agreement_.share({word_of(failure)}, kStagedWords, worst))[0]);
 }
 
 void Federation::commit(Tensor weights, const Participants& participants, RoundResult& result) {
@@ -170,10 +221,18 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
         const OwnedSpan& span = step.span();
         if (!participants.step(span)) continue;
         step.commit();
+        counts_.restart(span, placement_.n_experts());
         step.spread(weights, span.cls == ParamClass::expert ? replicas_ : group_);
         if (!step.rule().keeps_anchor) continue;
         for (const SpanSegment& segment : span.segments)
             result.stepped.push_back({segment.arena, segment.arena + segment.count});
+    }
+    if (moments_) moments_->commit();
+    if (use_.balance && participants.has(ParamClass::router)) {
+        std::ranges::fill(exchanged_choices_, 0);
+        for (const TrainedCounts& group : heard_)
+            std::ranges::transform(exchanged_choices_, group.choices(ParamClass::router),
+                                   exchanged_choices_.begin(), std::plus());
     }
     ++rounds_;
 }
@@ -190,27 +249,33 @@ void Federation::refresh_frozen(Tensor weights, const Participants& participants
 }
 
 // Holders of every committed span show the hash of what they hold. The same message carries what
-// each group has counted; its own bytes, known beforehand, are included.
+// each group has counted, its own bytes, known beforehand, included; and the products of pairs.
 void Federation::verify_copies(const float* weights, const Participants& participants,
-                               RoundResult& result) {
+                               const PairProducts& products, RoundResult& result) {
     Words mine;
     for (const OwnedSpan& span : spans_) {
         const bool shown = result.committed && span.owner >= 0 && participants.step(span);
         mine.push_back(shown ? hash_of(span, {0, span.size}, weights) : 0);
     }
-    const size_t n = spans_.size(), n_words = n + kBytesWords;
-    const Words counted = words_of(link_.ledger().round());
+    const size_t n = spans_.size(), n_pairs = PairProducts::n_words(world_.n_groups());
+    const size_t n_words = n + kBytesWords + n_pairs;
+    const Words counted = words_of(link_.ledger().round()), sums = products.words();
     mine.insert(mine.end(), counted.begin(), counted.end());
+    mine.insert(mine.end(), sums.begin(), sums.end());
     const auto merge = [&](std::span<const Words> rows) {
         Words said;
         for (size_t span = 0; span < n; ++span) said.push_back(agree(rows, span));
         TrafficBytes bytes;
-        for (const Words& row : rows) bytes += bytes_of(std::span(row).subspan(n));
+        PairProducts pairs(world_.n_groups());
+        for (const Words& row : rows) {
+            bytes += bytes_of(std::span(row).subspan(n, kBytesWords));
+            pairs.add(std::span(row).last(n_pairs));
+        }
         const int control = static_cast<int>(Traffic::control);
         bytes.sent[control] += 8 * n_words * (world_.n_groups() - 1);
         bytes.received[control] += 8 * n_words * (world_.n_groups() - 1);
-        const Words words = words_of(bytes);
-        said.insert(said.end(), words.begin(), words.end());
+        for (const Words& words : {words_of(bytes), pairs.words()})
+            said.insert(said.end(), words.begin(), words.end());
         return said;
     };
     const std::vector<Words> groups = agreement_.share(mine, n_words, merge);
@@ -223,8 +288,13 @@ void Federation::verify_copies(const float* weights, const Participants& partici
                         concat("after round ", result.round, " the copies of ",
                                first_difference(weights, spans_[i]), " differ"));
     }
-    for (const Words& group : groups) result.counted += bytes_of(std::span(group).subspan(n));
-    result.own = bytes_of(std::span(groups[world_.group]).subspan(n));
+    PairProducts all(world_.n_groups());
+    for (const Words& group : groups) {
+        result.counted += bytes_of(std::span(group).subspan(n, kBytesWords));
+        all.add(std::span(group).last(n_pairs));
+    }
+    result.own = bytes_of(std::span(groups[world_.group]).subspan(n, kBytesWords));
+    if (result.committed) result.cosine = all.cosines();
     if (result.committed) result.checksum = XXH3_64bits(hashes.data(), n * sizeof(uint64_t));
 }
 
@@ -257,8 +327,11 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
     return span.parameters.front();
 }
 
-int64_t Federation::control_words() const {
-    return static_cast<int64_t>(kStatusWords + kStagedWords + spans_.size() + kBytesWords);
+int64_t Federation::control_words(const RoundInput& input) const {
+    return static_cast<int64_t>(kStatusWords + told_words(use_, input.due, counts_).size() +
+                                packed_words(input.probe.experts.size()) + kStagedWords +
+                                spans_.size() + kBytesWords +
+                                PairProducts::n_words(world_.n_groups()));
 }
 
 std::vector<StatePiece> Federation::anchor_lanes() {
@@ -304,7 +377,7 @@ std::vector<std::string> Federation::momentum_parameters() const {
 int64_t Federation::bytes() const {
     int64_t total = 0;
     for (const OuterStep& step : steps_) total += step.bytes();
-    return total;
+    return total + (moments_ ? moments_->bytes() : 0);
 }
 
 }  // namespace fomoe

@@ -6,6 +6,7 @@
 
 #include "federation/agreement.h"
 #include "federation/frozen_copies.h"
+#include "federation/moments.h"
 #include "federation/outer_step.h"
 #include "federation/participants.h"
 
@@ -14,6 +15,7 @@ namespace fomoe {
 // Equal on all ranks, except for `own` and `drift`, which are equal within a group, and `stepped`.
 struct RoundResult {
     bool committed = false;  // false: nothing has changed, to the bit
+    Failure failure;         // why it was not committed
     int64_t round = 0;       // number of this round, from 1
     int groups = 0, contributed = 0;
     TrafficBytes counted, predicted;  // over all groups
@@ -23,9 +25,21 @@ struct RoundResult {
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
     bool stop = false;      // some rank was asked to stop
+    // Mean cosine between the pseudo-gradients of two groups, over the elements of the class that
+    // both contributed to and that were stepped from an anchor.
+    ByClass cosine;
+    std::optional<double> agreement;  // share of equal choices on the probe
     // Where this rank holds what the round has stepped from an anchor, in the arena. Whole
     // parameters; without what one owner keeps as it is.
     std::vector<Range> stepped;
+};
+
+// What a rank brings to a round.
+struct RoundInput {
+    Classes due = kAllClasses;     // the classes that are exchanged and may change
+    Moments moments = kNoMoments;  // of these, the moments that are averaged, too
+    bool stop = false;   // this rank was asked to stop; groups meet at no other place to say so
+    ProbeChoices probe;  // as many in every group; those of a group's first rank count
 };
 
 // What one rank keeps for the outer step, and how it takes part in it. With one group nothing is
@@ -36,9 +50,15 @@ public:
     // that hold the same experts.
     Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                const ArenaLayout& layout, const Placement& placement, const World& world,
-               Link& link, Communicator& group, Communicator& replicas);
+               Link& link, Communicator& group, Communicator& replicas, const ModelConfig& model);
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
+
+    // From now on rounds also average this rank's moments, of its group's weights. The optimizer,
+    // in host memory, outlives this.
+    void average_moments(InnerOptimizer& optimizer) {
+        moments_.emplace(spans_, optimizer, group_, replicas_);
+    }
 
     // Anchor = these weights, momentum = 0, no rounds yet. weights (layout.size()) f32, in host
     // memory, the same in every owner of a span.
@@ -52,15 +72,25 @@ public:
     // of the state.
     Tensor copies_age() { return view(&copies_age_, Shape(1)); }
 
-    // Collective over all ranks of the federation. Only the classes that are `due` are exchanged
-    // and may change. Weights that changed (`committed`) make derived
+    // After a step of this group: its valid tokens, and their choices (L, E).
+    void count(int64_t valid_tokens, std::span<const float> choices);
+
+    // Collective over all ranks of the federation. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
-    // span disagree after the commit; the message names the first parameter that differs. A rank
-    // that was asked to stop says so here, since groups meet at no other place.
-    RoundResult round(Tensor weights, const Classes& due = kAllClasses, bool stop = false);
+    // span disagree after the commit; the message names the first parameter that differs.
+    RoundResult round(Tensor weights, const RoundInput& input = {});
+
+    // The next rounds follow the outer optimizer of this config; anchors and momentum stay.
+    void follow(const FederationConfig& config);
 
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
+
+    // Since the classes were last exchanged. The same on all ranks of a group; part of its state.
+    TrainedCounts& counts() { return counts_; }
+    // With aux_scope `federation`: the choices (L, E) of all groups between the last two exchanges
+    // of the router, 0 before the first; part of the state.
+    std::vector<int64_t>& exchanged_choices() { return exchanged_choices_; }
 
     // The state for a checkpoint. To restore, fill anchor_lanes() and momentum() in place. To save,
     // union_model() and momentum() over all ranks are every element once: committed anchors, and
@@ -72,28 +102,39 @@ public:
     std::vector<std::string> momentum_parameters() const;
 
     const std::vector<OwnedSpan>& spans() const { return spans_; }
-    int64_t bytes() const;  // of anchors, momentum and staging on this rank, without wire buffers
+    // Of anchors, momentum and staging on this rank, and of moments in a round that averages them;
+    // without wire buffers.
+    int64_t bytes() const;
 
 private:
-    Participants prepare(const float* weights, const Classes& due, bool stop, RoundResult& result);
+    Participants prepare(const float* weights, Participants participants, bool stop,
+                         RoundResult& result);
     double measure_drift(const float* weights) const;
-    bool stage(const float* weights, const Participants& participants);
+    std::optional<double> compare(const ProbeChoices& probe);
+    Failure stage(const float* weights, const Participants& participants, PairProducts& products);
     void commit(Tensor weights, const Participants& participants, RoundResult& result);
     void refresh_frozen(Tensor weights, const Participants& participants, RoundResult& result);
-    void verify_copies(const float* weights, const Participants& participants, RoundResult& result);
+    void verify_copies(const float* weights, const Participants& participants,
+                       const PairProducts& products, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
-    int64_t control_words() const;
+    int64_t control_words(const RoundInput& input) const;
 
     const double reject_above_;
     const World& world_;
     Link& link_;
     Communicator& group_;
     Communicator& replicas_;
+    const Placement placement_;
+    const CountUse use_;
     Agreement agreement_;
     std::vector<OwnedSpan> spans_;
     std::vector<OuterStep> steps_;  // one per span
+    std::optional<MomentAverage> moments_;
     WireBuffers buffers_;
     int64_t rounds_ = 0;
+    TrainedCounts counts_;
+    std::vector<TrainedCounts> heard_;  // by group, in the round that runs
+    std::vector<int64_t> exchanged_choices_;
 
     FrozenCopies* frozen_ = nullptr;
     Tensor frozen_values_;

@@ -6,15 +6,16 @@
 
 namespace fomoe {
 
-// A token costs 6 * (weights of the matmuls that see every token) + 6 A Dh (T + 1) in each layer's
-// causal attention, and each of its executed choices 6 * (weights of one expert).
 struct FlopsPerToken {
-    double always = 0;      // forward and backward, without routed experts
+    double always = 0;      // without routed experts
     double per_choice = 0;  // one (token, expert) pair
     double of(double executed_choices) const { return always + per_choice * executed_choices; }
 };
 
-inline FlopsPerToken flops_per_token(const ModelConfig& model, int seq_len) {
+// In a forward pass a token costs 2 * (weights of the matmuls that see every token) + 2 A Dh (T +
+// 1) in each layer's causal attention, and each of its executed choices 2 * (weights of one
+// expert).
+inline FlopsPerToken forward_flops_per_token(const ModelConfig& model, int seq_len) {
     const MoeConfig& moe = model.moe;
     const double D = model.d_model, Dh = model.head_size(), A = model.n_heads;
     const double matrices = moe.expert == ExpertKind::swiglu ? 3 : 2;
@@ -27,8 +28,14 @@ inline FlopsPerToken flops_per_token(const ModelConfig& model, int seq_len) {
         else
             weights += moe.n_experts * D + moe.n_shared_experts * matrices * D * moe.d_expert;
     }
-    return {.always = 6 * weights + 6 * model.n_layers * A * Dh * (seq_len + 1.0),
-            .per_choice = 6 * matrices * D * moe.d_expert};
+    return {.always = 2 * weights + 2 * model.n_layers * A * Dh * (seq_len + 1.0),
+            .per_choice = 2 * matrices * D * moe.d_expert};
+}
+
+// Forward and backward.
+inline FlopsPerToken flops_per_token(const ModelConfig& model, int seq_len) {
+    const FlopsPerToken forward = forward_flops_per_token(model, seq_len);
+    return {.always = 3 * forward.always, .per_choice = 3 * forward.per_choice};
 }
 
 }  // namespace fomoe

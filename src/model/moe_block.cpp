@@ -194,6 +194,7 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
         .z = shared.z,
         .affinity = shared.affinity,
         .fraction = routing.fraction,
+        .experts = routing.candidates,
         .weight = balance.aux,
     });
 

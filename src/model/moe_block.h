@@ -12,6 +12,7 @@ struct LayerRouting {
     Tensor expert_offset;  // (R) i64, of this rank's experts: LayerViews::expert_offset, then
                            // frozen_offset
     Tensor fraction;       // (E) the f of the balancing loss; empty: each sequence's own
+    int candidates = 0;    // experts that can be chosen
 };
 
 // What the routing of a step adds up to, over layers and micro-batches, in device memory.

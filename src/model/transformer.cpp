@@ -58,7 +58,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
     FOMOE_CHECK(expert_parallel.size() == EP, "the communicator has ", expert_parallel.size(),
                 " ranks, the batch shape says ", EP);
 
-    const bool by_group = model_.moe.aux_scope == AuxScope::group;
+    const bool given = model_.moe.aux_scope != AuxScope::sequence;
     auto lay_out = [&](Arena& arena) {
         routing_.assign(L, {});
         totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
@@ -67,7 +67,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
             layer.resident = arena.take(DType::i32, Shape(E));
             layer.first_slot = arena.take(DType::i32, Shape(EP + 1));
             layer.expert_offset = arena.take(DType::i64, Shape(std::max(1, shape.shard_experts)));
-            if (by_group) layer.fraction = arena.take(DType::f32, Shape(E));
+            if (given) layer.fraction = arena.take(DType::f32, Shape(E));
         }
     };
     Arena tape;
@@ -82,7 +82,7 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
         backend.copy_from_host(routing_[l].first_slot, own.first.data());
     }
     set_residents(slots);
-    if (by_group) {
+    if (given) {
         std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
         if (federation_.absent == AbsentPolicy::reroute)
             for (int64_t l = 0; l < L; ++l) {
@@ -262,6 +262,19 @@ double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_los
     return std::accumulate(token_loss.begin(), token_loss.end(), 0.0);
 }
 
+void Transformer::route(const TokenBatch& batch) {
+    load(batch);
+    forward({});
+}
+
+std::vector<int32_t> Transformer::chosen_experts(int layer) const {
+    const Tensor& expert = activations_.layers[layer].expert;
+    FOMOE_CHECK(expert, "layer ", layer, " has no experts");
+    std::vector<int32_t> chosen(expert.count());
+    backend_.copy_to_host(chosen.data(), expert);
+    return chosen;
+}
+
 void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
     const int64_t D = model_.d_model;
     FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");
@@ -271,6 +284,25 @@ void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> 
                         .x = activations_.last_normed.slice(row * D, D).reshaped(Shape(1, D)),
                         .weight = weights_.head});
     backend_.copy_to_host(out.data(), row_logits_);
+}
+
+std::vector<float> Transformer::router_logits(int layer) const {
+    FOMOE_CHECK(model_.moe.first_dense_layers <= layer && layer < model_.n_layers, "layer ", layer,
+                " has no router");
+    const Tensor& logits = activations_.layers[layer].logits;
+    std::vector<float> out(logits.count());
+    backend_.copy_to_host(out.data(), logits);
+    return out;
+}
+
+std::vector<int32_t> Transformer::executed_choices() const {
+    const int K = model_.moe.top_k;
+    std::vector<int32_t> slots(shape_.tokens() * K), out(shape_.tokens(), 0);
+    for (int l = model_.moe.first_dense_layers; l < model_.n_layers; ++l) {
+        backend_.copy_to_host(slots.data(), activations_.layers[l].slot);
+        for (size_t i = 0; i < slots.size(); ++i) out[i / K] += slots[i] >= 0;
+    }
+    return out;
 }
 
 Transformer::Totals Transformer::totals() const {
@@ -303,9 +335,10 @@ void Transformer::set_residents(std::span<const int32_t> slots) {
     for (int64_t l = 0; l < model_.n_layers; ++l) {
         const auto held =
             std::ranges::count_if(slots.subspan(l * E, E), [](int s) { return s >= 0; });
-        FOMOE_CHECK(federation_.absent != AbsentPolicy::reroute ||
-                        l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
+        const bool reroutes = federation_.absent == AbsentPolicy::reroute;
+        FOMOE_CHECK(!reroutes || l < model_.moe.first_dense_layers || held >= model_.moe.top_k,
                     "layer ", l, ": ", held, " residents to reroute to, top_k ", model_.moe.top_k);
+        routing_[l].candidates = static_cast<int>(reroutes ? held : E);
         backend_.copy_from_host(routing_[l].resident, slots.data() + l * E);
     }
 }

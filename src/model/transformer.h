@@ -49,8 +49,19 @@ public:
     // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
     double evaluate(const TokenBatch& batch, std::span<float> token_loss);
 
+    // Forward only, for chosen_experts().
+    void route(const TokenBatch& batch);
+    // The experts that each token chose in the last forward pass, (N, K) ids, in a layer with
+    // experts; also those that are absent.
+    std::vector<int32_t> chosen_experts(int layer) const;
+
     // The logits (V) of the token at `row` of the micro-batch, host.
     void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
+
+    // Of the last forward pass, host: the router's logits (N, E) of a layer with experts, and how
+    // many choices of each token (N) were executed, over all layers.
+    std::vector<float> router_logits(int layer) const;
+    std::vector<int32_t> executed_choices() const;
 
     // Sums over the forward passes since the last reset: choices of valid tokens by (layer,
     // expert), the balancing loss sum over layers of E f mass, the sum of logsumexp^2, and that of
@@ -63,7 +74,7 @@ public:
     void reset_totals();
 
     // The f of the balancing loss for the next steps, (L, E) shares that sum to 1 in each layer;
-    // used with aux_scope: group.
+    // used with every aux_scope but `sequence`.
     void set_fractions(std::span<const float> fractions);
 
     // Lets only these experts take part: slots (L, E) in the group, -1 for absent. The default is

@@ -122,8 +122,9 @@ struct RouterBackward {
 };
 
 // The balancing loss of a layer, its gradient, and the counts it goes by. With f_e the share of the
-// choices that went to expert e,
-//   loss = sum over sequences and experts of E f_e mass_e;   dmass = weight * E f_e.
+// choices that went to expert e, and C the number of experts that can be chosen,
+//   loss = sum over sequences and experts of C f_e mass_e;   dmass = weight * C f_e,
+// so that even routing costs 1 per token.
 // f is given (E), or without it that of each sequence: count / (sum of count over E).
 struct Balance {
     static constexpr const char* name = "balance";
@@ -135,6 +136,7 @@ struct Balance {
     ConstTensor z;         // (B)
     ConstTensor affinity;  // (B)
     ConstTensor fraction;  // (E) or empty
+    int experts = 0;       // C: E, or the residents where only they are chosen
     float weight = 0.0f;
 
     static auto operands(auto& op) {
@@ -144,6 +146,7 @@ struct Balance {
     double flops() const { return 0; }
     void check() const {
         const int64_t B = count.shape[0], E = count.shape[1];
+        FOMOE_CHECK(0 < experts && experts <= E, name, ": ", experts, " of ", E, " experts");
         require(name, "count", count, DType::f32, Shape(B, E));
         require(name, "mass", mass, DType::f32, Shape(B, E));
         require(name, "z", z, DType::f32, Shape(B));

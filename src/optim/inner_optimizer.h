@@ -26,6 +26,8 @@ public:
     // them. A slice may be empty.
     const std::array<Slice, 2>& slices() const { return slices_; }
 
+    const ArenaLayout& layout() const { return layout_; }
+
     // One step on the own slices of weights, from the summed gradients at the same places.
     // grad_scale (1) f32 multiplies the gradient; step counts from 1. The layout outlives this.
     void step(Tensor weights, ConstTensor gradients, ConstTensor grad_scale, double lr,

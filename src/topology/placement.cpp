@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "config/phases.h"
 
 namespace fomoe {
 
@@ -17,6 +18,11 @@ Placement::Placement(const FederationConfig& federation, const TopologyConfig& t
         take_lists(topology);
     else
         cut_blocks(federation.replication);
+}
+
+Placement Placement::in_step(const Config& config, int64_t step) {
+    return Placement(phase_of(config, step).federation, config.topology,
+                     config.model.moe.n_experts);
 }
 
 void Placement::cut_blocks(int replication) {

@@ -16,6 +16,8 @@ public:
     // blocks do not divide the experts, or the lists leave a group or an expert out
     // (config/validate reports the same with line and column).
     Placement(const FederationConfig& federation, const TopologyConfig& topology, int n_experts);
+    // The one that holds in a step of a run, which may have phases; step 0 counts as the first.
+    static Placement in_step(const Config& config, int64_t step);
     // One group that holds every expert: plain training and evaluation.
     static Placement all_resident(int n_experts) { return Placement({}, {}, n_experts); }
 

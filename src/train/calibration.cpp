@@ -83,19 +83,17 @@ Calibration::Calibration(const Config& config, const RunPlan& plan, Communicator
       link_(world_, job, config.federation.exchange_timeout),
       copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
       federation_(config_.federation, trained_only(all_), layout_, placement_, world_, link_,
-                  *ranks_.group, *ranks_.expert_replicas),
+                  *ranks_.group, *ranks_.expert_replicas, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
       trained_steps_(checkpoint_.manifest().step) {}
 
 void Calibration::start() {
     const std::filesystem::path target = directory(plan_);
-    if (speaks()) {
-        lock_.emplace(claim_run(plan_));
-        if (std::filesystem::exists(target) && !std::filesystem::exists(target / Manifest::kFile))
-            throw Error(Exit::data, concat(target.string(),
-                                           " is not a calibrated model; nothing was overwritten: "
-                                           "move it away"));
-    }
+    if (speaks() && std::filesystem::exists(target) &&
+        !std::filesystem::exists(target / Manifest::kFile))
+        throw Error(Exit::data, concat(target.string(),
+                                       " is not a calibrated model; nothing was overwritten: move "
+                                       "it away"));
     job_.barrier();
     load_union(checkpoint_, model_, step_.weights());
     federation_.start(step_.weights());
@@ -163,18 +161,19 @@ void Calibration::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the job was asked to stop.
 bool Calibration::round(int64_t step, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), kAllClasses, stop);
+    const RoundResult result = federation_.round(step_.weights(), {.stop = stop});
     predicted_bytes_ += result.predicted.total_sent();
     if (result.committed) return result.stop;
     if (step == config_.calibration.steps)
-        throw Error(Exit::diverged,
-                    "the last average of the calibration was not finite, and nothing was written; "
-                    "lower calibration.lr and run again");
+        throw Error(
+            result.failure.kind == FailureKind::damaged ? Exit::communication : Exit::diverged,
+            concat("the last round of the calibration changed nothing, and nothing was "
+                   "written: ",
+                   text_of(result.failure, world_),
+                   "; run again, with a lower calibration.lr if values are not finite"));
     if (speaks())
-        log_warning(
-            fmt::format("calibration {}: nothing was averaged, since no group had a finite "
-                        "contribution, or the average was not finite",
-                        step));
+        log_warning(fmt::format("calibration {}: the round changed nothing: {}", step,
+                                text_of(result.failure, world_)));
     return result.stop;
 }
 

@@ -20,6 +20,47 @@ Json event(const char* name, int64_t step, const std::string& group) {
     return {{"event", name}, {"step", step}, {"group", group}};
 }
 
+struct Unit {
+    double bytes;
+    const char* name;
+};
+Unit unit_of(double bytes) {
+    Unit unit{1024, "KiB"};
+    for (const char* larger : {"MiB", "GiB", "TiB", "PiB"})
+        if (bytes >= 1024 * unit.bytes) unit = {1024 * unit.bytes, larger};
+    return unit;
+}
+
+// At least three digits: "9.24", "36.2", "1023".
+std::string short_number(double x) {
+    return fmt::format("{:.{}f}", x, x < 9.995 ? 2 : x < 99.95 ? 1 : 0);
+}
+
+std::string sent_by_others(const char* name, int64_t bytes, int64_t sent) {
+    const Unit unit = unit_of(static_cast<double>(bytes));
+    return fmt::format(" | {} {} {}, {}x", name, short_number(bytes / unit.bytes), unit.name,
+                       short_number(static_cast<double>(bytes) / static_cast<double>(sent)));
+}
+
+Json sent_by_traffic(const TrafficBytes& bytes) {
+    Json sent;
+    for (int i = 0; i < kTraffic; ++i) sent[name_of(static_cast<Traffic>(i))] = bytes.sent[i];
+    return sent;
+}
+
+std::string joined(const std::vector<std::string>& parts, const char* between) {
+    std::string text;
+    for (const std::string& part : parts) text += (text.empty() ? "" : between) + part;
+    return text;
+}
+
+std::vector<std::string> names_of(const Classes& classes) {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < classes.size(); ++i)
+        if (classes[i]) names.push_back(name_of(static_cast<ParamClass>(i)));
+    return names;
+}
+
 // Bytes of the lines up to the first that is torn or of a later step. Steps never fall in a file.
 int64_t bytes_up_to(const std::string& path, int64_t step) {
     std::ifstream file(path);
@@ -59,11 +100,29 @@ std::string step_line(const std::string& group, const StepMetrics& m) {
 
 std::string round_line(const RoundMetrics& m) {
     constexpr double kMiB = 1 << 20;
-    return fmt::format(
-        "round {} | groups {}/{} | sent {:.2f} MiB (predicted {:.2f}) | {:.2f} s | drift {:.2g} | "
-        "hash {:04x}",
-        m.round, m.groups, m.groups_total, m.sent_bytes / kMiB, m.predicted_bytes / kMiB, m.seconds,
-        m.drift, m.hash & 0xffff);
+    std::string line = fmt::format("round {} | groups {}/{}", m.round, m.groups, m.groups_total);
+    if (m.classes != kAllClasses) line += " | " + joined(names_of(m.classes), " ");
+    line +=
+        fmt::format(" | sent {:.2f} MiB (predicted {:.2f}) | {:.2f} s | drift {:.2g}",
+                    m.counted.total_sent() / kMiB, m.predicted_bytes / kMiB, m.seconds, m.drift);
+    if (const auto& cosine = m.cosine[static_cast<int>(ParamClass::shared)])
+        line += fmt::format(" | cos {:.2f}", *cosine);
+    if (m.agree) line += fmt::format(" | agree {:.2f}", *m.agree);
+    return line + fmt::format(" | hash {:04x}", m.hash & 0xffff);
+}
+
+std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines) {
+    const int64_t sent = total.total_sent();
+    const Unit unit = unit_of(static_cast<double>(sent));
+    std::vector<std::string> parts;
+    for (int i = 0; i < kTraffic; ++i)
+        if (total.sent[i] > 0)
+            parts.push_back(fmt::format("{} {:.1f}", name_of(static_cast<Traffic>(i)),
+                                        total.sent[i] / unit.bytes));
+    return fmt::format("sent {:.1f} {} in {} {} ({})", sent / unit.bytes, unit.name, rounds,
+                       rounds == 1 ? "round" : "rounds", joined(parts, ", ")) +
+           sent_by_others("data-parallel", baselines.data_parallel, sent) +
+           sent_by_others("full replicas", baselines.full_replicas, sent);
 }
 
 std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& m) {
@@ -124,11 +183,25 @@ void MetricsWriter::round(const RoundMetrics& m) {
     line["round"] = m.round;
     line["groups"] = m.groups;
     line["groups_total"] = m.groups_total;
-    line["sent_bytes"] = m.sent_bytes;
+    line["classes"] = names_of(m.classes);
+    line["sent_bytes"] = m.counted.total_sent();
     line["predicted_bytes"] = m.predicted_bytes;
+    line["sent"] = sent_by_traffic(m.counted);
+    line["sent_own"] = sent_by_traffic(m.own);
     line["seconds"] = m.seconds;
     line["drift"] = m.drift;
+    line["cosine"] = Json::object();
+    for (size_t i = 0; i < m.cosine.size(); ++i)
+        if (m.cosine[i]) line["cosine"][name_of(static_cast<ParamClass>(i))] = *m.cosine[i];
+    if (m.agree) line["agree"] = *m.agree;
+    line["load_imbalance"] = m.load.imbalance;
+    line["load_entropy"] = m.load.entropy;
+    line["skip"] = m.load.skip;
+    line["chance"] = m.load.chance;
     line["hash"] = fmt::format("{:016x}", m.hash);
+    line["sent_total"] = m.total.total_sent();
+    line["data_parallel_bytes"] = m.baselines.data_parallel;
+    line["full_replica_bytes"] = m.baselines.full_replicas;
     write_line(line.dump());
 }
 

@@ -5,6 +5,11 @@
 #include <fstream>
 #include <string>
 
+#include "federation/baselines.h"
+#include "federation/ledger.h"
+#include "federation/similarity.h"
+#include "train/round_load.h"
+
 namespace fomoe {
 
 struct StepMetrics {
@@ -28,11 +33,18 @@ struct RoundMetrics {
     int64_t step = 0;  // the last local step of the round
     int groups = 0;    // that contributed
     int groups_total = 0;
-    int64_t sent_bytes = 0;       // counted where they left, all groups together
-    int64_t predicted_bytes = 0;  // from the table of spans
+    Classes classes = kAllClasses;  // that took part
+    TrafficBytes counted;           // all groups together
+    TrafficBytes own;               // of this group
+    int64_t predicted_bytes = 0;    // sent, from the table of spans
     double seconds = 0;
-    double drift = 0;   // ||local - anchor|| / ||anchor|| of the shared span
-    uint64_t hash = 0;  // of what was committed
+    double drift = 0;              // ||local - anchor|| / ||anchor|| of the shared span
+    ByClass cosine;                // between the groups' pseudo-gradients
+    std::optional<double> agree;   // share of equal expert choices of two groups on the probe
+    LoadByLayer load;              // of this group's steps since the last round or the resume
+    uint64_t hash = 0;             // of what was committed
+    TrafficBytes total;            // counted since step 1, all groups together
+    BaselineBytes baselines = {};  // over the same steps
 };
 
 // A step of the calibration behind step `step` of the run.
@@ -58,8 +70,12 @@ struct CalibrationMetrics {
 // step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | 41.3k tok/s | ...
 // The name of the group stands before it.
 std::string step_line(const std::string& group, const StepMetrics& metrics);
-// round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | hash 9f3c
+// round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | cos 0.42 | ...
+// The classes stand behind the groups when not all took part; cos is that of the shared class.
 std::string round_line(const RoundMetrics& metrics);
+// sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
+// 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
+std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
 // calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
 std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& metrics);
 // calibrated 60 steps | loss 1.9013 -> 1.8520 | sent 7.31 MiB (copies 7.01, ...) | ...

@@ -1,6 +1,7 @@
 #include "train/run_state.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 namespace fomoe {
 namespace {
@@ -12,6 +13,8 @@ constexpr const char* kStarts = "moments_start";  // step, by parameter of the g
 constexpr const char* kCopy = "copy/";            // bf16
 constexpr const char* kCopiesAge = "copies_age";  // rounds since their last refresh
 constexpr const char* kLoad = "load";             // expert choices of the last step, (L, E)
+constexpr const char* kTrained = "trained";       // TrainedCounts since the last exchanges
+constexpr const char* kExchanged = "exchanged";   // expert choices of the last exchange, (L, E)
 
 void append(std::vector<TensorPiece>& to, std::vector<TensorPiece> more) {
     to.insert(to.end(), more.begin(), more.end());
@@ -34,21 +37,27 @@ TensorSet anchor_set(const RunState& run) {
             .pieces = pieces_of(run.federation.momentum(), kMomentum)};
 }
 
-// Without pieces: those are this rank's, and only of its own group.
-TensorSet group_set(const RunState& run, int group, bool copies) {
+// Without pieces: those are this rank's, and only of its own group. `all` is the table of the run
+// that writes the checkpoint.
+TensorSet group_set(const RunState& run, const std::vector<Parameter>& all, int group,
+                    bool copies) {
     TensorSet set{.directory = group_directory(run.world.groups[group].name),
-                  .tensors = group_tensors(run.all, group, kWeight),
+                  .tensors = group_tensors(all, group, kWeight),
                   .pieces = {}};
     for (const char* moment : kMoments)
-        for (TensorSpec& spec : group_tensors(run.all, group, moment))
+        for (TensorSpec& spec : group_tensors(all, group, moment))
             set.tensors.push_back(std::move(spec));
     set.tensors.push_back(
         {kLoad, DType::f32, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
+    const int64_t n_choices = run.federation.counts().n_choices();
+    set.tensors.push_back({kTrained, DType::i64, Shape(3, 1 + n_choices)});
+    set.tensors.push_back(
+        {kExchanged, DType::i64, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
     const auto owned = std::ranges::count_if(
-        run.all, [&](const Parameter& p) { return std::ranges::binary_search(p.owners, group); });
+        all, [&](const Parameter& p) { return std::ranges::binary_search(p.owners, group); });
     set.tensors.push_back({kStarts, DType::i64, Shape(owned)});
     if (!copies) return set;
-    for (const Parameter& p : run.all)
+    for (const Parameter& p : all)
         if (!std::ranges::binary_search(p.owners, group))
             set.tensors.push_back({kCopy + p.name, DType::bf16, p.shape});
     set.tensors.push_back({kCopiesAge, DType::i64, Shape(1)});
@@ -62,22 +71,27 @@ void add_moments(const RunState& run, TensorSet& set) {
     }
 }
 
-// One element for each parameter that this rank holds; `starts` is by parameter of its layout.
-std::vector<TensorPiece> start_pieces(const RunState& run, std::vector<int64_t>& starts) {
+// One element for each parameter that this rank holds; `starts` is by parameter of its layout, the
+// tensor by those that the group has in the table `all`.
+std::vector<TensorPiece> start_pieces(const RunState& run, const std::vector<Parameter>& all,
+                                      std::vector<int64_t>& starts) {
+    std::unordered_map<std::string, int64_t> of_group;
+    for (const Parameter& p : all)
+        if (std::ranges::binary_search(p.owners, run.world.group))
+            of_group.emplace(p.name, std::ssize(of_group));
     std::vector<TensorPiece> pieces;
-    const std::vector<Parameter>& held = run.layout.parameters;
-    size_t i = 0;
-    int64_t of_group = 0;
-    for (const Parameter& p : run.all) {
-        if (!std::ranges::binary_search(p.owners, run.world.group)) continue;
-        if (i < held.size() && held[i].name == p.name) {
-            pieces.push_back({kStarts, of_group, view(&starts[i], Shape(1))});
-            ++i;
-        }
-        ++of_group;
-    }
-    FOMOE_CHECK(i == held.size(), "the layout is not in the order of the table");
+    for (size_t i = 0; i < starts.size(); ++i)
+        pieces.push_back(
+            {kStarts, of_group.at(run.layout.parameters[i].name), view(&starts[i], Shape(1))});
     return pieces;
+}
+
+std::vector<TensorPiece> count_pieces(const RunState& run) {
+    const auto piece = [](const char* name, std::span<int64_t> values) {
+        return TensorPiece{name, 0, view(values.data(), Shape(std::ssize(values)))};
+    };
+    return {piece(kTrained, run.federation.counts().values()),
+            piece(kExchanged, run.federation.exchanged_choices())};
 }
 
 TensorPiece load_piece(std::vector<float>& load) {
@@ -115,14 +129,17 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
     std::vector<TensorSet> sets{model_set(run), anchor_set(run)};
     sets[0].pieces = pieces_of(run.federation.union_model(run.step.weights()), "");
     for (int group = 0; group < run.world.n_groups(); ++group) {
-        TensorSet& set =
-            sets.emplace_back(group_set(run, group, keeps_copies(run.config, run.all)));
+        const bool copies = keeps_copies(run.config, run.all);
+        TensorSet& set = sets.emplace_back(group_set(run, run.all, group, copies));
         if (group != run.world.group) continue;
         set.pieces =
             group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
         add_moments(run, set);
-        if (run.world.local_rank == 0) set.pieces.push_back(load_piece(load));
-        if (keeps_copies(run.config, run.all)) {
+        if (run.world.local_rank == 0) {
+            set.pieces.push_back(load_piece(load));
+            append(set.pieces, count_pieces(run));
+        }
+        if (copies) {
             // The ranks that keep the same shard take equal parts.
             const int EP = run.world.own().expert_parallel;
             append(set.pieces,
@@ -131,7 +148,7 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
                 set.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
         }
         // Of several holders, the one that writes the first element.
-        const std::vector<TensorPiece> held = start_pieces(run, starts);
+        const std::vector<TensorPiece> held = start_pieces(run, run.all, starts);
         for (size_t i = 0; i < held.size(); ++i) {
             const Range share = share_in_group(run.layout.parameters[i], run.placement, run.world);
             if (share.begin == 0 && share.size() > 0) set.pieces.push_back(held[i]);
@@ -148,17 +165,25 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     model.pieces = pieces_of(run.federation.anchor_lanes(), "");
     checkpoint.read(model);
     const TensorSet anchor = anchor_set(run);
-    if (!anchor.tensors.empty()) checkpoint.read(anchor);
+    const std::vector<Parameter> saved = all_parameters(
+        run.config.model, Placement::in_step(checkpoint.config(), checkpoint.manifest().step));
+    const bool same =
+        std::ranges::equal(saved, run.all, [](const Parameter& then, const Parameter& now) {
+            return then.name == now.name && then.owners == now.owners;
+        });
+    if (!anchor.tensors.empty())
+        checkpoint.read(anchor, same ? Checkpoint::Tensors::exact : Checkpoint::Tensors::some);
 
     const bool copies = keeps_copies(run.config, run.all);
-    const bool saved_copies = keeps_copies(checkpoint.config(), run.all);
-    TensorSet group = group_set(run, run.world.group, copies && saved_copies);
+    const bool saved_copies = keeps_copies(checkpoint.config(), saved);
+    TensorSet group = group_set(run, saved, run.world.group, copies && saved_copies);
     group.pieces = pieces_of(run.layout, kWeight, 0, run.step.weights());
     add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
     group.pieces.push_back(load_piece(load));
+    append(group.pieces, count_pieces(run));
     std::vector<int64_t> starts = run.step.optimizer().starts();
-    append(group.pieces, start_pieces(run, starts));
+    append(group.pieces, start_pieces(run, saved, starts));
     if (copies && saved_copies) {
         append(group.pieces, copy_pieces(run, 1, 0));
         group.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
@@ -167,6 +192,7 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     checkpoint.read(group, saved_copies && !copies ? Tensors::some : Tensors::exact);
     if (copies && !saved_copies) copy_from_union(run, checkpoint);
     run.step.set_load(load);
+    run.step.set_exchanged(run.federation.exchanged_choices());
     run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);
 }

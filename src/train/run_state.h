@@ -21,12 +21,13 @@ struct RunState {
 };
 
 // Everything that this rank writes: its parts of the union model, of the outer momentum and of its
-// group's weights, moments and expert counts. `load` (L, E) and `starts`, those of the step and its
+// group's weights, moments and counts. `load` (L, E) and `starts`, those of the step and its
 // optimizer, must live until the save is over.
 std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
                                      std::vector<int64_t>& starts);
 
-// Fills the run from a checkpoint of the same groups and residents.
+// Fills the run from a checkpoint of the same groups that holds the same residents, or every
+// expert: then the state of those that a group no longer holds is left behind.
 void restore(const RunState& run, const Checkpoint& checkpoint);
 
 }  // namespace fomoe

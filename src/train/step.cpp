@@ -33,6 +33,8 @@ void fill(const std::vector<Parameter>& parameters, uint64_t seed, Start start, 
         }
 }
 
+std::vector<int64_t> counts(const std::vector<float>& load) { return {load.begin(), load.end()}; }
+
 }  // namespace
 
 GroupCommunicators::GroupCommunicators(Communicator& job, const World& world)
@@ -166,23 +168,30 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
             weights_.slice(expert.begin, expert.size));
 
     set_load({sums.begin() + load_at, sums.end()});
-    update_selection_bias();
+    if (config_.model.moe.aux_scope != AuxScope::federation) update_selection_bias(counts(load_));
     describe_load(result);
     return result;
 }
 
 void InnerStep::set_load(const std::vector<float>& load) {
     load_ = load;
-    if (config_.model.moe.aux_scope != AuxScope::group) return;
+    if (config_.model.moe.aux_scope == AuxScope::group) set_fractions(counts(load));
+}
+
+void InnerStep::set_exchanged(std::span<const int64_t> choices) {
+    if (config_.model.moe.aux_scope == AuxScope::federation) set_fractions(choices);
+}
+
+void InnerStep::set_fractions(std::span<const int64_t> choices) {
     const int L = config_.model.n_layers;
     const int64_t E = config_.model.moe.n_experts;
     std::vector<float> fractions(L * E, 0.0f);
     for (int l = 0; l < L; ++l) {
         const std::vector<int> experts = candidates(l);
         double sum = 0;
-        for (int e : experts) sum += load[l * E + e];
+        for (int e : experts) sum += static_cast<double>(choices[l * E + e]);
         for (int e : experts)
-            fractions[l * E + e] = sum > 0 ? static_cast<float>(load[l * E + e] / sum)
+            fractions[l * E + e] = sum > 0 ? static_cast<float>(choices[l * E + e] / sum)
                                            : 1.0f / static_cast<float>(experts.size());
     }
     transformer_.set_fractions(fractions);
@@ -197,18 +206,18 @@ std::vector<int> InnerStep::candidates(int layer) const {
     return experts;
 }
 
-// Experts with less than the mean load become likelier to be chosen (arXiv 2408.15664).
-void InnerStep::update_selection_bias() {
+void InnerStep::update_selection_bias(std::span<const int64_t> choices) {
     const float rate = static_cast<float>(config_.model.moe.bias_update);
     if (rate == 0) return;
     const int64_t E = config_.model.moe.n_experts;
     std::vector<float> bias(E);
     for (const Parameter& p : layout_.parameters) {
         if (!p.follows_counts) continue;
-        const float* load = load_.data() + p.layer * E;
+        const int64_t* load = choices.data() + p.layer * E;
         const std::vector<int> experts = candidates(p.layer);
         double mean = 0;
-        for (int e : experts) mean += load[e] / static_cast<double>(experts.size());
+        for (int e : experts)
+            mean += static_cast<double>(load[e]) / static_cast<double>(experts.size());
         const Tensor stored = weights_.slice(p.offset, E);
         backend_.copy_to_host(bias.data(), stored);
         for (int e : experts) {

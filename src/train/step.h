@@ -61,13 +61,21 @@ public:
     const std::vector<float>& load() const { return load_; }
     void set_load(const std::vector<float>& load);
 
+    // With aux_scope `federation`: the choices (L, E) that the balancing loss goes by until the
+    // next exchange of the router. All 0 in a layer: as if they had been even.
+    void set_exchanged(std::span<const int64_t> choices);
+    // Experts that can be chosen and have less than the mean of these choices (L, E) become
+    // likelier to be chosen (arXiv 2408.15664). A step does so itself unless aux_scope is
+    // `federation`.
+    void update_selection_bias(std::span<const int64_t> choices);
+
 private:
     double accumulate(const Batch& batch);
     void reduce_gradients();
     // The experts that tokens of the group may choose.
     std::vector<int> candidates(int layer) const;
     void describe_load(StepResult& result) const;
-    void update_selection_bias();
+    void set_fractions(std::span<const int64_t> choices);
 
     const Config& config_;
     const World& world_;

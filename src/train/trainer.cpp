@@ -29,16 +29,29 @@ double measure_ceiling(Communicator& job, Communicator& group, int threads) {
     return ceiling;
 }
 
+std::string phase_line(const Phase& phase) {
+    return fmt::format(
+        "from step {}: rounds of {} steps{}", phase.begin + 1, phase.federation.local_steps,
+        phase.full_replicas
+            ? fmt::format("; every group holds every expert until step {}", phase.end)
+            : "");
+}
+
 int64_t memory_now() {
     reset_peak_memory();
     return memory_use().resident_bytes;
+}
+
+int64_t first_step(const RunPlan& plan) {
+    return plan.checkpoint ? read_manifest(*plan.checkpoint).step + 1 : 1;
 }
 
 }  // namespace
 
 void check_data(const Config& config) {
     Loader(config, 0, Range{0, 0});
-    ValidLoader{config};
+    const ValidLoader valid(config);
+    if (Probe::wanted(config)) Probe(config, valid);
 }
 
 void check_tokens(const Config& config, int64_t most) {
@@ -47,14 +60,18 @@ void check_tokens(const Config& config, int64_t most) {
 }
 
 Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
-                 const Threads& threads)
+                 const Threads& threads, RunHold& hold)
     : config_(config),
       plan_(plan),
       job_(job),
       backend_(backend),
       threads_(threads),
+      hold_(hold),
+      first_step_(first_step(plan)),
+      phase_(phase_of(config, first_step_)),
+      last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       world_(config.topology, job.rank(), job.size()),
-      placement_(config.federation, config.topology, config.model.moe.n_experts),
+      placement_(phase_.federation, config.topology, config.model.moe.n_experts),
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
       frozen_(keeps_copies(config) ? frozen_layout(all_, placement_, world_) : FrozenLayout{}),
@@ -65,11 +82,15 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
             keeps_copies(config) ? &frozen_ : nullptr),
       link_(world_, job, config.federation.exchange_timeout),
       frozen_copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
-      federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                  *ranks_.expert_replicas),
-      loader_(config_, world_.group, InnerStep::sequences(config_, world_)) {
+      federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
+                  *ranks_.expert_replicas, config_.model),
+      loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
+      round_load_(config_, placement_, world_.group) {
+    if (config_.federation.inner_state == InnerState::average)
+        federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
         federation_.keep_frozen(frozen_copies_, step_.copies(), config.federation.refresh);
+    if (Probe::wanted(config_)) probe_.emplace(config_, ValidLoader(config_));
 }
 
 void Trainer::describe() const {
@@ -88,6 +109,7 @@ void Trainer::describe() const {
                         group.first_rank, group.first_rank + group.ranks - 1, group.expert_parallel,
                         placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
     }
+    if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
     const MemoryPlan plan =
         memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
                     threads_.count, federation_.bytes());
@@ -107,10 +129,10 @@ void Trainer::start_or_resume() {
         const Checkpoint checkpoint(*plan_.checkpoint);
         restore(state(), checkpoint);
         const int64_t resumed = checkpoint.manifest().step;
-        first_step_ = resumed + 1;
+        sent_ = checkpoint.manifest().bytes;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
             recorded = saved_step_ = resumed;
-        if (speaks()) {
+        if (speaks() && !hold_.lock) {
             log_info(
                 fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
             for (const std::string& why : bit_changes(checkpoint, config_, threads_.count))
@@ -119,8 +141,8 @@ void Trainer::start_or_resume() {
     } else {
         federation_.start(step_.weights());
     }
-    if (speaks()) {
-        lock_.emplace(claim_run(plan_));
+    if (speaks() && !hold_.lock) {
+        hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(), describe_run(config_, threads_.count),
                          first_step_ - 1);
         atomic_write_file(plan_.config_file().string(), dump_config(config_));
@@ -132,6 +154,12 @@ void Trainer::start_or_resume() {
             std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded);
         metrics_->start(first_step_ - 1, config_.train.steps, world_.own().ranks);
     }
+}
+
+void Trainer::enter_phase(int64_t step) {
+    phase_ = phase_of(config_, step);
+    federation_.follow(phase_.federation);
+    if (speaks()) log_info(phase_line(phase_));
 }
 
 void Trainer::report_step(int64_t step, const StepResult& result) {
@@ -166,30 +194,47 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), due, stop);
+    RoundInput input{.due = due, .stop = stop};
+    if (config_.federation.inner_state == InnerState::average)
+        input.moments = step == config_.train.steps
+                            ? kAllMoments
+                            : moments_due(phase_.federation, step - phase_.begin);
+    if (probe_) input.probe = probe_->choices(step_.transformer());
+    const RoundResult result = federation_.round(step_.weights(), input);
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
+    if (config_.model.moe.aux_scope == AuxScope::federation && result.committed &&
+        due[static_cast<int>(ParamClass::router)]) {
+        step_.set_exchanged(federation_.exchanged_choices());
+        step_.update_selection_bias(federation_.exchanged_choices());
+    }
     if (world_.n_groups() == 1) return result.stop;
+    sent_ += result.counted;
     const RoundMetrics metrics{
         .round = result.round,
         .step = step,
         .groups = result.contributed,
         .groups_total = result.groups,
-        .sent_bytes = result.counted.total_sent(),
+        .classes = due,
+        .counted = result.counted,
+        .own = result.own,
         .predicted_bytes = result.predicted.total_sent(),
         .seconds = result.seconds,
         .drift = result.drift,
+        .cosine = result.cosine,
+        .agree = result.agreement,
+        .load = round_load_.take(),
         .hash = result.checksum,
+        .total = sent_,
+        .baselines = baseline_bytes(config_, all_, step),
     };
     if (metrics_) metrics_->round(metrics);
     if (!speaks()) return result.stop;
     log_info(round_line(metrics));
     if (!result.committed)
         log_warning(
-            fmt::format("round {} changed nothing: no group had a finite contribution, or "
-                        "its result was not finite; the next round starts from the same "
-                        "anchor",
-                        result.round));
+            fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
+                        result.round, text_of(result.failure, world_)));
     return result.stop;
 }
 
@@ -201,6 +246,7 @@ void Trainer::save(int64_t step) {
     for (Manifest::Group& group : about.groups) group.step = step;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
+    about.bytes = sent_;
     std::vector<float> load = step_.load();
     std::vector<int64_t> starts = step_.optimizer().starts();
     const std::filesystem::path path = save_checkpoint(
@@ -220,35 +266,43 @@ Exit Trainer::run() {
     since_start_ = Timer();
     bool stop = false;
     int64_t step = first_step_ - 1;
-    while (step < steps && !stop) {
+    while (step < last_step_ && !stop) {
         ++step;
+        if (step > phase_.end) enter_phase(step);
         const Batch batch = loader_.get(step - 1);
         const Timer timer;
-        const StepResult result = step_.run(step, batch, signals_.requested());
+        const StepResult result = step_.run(step, batch, hold_.signals.requested());
         step_seconds_ += timer.seconds();
         // A frozen expert has no gradient of its weights, a third of the work.
         const double choices = result.executed_choices;
         executed_ += choices - choices * result.served / 3;
         ++unreported_;
         ++steps_done_;
+        round_load_.add(step_.load());
+        federation_.count(result.valid_tokens, step_.load());
         report_step(step, result);
         // Groups agree to stop where they meet: at the end of a round.
-        const Classes due = step == steps ? kAllClasses : classes_due(config_.federation, step);
-        if (due != Classes{}) stop = round(step, due, signals_.requested());
+        const Classes due =
+            step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
+        if (due != Classes{}) stop = round(step, due, hold_.signals.requested());
         stop = stop || (alone && result.stop);
-        if (stop || step == steps ||
+        if (stop || step == last_step_ ||
             (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
             save(step);
     }
     const bool finished = step >= steps;
-    if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
     if (speaks()) {
+        if (sent_.total_sent() > 0 && (finished || stop))
+            log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
         const int64_t peak = memory_use().peak_bytes - memory_before_;
         log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
+    }
+    if (!finished && !stop) return Exit::done;  // another placement follows
+    if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
+    if (speaks())
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,
                                         plan_.directory.string())
                           : fmt::format("stopped at step {}; run again to go on", step));
-    }
     return finished ? Exit::done : Exit::resumable;
 }
 

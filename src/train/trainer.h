@@ -1,37 +1,50 @@
-// A run from start to end: steps in every group, rounds between them, checkpoints, and what is said
-// about it all.
+// A run as long as its groups hold the same experts: steps in every group, rounds between them,
+// checkpoints, and what is said about it all.
 #pragma once
 
 #include "base/timer.h"
+#include "config/phases.h"
 #include "device/device.h"
 #include "plan/memory.h"
 #include "train/metrics.h"
+#include "train/probe.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
 #include "train/signals.h"
 
 namespace fomoe {
 
-// The data of the config can be opened. Throws Error(data) that names file and key.
+// The data of the config can be opened and has enough held-out sequences. Throws Error(data) that
+// names file and key.
 void check_data(const Config& config);
 // The first `most` token ids of each file are below the vocabulary's size. What lies behind is
 // checked when it is read.
 void check_tokens(const Config& config, int64_t most);
 
+// What a process holds from the start of a run to its end.
+struct RunHold {
+    StopSignals signals;
+    std::optional<FileLock> lock;  // of the run's directory; rank 0
+};
+
 class Trainer {
 public:
-    // Collective over the job. config.model.vocab_size must be resolved.
+    // Collective over the job. config.model.vocab_size must be resolved. Begins in the phase that
+    // follows on the checkpoint of the plan.
     Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
-            const Threads& threads);
+            const Threads& threads, RunHold& hold);
 
-    // Exit::done at the last step, Exit::resumable when asked to stop: the state is saved then.
+    // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then.
     // Throws Error(diverged) and Error(communication).
     Exit run();
-    int64_t steps_done() const { return steps_done_; }  // by this process
+    // The last step of the run, or of the phases in which its groups hold the same experts.
+    int64_t last_step() const { return last_step_; }
+    int64_t steps_done() const { return steps_done_; }
 
 private:
     void describe() const;
     void start_or_resume();
+    void enter_phase(int64_t step);
     void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, const Classes& due, bool stop);
     void save(int64_t step);
@@ -40,12 +53,15 @@ private:
         return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
     }
 
-    StopSignals signals_;  // first: a signal that comes while the rest is made counts
     const Config config_;
     const RunPlan plan_;
     Communicator& job_;
     Backend& backend_;
     Threads threads_;
+    RunHold& hold_;
+    const int64_t first_step_;
+    Phase phase_;  // of the step at work
+    const int64_t last_step_;
     World world_;
     Placement placement_;
     std::vector<Parameter> all_;
@@ -59,12 +75,13 @@ private:
     FrozenCopies frozen_copies_;
     Federation federation_;
     Loader loader_;
-    std::optional<FileLock> lock_;            // of the run's directory; rank 0
+    std::optional<Probe> probe_;              // with several groups
+    RoundLoad round_load_;                    // of this process's steps since the last round
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
-    int64_t first_step_ = 1;   // of this process
     int64_t saved_step_ = -1;  // of the last checkpoint
     int64_t steps_done_ = 0;
+    TrafficBytes sent_;  // and received, since step 1, all groups together
     Timer since_start_;
     double step_seconds_ = 0;  // since the last report
     double executed_ = 0;      // choices since the last report, by the work of a resident's

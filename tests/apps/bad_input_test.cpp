@@ -109,6 +109,37 @@ TEST_CASE("token files that are missing, cut or of another vocabulary") {
     }
 }
 
+TEST_CASE("a probe of more sequences than there are is refused before anything starts") {
+    const Workplace place;
+    const auto pair = [&](const Command& more) {
+        Command words = place.train(kPair, {"--check", "--set", "train.micro_batch=4"});
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    };
+    write_text(place.path("probe.yaml"), "federation:\n  probe_sequences: 5\n");
+    Command long_probe = pair({});
+    long_probe.insert(long_probe.begin() + 3, "probe.yaml");
+    check_refused(place, long_probe, 2,
+                  {"probe.yaml:2:20: error: federation.probe_sequences: 5 is more than the 4 "
+                   "sequences of a micro-batch"});
+    // The files decide: each source holds out one sequence.
+    write_text(place.path("short.txt"), invented_text(7, 60) + "\n\n" + invented_text(8, 50));
+    const Outcome made =
+        place.run({program("fomoe-data"), "tokenize", "--tokenizer", "bytes", "--out", "short",
+                   "--split-on", "blank-line", "--valid-fraction", "0.5", "short.txt"});
+    INFO(made.err);
+    REQUIRE(made.exit == 0);
+    for (const char* source : {"one", "two"})
+        for (const char* kind : {".valid.idx", ".valid.bin"})
+            fs::copy_file(place.path(std::string("short") + kind),
+                          place.path(std::string(source) + kind),
+                          fs::copy_options::overwrite_existing);
+    const Command from_files = pair({"--set", "federation.probe_sequences=3"});
+    check_refused(place, from_files, 3,
+                  {"federation.probe_sequences: 3 sequences, but the sources hold out only 2"});
+    place.trained(pair({"--set", "federation.probe_sequences=2"}));
+}
+
 TEST_CASE("a run directory is resumed or refused, never mixed") {
     const Workplace place;
     place.trained(solo(place, {"--set", "train.steps=2"}));

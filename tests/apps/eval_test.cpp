@@ -1,5 +1,6 @@
 // fomoe-eval: the table, its JSON, any number of ranks, and generated text.
 #include <cmath>
+#include <cstring>
 #include <sstream>
 
 #include "support/tiny_run.h"
@@ -10,8 +11,9 @@ namespace {
 
 const std::string kSingles = "{name: west}, {name: east, data: {two: 1.0}}";
 
-Json scores(const Workplace& place, int ranks, const std::string& what) {
+Json scores(const Workplace& place, int ranks, const std::string& what, const Command& more = {}) {
     Command words{program("fomoe-eval"), what, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
     const Outcome result = place.run(ranks == 1 ? words : on_ranks(ranks, words));
     INFO(result.err);
     REQUIRE(result.exit == 0);
@@ -26,7 +28,8 @@ void check_near(const Json& a, const Json& b) {
         CAPTURE(key);
         REQUIRE(y.contains(key));
         if (value.is_number_float())
-            CHECK(std::abs(value.get<double>() / y[key].get<double>() - 1) < 1e-5);
+            CHECK(std::abs(value.get<double>() - y[key].get<double>()) <
+                  1e-5 * std::abs(value.get<double>()) + 1e-7);  // a gap is a small difference
         else
             CHECK(value == y[key]);
     }
@@ -38,12 +41,13 @@ void check_fields(const Json& evaluation) {
     double loss = 0;
     int64_t tokens = 0;
     auto check = [](const Json& score) {
-        REQUIRE(score.size() == 4);
+        REQUIRE(score.size() == 5);
         const double loss = score.at("loss");
         CHECK(loss > 0);
         CHECK(std::abs(score.at("perplexity").get<double>() / std::exp(loss) - 1) < 1e-9);
         CHECK(score.at("bits_per_byte").get<double>() >= loss / std::log(2.0) * (1 - 1e-9));
         CHECK(score.at("tokens").get<int64_t>() > 0);
+        CHECK(score.at("flops_per_token").get<double>() > 0);
     };
     for (const char* name : {"one", "two"}) {
         const Json& score = evaluation["domains"].at(name);
@@ -62,12 +66,13 @@ TEST_CASE("one model: table, JSON and text agree with themselves") {
     const Workplace place;
     place.trained(place.train(kSolo));
     const Json json = scores(place, 1, "runs/tiny");
-    CHECK(json.size() == 3);
+    CHECK(json.size() == 4);
     CHECK(json.at("step") == 12);
     check_fields(json.at("union"));
     CHECK(json.at("groups").size() == 1);
     // The only group holds everything.
     CHECK(json["groups"].at("solo") == json["union"]);
+    CHECK(json.at("gap") == Json{{"union", 0.0}});
     CHECK(scores(place, 1, "runs/tiny/checkpoints/latest") == json);
 
     const Outcome table = place.run({program("fomoe-eval"), "runs/tiny"});
@@ -81,8 +86,10 @@ TEST_CASE("one model: table, JSON and text agree with themselves") {
         if (first == "own") words >> first, second += " " + first, first = "own";
         rows.push_back(first + " " + second);
     }
-    REQUIRE(rows.size() == 8);
+    REQUIRE(rows.size() == 9);
     rows.erase(rows.begin());  // the path
+    CHECK(rows.back() == "gap of");
+    rows.pop_back();
     CHECK(rows == Command{"model domain", "union one", "union two", "union pooled", "own solo one",
                           "own solo two", "own solo pooled"});
 
@@ -119,6 +126,149 @@ TEST_CASE("any number of ranks evaluates to the same", "[mpi]") {
     const Outcome alone = place.run(greedy), both = place.run(on_ranks(2, greedy));
     CHECK(both.exit == 0);
     CHECK(both.out == alone.out);
+}
+
+TEST_CASE("modes: what was asked for, of the same tokens", "[mpi]") {
+    const Workplace place;
+    place.trained(place.train(kSingles));
+    const Json plain = scores(place, 1, "runs/tiny");
+    CHECK(scores(place, 1, "runs/tiny", {"--mode", "own,union"}) == plain);
+    Json part = scores(place, 1, "runs/tiny", {"--mode", "union"});
+    CHECK(part == Json{{"step", 12}, {"union", plain["union"]}});
+    part = scores(place, 1, "runs/tiny", {"--mode", "own"});
+    CHECK(part == Json{{"step", 12}, {"groups", plain["groups"]}});
+    const double gap = plain["union"]["pooled"]["bits_per_byte"].get<double>() -
+                       (plain["groups"]["west"]["pooled"]["bits_per_byte"].get<double>() +
+                        plain["groups"]["east"]["pooled"]["bits_per_byte"].get<double>()) /
+                           2;
+    CHECK(std::abs(plain.at("gap").at("union").get<double>() - gap) < 1e-12);
+
+    for (const std::string choose : {"loss", "router"}) {
+        const Command words{"--mode",   "union,own", "--mode",   "document",
+                            "--prefix", "8",         "--choose", choose};
+        const Json one = scores(place, 1, "runs/tiny", words);
+        CHECK(one.size() == 5);
+        Json document = one.at("document");
+        CHECK(document.at("choose") == choose);
+        CHECK(document.at("prefix") == 8);
+        int segments = 0;
+        for (const char* domain : {"one", "two"})
+            for (const char* group : {"west", "east"})
+                segments += document.at("segments").at(domain).at(group).get<int>();
+        CHECK(segments >= 16);
+        for (const char* key : {"choose", "prefix", "segments"}) document.erase(key);
+        check_fields(document);
+        check_fields(one.at("union"));
+        const int64_t tokens = document["pooled"]["tokens"];
+        CHECK(tokens < plain["union"]["pooled"]["tokens"].get<int64_t>());
+        CHECK(one["union"]["pooled"]["tokens"] == tokens);
+        CHECK(one["groups"]["east"]["pooled"]["tokens"] == tokens);
+        check_near(scores(place, 2, "runs/tiny", words), one);
+    }
+
+    const Outcome table = place.run(
+        {program("fomoe-eval"), "runs/tiny", "--mode", "document,union", "--prefix", "8"});
+    INFO(table.out);
+    CHECK(table.exit == 0);
+    CHECK(count(table.out, "only tokens behind the first 8 of each document count") == 1);
+    CHECK(count(table.out, "\nunion ") == 3);
+    CHECK(count(table.out, "\ndocument ") == 3);
+    CHECK(count(table.out, "\nown ") == 0);
+    CHECK(count(table.out, "segments of documents by the group that the loss chose") == 1);
+}
+
+TEST_CASE("a calibrated union stands beside the other") {
+    const Workplace place;
+    place.trained(place.train(kSolo));
+    const Json before = scores(place, 1, "runs/tiny");
+
+    // As a calibration leaves it: the model and the manifest alone, with other router weights.
+    const fs::path from = place.checkpoint("tiny", 12);
+    const fs::path to = place.run_directory("tiny") / "calibrated";
+    fs::create_directories(to);
+    fs::copy(from / "model", to / "model");
+    std::string bytes;
+    for (const auto& file : fs::directory_iterator(to / "model")) {
+        if (file.path().extension() != ".safetensors") continue;
+        bytes = read_text(file.path());
+        uint64_t header = 0;
+        std::memcpy(&header, bytes.data(), sizeof header);
+        const Json tensors = Json::parse(bytes.substr(8, header));
+        for (const auto& [name, tensor] : tensors.items()) {
+            if (!name.ends_with("mlp.gate.weight")) continue;
+            const uint64_t begin = tensor.at("data_offsets").at(0);
+            const uint64_t end = tensor.at("data_offsets").at(1);
+            for (uint64_t at = 8 + header + begin; at < 8 + header + end; at += sizeof(float)) {
+                float value = 0;
+                std::memcpy(&value, &bytes[at], sizeof value);
+                value *= -3;
+                std::memcpy(&bytes[at], &value, sizeof value);
+            }
+        }
+        write_text(file.path(), bytes);
+    }
+    const Command words{program("fomoe-eval"), "runs/tiny"};
+    Outcome result = place.run(words);
+    CHECK(result.exit == 3);
+    CHECK_THAT(result.err, Catch::Contains("calibrated: the calibration was never finished"));
+
+    Json manifest = Json::parse(read_text(from / "manifest.json"));
+    Json files = Json::array();
+    for (const Json& file : manifest["files"])
+        if (file.at("path").get<std::string>().starts_with("model/")) files.push_back(file);
+    manifest["files"] = files;
+    manifest["step"] = 13;
+    write_text(to / "manifest.json", manifest.dump());
+
+    const Json after = scores(place, 1, "runs/tiny");
+    for (const char* key : {"step", "union", "groups"}) CHECK(after.at(key) == before.at(key));
+    CHECK(after.size() == 5);
+    Json calibrated = after.at("calibrated");
+    CHECK(calibrated.at("step") == 13);
+    calibrated.erase("step");
+    check_fields(calibrated);
+    CHECK(calibrated["pooled"]["loss"] != before["union"]["pooled"]["loss"]);
+    CHECK(calibrated["pooled"]["flops_per_token"] == before["union"]["pooled"]["flops_per_token"]);
+    CHECK(after["gap"]["union"] == before["gap"]["union"]);
+    CHECK(std::abs(after["gap"]["calibrated"].get<double>() -
+                   (calibrated["pooled"]["bits_per_byte"].get<double>() -
+                    before["groups"]["solo"]["pooled"]["bits_per_byte"].get<double>())) < 1e-12);
+
+    result = place.run(words);
+    CHECK(result.exit == 0);
+    CHECK(count(result.out, "\nunion, calibrated ") == 3);
+    CHECK(count(result.out, "runs/tiny/calibrated at step 13") == 1);
+    CHECK(count(result.out, "gap of the calibrated union") == 1);
+    // A checkpoint is evaluated alone, and own models have no calibrated union.
+    CHECK(scores(place, 1, "runs/tiny/checkpoints/latest") == before);
+    CHECK_FALSE(scores(place, 1, "runs/tiny", {"--mode", "own"}).contains("calibrated"));
+
+    fs::remove_all(to / "model");
+    result = place.run(words);
+    CHECK(result.exit == 3);
+    CHECK_THAT(result.err, Catch::Contains("calibrated"));
+}
+
+TEST_CASE("modes that make no sense are refused") {
+    const Workplace place;
+    place.trained(place.train(kSolo));
+    auto refused = [&](const Command& more, const std::string& why) {
+        Command words{program("fomoe-eval"), "runs/tiny"};
+        words.insert(words.end(), more.begin(), more.end());
+        const Outcome result = place.run(words);
+        CHECK(result.exit == 2);
+        CHECK(result.out.empty());
+        CHECK_THAT(result.err, Catch::Contains(why));
+    };
+    refused({"--mode", "unions"}, "unions not in");
+    refused({"--mode", ""}, "--mode");
+    refused({"--prefix", "8"}, "--prefix: has no effect without --mode document");
+    refused({"--mode", "own", "--choose", "loss"}, "--choose: has no effect without");
+    refused({"--mode", "document", "--choose", "best"}, "best not in");
+    refused({"--mode", "document", "--prefix", "0"}, "not in range");
+    refused({"--mode", "document", "--prefix", "32"}, "give 1 to 31");
+    refused({"--mode", "document"}, "give 1 to 31");
+    refused({"--mode", "union", "--generate", "x"}, "excludes");
 }
 
 TEST_CASE("full replicas that just met are the union model", "[mpi]") {

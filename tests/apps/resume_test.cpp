@@ -15,27 +15,6 @@ Command federation(const Workplace& place, const std::string& name, int steps) {
                                "train.optimizer.schedule=linear"});
 }
 
-void check_same_run(const Workplace& place, const std::string& name, const std::string& expected,
-                    int steps, const Command& groups) {
-    CHECK(differing(place.saved(name, steps), place.saved(expected, steps)) == Command{});
-    for (const std::string& group : groups) {
-        CHECK(place.steps(name, group) == one_to(steps));
-        const auto lines = place.metrics(name, group, "step");
-        const auto wanted = place.metrics(expected, group, "step");
-        REQUIRE(lines.size() == wanted.size());
-        for (size_t i = 0; i < lines.size(); ++i)
-            for (const char* figure : {"loss", "aux_loss", "z_loss", "grad_norm", "learning_rate",
-                                       "imbalance", "skipped_share"})
-                CHECK(lines[i].at(figure) == wanted[i].at(figure));
-        const auto rounds = place.metrics(name, group, "round");
-        const auto wanted_rounds = place.metrics(expected, group, "round");
-        REQUIRE(rounds.size() == wanted_rounds.size());
-        for (size_t i = 0; i < rounds.size(); ++i)
-            for (const char* figure : {"round", "step", "hash", "sent_bytes", "drift"})
-                CHECK(rounds[i].at(figure) == wanted_rounds[i].at(figure));
-    }
-}
-
 // Waits until the program has said this, or is done.
 bool has_said(Process& process, const std::string& text) {
     while (process.err().find(text) == std::string::npos) {
@@ -181,6 +160,80 @@ TEST_CASE("periods of the classes and restarted moments resume bit for bit, from
         fs::remove(directory / "checkpoints" / "latest");
         for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
         const Outcome result = place.trained(words(name));
+        CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
+        check_same_run(place, name, "kept", 12, {"west", "east"});
+    }
+}
+
+TEST_CASE("averaged moments resume bit for bit, also between their rounds", "[mpi]") {
+    const Workplace place;
+    auto words = [&](const std::string& name, const std::string& inner_state = "average") {
+        Command more{"--set", "name=" + name,
+                     "--set", "checkpoint.every=3",
+                     "--set", "federation.replication=2",
+                     "--set", "federation.local_steps=2",
+                     "--set", "federation.inner_state=" + inner_state};
+        if (inner_state == "average")
+            more.insert(more.end(), {"--set", "federation.first_moment.local_steps=4", "--set",
+                                     "federation.second_moment.local_steps=8"});
+        return place.train(kPair, more);
+    };
+    place.trained(words("kept"));
+    // The first moments are averaged after step 4.
+    place.trained(words("going_on", "keep"));
+    const auto averaged = place.metrics("kept", "west", "step");
+    const auto keep = place.metrics("going_on", "west", "step");
+    CHECK(averaged[4].at("loss") == keep[4].at("loss"));
+    CHECK(averaged[5].at("loss") != keep[5].at("loss"));
+    for (int from : {3, 6, 9}) {
+        const std::string name = "from" + std::to_string(from);
+        const fs::path directory = place.run_directory(name);
+        fs::copy(place.run_directory("kept"), directory,
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(directory / "checkpoints" / "latest");
+        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        const Outcome result = place.trained(words(name));
+        CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
+        check_same_run(place, name, "kept", 12, {"west", "east"});
+    }
+}
+
+TEST_CASE("weights by tokens and the federation's balance resume bit for bit, from any step",
+          "[mpi]") {
+    const Workplace place;
+    auto words = [&](const std::string& name, const Command& policy) {
+        Command sets{"--set", "name=" + name,
+                     "--set", "checkpoint.every=1",
+                     "--set", "federation.replication=2",
+                     "--set", "federation.router.local_steps=8"};
+        sets.insert(sets.end(), policy.begin(), policy.end());
+        return place.train(kPair, sets);
+    };
+    const Command tokens{"--set", "federation.weights=tokens", "--set",
+                         "federation.router.average=owners"};
+    Command both = tokens;
+    both.insert(both.end(), {"--set", "model.moe.aux_scope=federation"});
+    place.trained(words("kept", both));
+    // Each of the policies makes another run.
+    place.trained(words("plain", {}));
+    place.trained(words("tokens", tokens));
+    const auto hash = [&](const std::string& name, int round) {
+        return place.metrics(name, "west", "round").at(round).at("hash");
+    };
+    CHECK(hash("plain", 0) != hash("tokens", 0));
+    CHECK(hash("tokens", 0) != hash("kept", 0));
+    for (const auto& round : place.metrics("kept", "west", "round"))
+        CHECK(round.at("sent_bytes") == round.at("predicted_bytes"));
+
+    // Before the first exchange; between those of the experts and the router; after both.
+    for (int from : {2, 5, 9}) {
+        const std::string name = "from" + std::to_string(from);
+        const fs::path directory = place.run_directory(name);
+        fs::copy(place.run_directory("kept"), directory,
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(directory / "checkpoints" / "latest");
+        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        const Outcome result = place.trained(words(name, both));
         CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
         check_same_run(place, name, "kept", 12, {"west", "east"});
     }

@@ -38,6 +38,7 @@ TEST_CASE("a manifest says what was written and comes back") {
     manifest.round = 20;
     manifest.tokens = 1 << 20;
     manifest.groups[1].step = 639;
+    manifest.bytes = {.sent = {int64_t{1} << 40, 2, 3, 4, 5}, .received = {6, 7, 8, 9, 10}};
     manifest.files = {{"model/model.safetensors", 5'000'000'000, 0xfedcba9876543210}};
     put_bytes(directory / "manifest.json", to_json(manifest));
     CHECK(read_manifest(directory) == manifest);
@@ -53,8 +54,9 @@ TEST_CASE("a manifest that is damaged or leads elsewhere is refused") {
         return refusal([&] { read_manifest(directory); });
     };
     CHECK_THAT(refusal([&] { read_manifest(directory); }), Contains("manifest.json"));
-    CHECK_THAT(refused("\"format\": 1", "\"format\": 2"), Contains("format 2"));
+    CHECK_THAT(refused("\"format\": 2", "\"format\": 1"), Contains("format 1"));
     CHECK_THAT(refused("\"round\"", "\"rounds\""), Contains("round is missing"));
+    CHECK_THAT(refused("\"control\"", "\"kontrol\""), Contains("sent_bytes: control is missing"));
     CHECK_THAT(refused("\"step\": 0", "\"step\": -1"), Contains("step is no whole number"));
     CHECK_THAT(refused("\"bytes\": 5", "\"bytes\": 9223372036854775808"), Contains("bytes"));
     CHECK_THAT(refused("\"ranks\": 2", "\"ranks\": 4000000000"), Contains("ranks"));

@@ -1,69 +1,13 @@
 #include "config/load.h"
 
 #include <catch2/catch.hpp>
-#include <fstream>
 
-#include "base/error.h"
+#include "config/config_files.h"
 #include "config/dump.h"
 #include "config/schema.h"
-#include "support/temporary_directory.h"
 
 using namespace fomoe;
 namespace fs = std::filesystem;
-
-namespace {
-
-const std::string kSources = "data: {sources: {a: x/a}}\n";
-
-// Files that are loaded together, with --set.
-class Files {
-public:
-    std::string add(const std::string& name, const std::string& text) {
-        const std::string path = directory_ / name;
-        fs::create_directories(fs::path(path).parent_path());
-        std::ofstream(path) << text;
-        files_.push_back(path);
-        return path;
-    }
-    Config load(const std::vector<std::string>& sets = {}) const {
-        return load_config(files_, sets);
-    }
-    // The lines of the error, with the directory taken off.
-    std::string errors(const std::vector<std::string>& sets = {}) const {
-        try {
-            load_config(files_, sets);
-        } catch (const Error& error) {
-            CHECK(error.exit == Exit::usage);
-            std::string text = error.what();
-            const std::string prefix = directory_.path() + "/";
-            for (size_t at; (at = text.find(prefix)) != std::string::npos;)
-                text.erase(at, prefix.size());
-            return text;
-        }
-        return "no error";
-    }
-    const std::string& path() const { return directory_.path(); }
-
-private:
-    TemporaryDirectory directory_;
-    std::vector<std::string> files_;
-};
-
-Config load(const std::string& text, const std::vector<std::string>& sets = {}) {
-    Files files;
-    files.add("a.yaml", text);
-    return files.load(sets);
-}
-
-std::string errors(const std::string& text, const std::vector<std::string>& sets = {}) {
-    Files files;
-    files.add("a.yaml", text);
-    return files.errors(sets);
-}
-
-std::string one_error(const std::string& line) { return line + "\n1 error; nothing was started."; }
-
-}  // namespace
 
 TEST_CASE("values of every kind are read") {
     const Config config = load(R"(
@@ -391,7 +335,8 @@ TEST_CASE("the fingerprint follows what changes the training") {
           "train.optimizer.expert.weight_decay=0", "federation.expert.outer.lr=0.7",
           "federation.shared.local_steps=8", "federation.reject_above=3",
           "federation.absent=reroute", "federation.absent=proxy", "federation.affinity_loss=0.1",
-          "federation.inner_state=reset"})
+          "federation.inner_state=reset", "federation.weights=tokens",
+          "federation.router.average=owners", "model.moe.aux_scope=federation"})
         CHECK(fingerprint(other) != base);
     const auto limited = [](const std::string& limit) {
         return config_fingerprint(load(

@@ -112,6 +112,20 @@ TEST_CASE("round rules fill in their numbers") {
     CHECK(problem([](Config& c) { c.federation.reject_above = 0.5; }) ==
           "federation.reject_above: 0.5 medians would leave out the median itself; at least 1, or "
           "0 for no limit");
+    CHECK(problem([](Config& c) { c.federation.probe_sequences = 5; }) ==
+          "federation.probe_sequences: 5 is more than the 4 sequences of a micro-batch");
+    CHECK(problem([](Config& c) {
+              c.federation.probe_sequences = 3;
+              c.data.valid_sequences = 1;
+          }) ==
+          "federation.probe_sequences: 3 is more than the 2 held-out sequences of all sources");
+    CHECK(problem([](Config& c) { c.model.moe.n_experts = 65538; }) ==
+          "federation.probe_sequences: compares ids of at most 65536 experts; 0 turns it off");
+    for (int sequences : {0, 4}) {
+        Config config = good();
+        config.federation.probe_sequences = sequences;
+        CHECK(validate(config).empty());
+    }
 }
 
 TEST_CASE("placement rules fill in their numbers") {

@@ -129,6 +129,36 @@ TEST_CASE("held-out sequences are spread over the file, in order") {
     CHECK_THROWS_WITH(ValidLoader(corpus.config), Catch::Contains("--valid-fraction"));
 }
 
+TEST_CASE("segments are the runs of one document inside a sequence") {
+    Corpus corpus;
+    corpus.config.data.valid_sequences = 1000;
+    const ValidLoader loader(corpus.config);
+    // Documents of 1, 2, 3, 4, 5, 6, ... tokens: the fourth and the sixth go over a sequence's end.
+    using Ranges = std::vector<Range>;
+    CHECK(loader.segments(0, {0, 3}) ==
+          Ranges{{0, 1}, {1, 3}, {3, 6}, {6, 8}, {8, 10}, {10, 15}, {15, 16}, {16, 21}, {21, 24}});
+    CHECK(loader.segments(0, {1, 2}) == Ranges{{0, 2}, {2, 7}, {7, 8}});
+    CHECK(loader.segments(1, {0, 2}) == Ranges{{0, 8}, {8, 16}});
+    CHECK(loader.segments(1, {3, 3}).empty());
+
+    // Chosen sequences: their runs begin where documents do, and cover every token.
+    corpus.config.data.valid_sequences = 7;
+    const ValidLoader chosen(corpus.config);
+    const TokenFile file(corpus.config.data.sources.at("a") + ".valid");
+    const Batch batch = chosen.get(0, {0, 7});
+    int64_t end = 0;
+    for (Range segment : chosen.segments(0, {0, 7})) {
+        CHECK(segment.begin == end);
+        end = segment.end;
+        const int64_t document = file.document_of(batch.tokens[segment.begin]);
+        for (int64_t i = segment.begin; i < segment.end; ++i)
+            CHECK(file.document_of(batch.tokens[i]) == document);
+        if (segment.begin % 8 != 0)
+            CHECK(file.document_begin(document) == batch.tokens[segment.begin]);
+    }
+    CHECK(end == 7 * 8);
+}
+
 TEST_CASE("a missing corpus says which key and what to do") {
     Corpus corpus;
     corpus.config.data.sources["c"] = "/no/such/c";

@@ -4,59 +4,12 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
-#include "checkpoint/save.h"
-#include "support/temporary_directory.h"
-#include "support/tiny.h"
+#include "ops/trace_backend.h"
+#include "support/tiny_checkpoint.h"
 
 using namespace fomoe;
 
 namespace {
-
-// Two groups, each with half of the experts; held-out text of two domains.
-Config federation(const TemporaryDirectory& directory) {
-    Config config = tiny_sigmoid_config();
-    config.model.vocab_size = 320;
-    config.data.valid_sequences = 5;
-    config.topology = tiny_topology({{1, 1}, {1, 1}});
-    for (const std::string name : {"north", "south"}) {
-        config.data.sources[name] = directory / name;
-        for (const std::string part : {".train", ".valid"}) {
-            TokenFileWriter writer(directory / (name + part), TokenType::u16);
-            const uint64_t key = random_key(1, name + part);
-            for (int document = 0; document < 9; ++document) {
-                std::vector<int32_t> tokens;
-                for (int i = 0; i < 20; ++i)
-                    tokens.push_back(static_cast<int32_t>(random_bits(key, document * 100 + i) %
-                                                          (name == "north" ? 60 : 250)));
-                tokens.push_back(256);
-                writer.add_document(tokens);
-            }
-            writer.commit();
-        }
-    }
-    return config;
-}
-
-// A checkpoint with the union model only, as training would have left it after no step.
-std::filesystem::path save_start(const Config& config, const std::string& directory) {
-    const std::unique_ptr<Communicator> alone = make_self_communicator();
-    Config single = config;
-    single.topology = tiny_topology({{1, 1}});
-    const Placement all_here = Placement::all_resident(config.model.moe.n_experts);
-    const World world(single.topology, 0, 1);
-    const std::vector<Parameter> all = all_parameters(config.model, all_here);
-    const ArenaLayout layout = arena_layout(all, all_here, world);
-    std::vector<float> weights(layout.size());
-    for (const Parameter& p : layout.parameters)
-        initial_values(p, config.seed, 0, p.count(), weights.data() + p.offset);
-    const Tensor arena = view(weights.data(), Shape(layout.size()));
-    return save_checkpoint(*alone, directory,
-                           {.about = describe_run(config, 1),
-                            .config = &config,
-                            .sets = {{.directory = kModelDirectory,
-                                      .tensors = model_tensors(all),
-                                      .pieces = union_shares(layout, all_here, world, arena)}}});
-}
 
 struct Figures {
     Evaluation whole;
@@ -72,21 +25,20 @@ Figures figures_on(int n_ranks, const std::filesystem::path& path) {
         UnionModel model(checkpoint, config, 2, *backend, ranks);
         const ValidLoader data(config);
         const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.model.tokenizer);
-        Figures mine;
-        mine.whole = evaluate(model, data, *tokenizer);
-        for (int group = 0; group < 2; ++group) {
-            model.use_own(group);
-            mine.own.push_back(evaluate(model, data, *tokenizer));
-        }
-        model.use_union();
-        CHECK(evaluate(model, data, *tokenizer).pooled.loss() == mine.whole.pooled.loss());
-        if (ranks.rank() == 0) figures = mine;
+        const Evaluations results = evaluate(model, data, *tokenizer);
+        CHECK_FALSE(results.document_model);
+        CHECK(results.segments.empty());
+        const Evaluations alone = evaluate(model, data, *tokenizer, {.own_models = false});
+        CHECK(alone.own_models.empty());
+        CHECK(alone.union_model->pooled.loss() == results.union_model->pooled.loss());
+        if (ranks.rank() == 0) figures = {*results.union_model, results.own_models};
     });
     return figures;
 }
 
-// The loss of a group's own model computed by a rank that holds nothing else.
-double own_loss(const std::filesystem::path& path, int group, double& tokens) {
+// The loss of a group's own model computed by a rank that holds nothing else, and the FLOPs of its
+// ops.
+double own_loss(const std::filesystem::path& path, int group, double& tokens, double& flops) {
     const Checkpoint checkpoint(path);
     Config config = checkpoint.config();
     const Placement placement = placement_of(config);
@@ -97,12 +49,13 @@ double own_loss(const std::filesystem::path& path, int group, double& tokens) {
     const Tensor arena = view(weights.data(), Shape(layout.size()));
     load_union(checkpoint, layout, arena);
 
-    const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+    const std::unique_ptr<Backend> cpu = make_cpu_backend(1);
+    TraceBackend backend(*cpu);
     const std::unique_ptr<Communicator> alone = make_self_communicator();
     Transformer transformer(
         config.model, config.federation, layout, placement, world,
         Transformer::batch_shape(config.model, layout, world, 1, config.data.seq_len, true),
-        *backend, *alone);
+        backend, *alone);
     transformer.bind(arena, {});
     const ValidLoader data(config);
     std::vector<float> loss(config.data.seq_len);
@@ -114,6 +67,8 @@ double own_loss(const std::filesystem::path& path, int group, double& tokens) {
             sum += transformer.evaluate(token_batch(batch), loss);
             tokens += static_cast<double>(batch.valid_tokens);
         }
+    flops = 0;
+    for (const TraceRow& row : backend.report()) flops += row.flops;
     return sum / tokens;
 }
 
@@ -126,7 +81,7 @@ TEST_CASE("union and own models are those of the groups, on any number of ranks"
     for (AbsentPolicy absent :
          {AbsentPolicy::skip, AbsentPolicy::renormalize, AbsentPolicy::reroute}) {
         const TemporaryDirectory directory;
-        Config config = federation(directory);
+        Config config = held_out_federation(directory);
         config.federation.absent = absent;
         if (placement == "rotate") config.federation.placement = PlacementKind::rotate;
         if (placement == "explicit") {
@@ -138,16 +93,23 @@ TEST_CASE("union and own models are those of the groups, on any number of ranks"
         const Figures one = figures_on(1, path);
         REQUIRE(one.whole.domains.size() == 2);
         for (int group = 0; group < 2; ++group) {
-            double tokens = 0;
+            double tokens = 0, flops = 0;
             CHECK(one.own[group].pooled.loss() ==
-                  Approx(own_loss(path, group, tokens)).epsilon(1e-6));
+                  Approx(own_loss(path, group, tokens, flops)).epsilon(1e-6));
             CHECK(one.own[group].pooled.tokens == tokens);
+            CHECK(one.own[group].pooled.flops == flops);
+            CHECK(one.own[group].pooled.computed == 2 * 5 * config.data.seq_len);
+            if (absent == AbsentPolicy::reroute)
+                CHECK(one.own[group].pooled.flops == one.whole.pooled.flops);
+            else
+                CHECK(one.own[group].pooled.flops < one.whole.pooled.flops);
             CHECK(std::abs(one.own[group].pooled.loss() - one.whole.pooled.loss()) > 1e-7);
         }
         for (int ranks : {2, 3, 5}) {
             const Figures more = figures_on(ranks, path);
             CHECK(more.whole.pooled.loss() == Approx(one.whole.pooled.loss()).epsilon(1e-6));
             CHECK(more.whole.pooled.tokens == one.whole.pooled.tokens);
+            CHECK(more.whole.pooled.flops_per_token() == one.whole.pooled.flops_per_token());
             for (int group = 0; group < 2; ++group)
                 CHECK(more.own[group].pooled.loss() ==
                       Approx(one.own[group].pooled.loss()).epsilon(1e-6));
@@ -171,4 +133,21 @@ TEST_CASE("scores: bits per byte count bytes, perplexity counts tokens") {
     score.add({.loss_sum = 0, .tokens = 5, .bytes = 6});
     CHECK(score.perplexity() == Approx(2));
     CHECK(score.bits_per_byte() == Approx(1));
+    score.add({.flops = 12, .computed = 4});
+    score.add({.flops = 8, .computed = 4});
+    CHECK(score.flops_per_token() == Approx(2.5));
+}
+
+TEST_CASE("the gap of a union is to the mean of the own models, in bits per byte") {
+    const auto of_bits = [](double bits) {
+        return Evaluation{
+            .domains = {},
+            .pooled = {.loss_sum = bits * std::log(2.0) * 10, .tokens = 3, .bytes = 10}};
+    };
+    const Evaluations results{.union_model = of_bits(4),
+                              .own_models = {of_bits(3), of_bits(1), of_bits(5)},
+                              .document_model = {},
+                              .segments = {}};
+    CHECK(results.gap_of(*results.union_model) == Approx(1));
+    CHECK(results.gap_of(of_bits(2.5)) == Approx(-0.5));
 }

@@ -239,7 +239,7 @@ TEST_CASE("copies follow the rounds that exchange experts") {
             {router, false}, {kAllClasses, false}, {router, false},
             {router, false}, {kAllClasses, true},  {router, false}};
         for (const auto& [due, refreshed] : rounds) {
-            const RoundResult result = federation.round(rank.weights(), due);
+            const RoundResult result = federation.round(rank.weights(), {.due = due});
             FOMOE_CHECK(result.refreshed == refreshed);
             FOMOE_CHECK(result.counted == result.predicted);
         }

@@ -35,6 +35,22 @@ TEST_CASE("a class is due at the multiples of its period") {
     CHECK(classes_due(config, 8) == kAllClasses);
 }
 
+TEST_CASE("a moment is due at the multiples of its period, if moments are averaged") {
+    FederationConfig config;
+    config.local_steps = 4;
+    config.second_moment_steps = 12;
+    CHECK(moments_due(config, 12) == kNoMoments);
+    config.inner_state = InnerState::average;
+    CHECK(moments_due(config, 2) == kNoMoments);
+    CHECK(moments_due(config, 4) == Moments{true, false});
+    CHECK(moments_due(config, 12) == kAllMoments);
+    config.first_moment_steps = 8;
+    CHECK(moments_due(config, 4) == kNoMoments);
+    CHECK(moments_due(config, 8) == Moments{true, false});
+    CHECK(moments_due(config, 12) == Moments{false, true});
+    CHECK(moments_due(config, 24) == kAllMoments);
+}
+
 TEST_CASE("a contribution far above the median is left out") {
     using Groups = std::vector<bool>;
     CHECK(accepted({1, 2, 3, 100}, 0) == Groups{true, true, true, true});

@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <limits>
 
+#include "federation/faulty_link.h"
 #include "federation/round.h"
 #include "federation/tiny_federation.h"
 
@@ -79,9 +80,9 @@ TEST_CASE("only the classes that take part are judged") {
         reference.train(1);
         const std::string router = "model.layers.0.mlp.gate.weight";
         if (rank.world.group == 0) rank.find(router)[0] += 1000;
-        FOMOE_CHECK(federation.round(rank.weights(), shared).contributed == 3);
+        FOMOE_CHECK(federation.round(rank.weights(), {.due = shared}).contributed == 3);
         if (rank.world.group == 0) rank.find(router)[0] = NAN;
-        FOMOE_CHECK(federation.round(rank.weights(), shared).contributed == 3);
+        FOMOE_CHECK(federation.round(rank.weights(), {.due = shared}).contributed == 3);
         FOMOE_CHECK(federation.round(rank.weights()).contributed == 2);
         reference.round({true, true, true}, shared);
         reference.round({true, true, true}, shared);
@@ -125,6 +126,8 @@ TEST_CASE("a failed round changes nothing, to the bit") {
         const RoundResult result = federation.round(rank.weights());
         FOMOE_CHECK(!result.committed && result.checksum == 0 && result.stepped.empty());
         FOMOE_CHECK(result.contributed == (overflow ? 2 : 0));
+        FOMOE_CHECK(result.failure.kind ==
+                    (overflow ? FailureKind::not_finite : FailureKind::no_contribution));
         FOMOE_CHECK(result.counted == result.predicted);
         FOMOE_CHECK(same_bits(rank.arena, before));
         FOMOE_CHECK(same_bits(contents(federation.anchor_lanes()), anchor));
@@ -144,42 +147,25 @@ TEST_CASE("a failed round changes nothing, to the bit") {
     });
 }
 
-namespace {
-
-// Flips one bit in a result that a rank receives.
-class FaultyLink final : public Link {
-public:
-    FaultyLink(const World& world, Link& inner, int64_t at_message)
-        : Link(world), inner_(inner), left_(at_message) {}
-
-protected:
-    void carry(std::span<const Send> sends, std::span<const Receive> receives, bool) override {
-        inner_.exchange(Traffic::shared, sends, receives);
-        for (const Receive& receive : receives)
-            if (receive.data.dtype == DType::i32 && --left_ == 0)
-                receive.data.as<int32_t>()[0] ^= 1;
-    }
-
-private:
-    Link& inner_;
-    int64_t left_;
-};
-
-}  // namespace
-
 TEST_CASE("copies that differ between groups stop the run with the parameter's name") {
     const TinyConfig config = tiny_config({{1, 1}, {2, 1}}, 2);
     const std::string first = config.parameters()[0].name;
     try {
         run_ranks(3, [&](Communicator& job) {
             TinyRank rank(config, job);
-            // Group 1 carries the first span with rank 1, which steps its second half: its second
-            // message is the result for the first half.
-            FaultyLink link(rank.world, rank.link, rank.world.rank == 1 ? 2 : -1);
+            FaultyLink link(rank.world, rank.link);
             Federation federation = rank.federation(link);
             federation.start(rank.weights());
-            rank.train(1);
-            federation.round(rank.weights());
+            // The memory that the second round stages in: group 1 carries the first span with rank
+            // 1. It goes bad when all is staged, while the ranks say so: as the first of its group
+            // it has three exchanges for each time that all agree.
+            const std::vector<StatePiece> lanes = federation.anchor_lanes();
+            for (int64_t round = 1; round <= 2; ++round) {
+                rank.train(round);
+                if (round == 2 && rank.world.rank == 1)
+                    link.before_control(4, [&] { lanes[0].values.as<float>()[0] += 1; });
+                federation.round(rank.weights());
+            }
         });
         FAIL("not found");
     } catch (const Error& error) {

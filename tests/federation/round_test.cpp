@@ -95,7 +95,7 @@ void check_periods(TinyConfig config, uint64_t seed, Communicator& job) {
         reference.train(step);
         const Classes due = step == steps ? kAllClasses : classes_due(federation, step);
         if (due == Classes{}) continue;
-        const RoundResult result = rounds.round(rank.weights(), due);
+        const RoundResult result = rounds.round(rank.weights(), {.due = due});
         reference.round(everyone, due);
         reference.check(rank, 2e-5);
         FOMOE_CHECK(result.committed && result.round == ++n_rounds);

@@ -55,6 +55,22 @@ inline float local_progress(int64_t round, int group, const std::string& name, i
     return 0.05f * random_normal(random_key(100 * round + group, name), i);
 }
 
+// What a group counts in a round of local steps: often nothing at all of an expert.
+struct LocalCounts {
+    int64_t tokens;
+    std::vector<float> choices;  // (L, E)
+};
+inline LocalCounts local_counts(const TinyConfig& config, int64_t round, int group) {
+    const auto draw = [&](int64_t i, uint64_t n) {
+        return random_bits(random_key(100 * round + group, "counts"), i) % n;
+    };
+    LocalCounts counts{.tokens = static_cast<int64_t>(draw(0, 40)), .choices = {}};
+    const int n_choices = config.model.n_layers * config.model.moe.n_experts;
+    for (int i = 1; i <= n_choices; ++i)
+        counts.choices.push_back(draw(i, 2) ? static_cast<float>(draw(n_choices + i, 9)) : 0.0f);
+    return counts;
+}
+
 // One rank of the federation.
 class TinyRank {
 public:
@@ -73,13 +89,19 @@ public:
 
     Federation federation(Link& over) {
         return Federation(config.federation, config.parameters(), layout, placement, world, over,
-                          *group, *replicas);
+                          *group, *replicas, config.model);
     }
     Tensor weights() { return view(arena.data(), Shape(arena.size())); }
     void train(int64_t round) {
         for (const Parameter& p : layout.parameters)
             for (int64_t i = 0; i < p.count(); ++i)
                 arena[p.offset + i] += local_progress(round, world.group, p.name, i);
+    }
+    // Trains and counts.
+    void train(int64_t round, Federation& federation) {
+        train(round);
+        const LocalCounts counts = local_counts(config, round, world.group);
+        federation.count(counts.tokens, counts.choices);
     }
     float* find(const std::string& name) { return arena.data() + layout.find(name).offset; }
 
@@ -106,11 +128,27 @@ public:
     }
 
     void train(int64_t round) {
-        for (auto& [group, parameters] : local_)
+        for (auto& [group, parameters] : local_) {
             for (auto& [name, values] : parameters)
                 for (size_t i = 0; i < values.size(); ++i)
                     values[i] += local_progress(round, group, name, i);
+            const LocalCounts counts = local_counts(config_, round, group);
+            for (const Parameter& p : all_) {
+                std::vector<double>& counted = counted_[group][p.name];
+                counted.resize(p.count());
+                std::vector<double>& by_row = counted_by_row_[group][p.name];
+                by_row.resize(p.count());
+                const int E = config_.model.moe.n_experts;
+                for (int64_t i = 0; i < p.count(); ++i) {
+                    const float* choices = counts.choices.data() + std::max(0, p.layer) * E;
+                    counted[i] += p.cls == ParamClass::expert ? choices[p.expert] : counts.tokens;
+                    if (p.cls == ParamClass::router) by_row[i] += choices[row(p, i)];
+                }
+            }
+        }
     }
+
+    void follow(const FederationConfig& federation) { config_.federation = federation; }
 
     void add(int group, const std::string& name, double value) {
         for (double& x : local_[group][name]) x += value;
@@ -122,11 +160,13 @@ public:
             const OuterRule rule = outer_rule(config_.federation, p.cls, p.owners.size());
             int n = 0;
             for (int group : p.owners) n += contributed[group];
-            if (n == 0 || !rule.keeps_anchor) continue;
-            for (int64_t i = 0; i < p.count(); ++i) {
+            if (n == 0) continue;
+            std::map<int, double> shares;
+            for (int64_t i = 0; i < p.count() && rule.keeps_anchor; ++i) {
                 double mean = 0;
-                for (int group : p.owners)
-                    if (contributed[group]) mean += local_[group][p.name][i] / n;
+                if (i % row_size(p) == 0) shares = weights(p, i, contributed);
+                for (const auto& [group, weight] : shares)
+                    mean += weight * local_[group][p.name][i];
                 double &anchor = anchor_[p.name][i], &m = momentum_[p.name][i];
                 if (rule.kind == OuterKind::nesterov) {
                     m = rule.momentum * m + anchor - mean;
@@ -136,7 +176,49 @@ public:
                 }
                 for (int group : p.owners) local_[group][p.name][i] = anchor;
             }
+            for (int group : p.owners) {
+                std::ranges::fill(counted_[group][p.name], 0.0);
+                std::ranges::fill(counted_by_row_[group][p.name], 0.0);
+            }
         }
+    }
+
+    // Of the local values as they are: before round().
+    ByClass cosines(const std::vector<bool>& contributed, const Classes& classes) const {
+        ByClass means;
+        for (size_t cls = 0; cls < 3; ++cls) {
+            if (!classes[cls]) continue;
+            std::vector<double> found;
+            for (int g = 0; g < std::ssize(contributed); ++g)
+                for (int h = 0; h < g; ++h) {
+                    if (!contributed[g] || !contributed[h]) continue;
+                    double dot = 0, gg = 0, hh = 0;
+                    for (const Parameter& p : all_) {
+                        const OuterRule rule =
+                            outer_rule(config_.federation, p.cls, p.owners.size());
+                        if (static_cast<size_t>(p.cls) != cls || !rule.keeps_anchor) continue;
+                        if (!local_.at(g).contains(p.name) || !local_.at(h).contains(p.name))
+                            continue;
+                        for (int64_t i = 0; i < p.count(); ++i) {
+                            const double a = anchor_.at(p.name)[i];
+                            const double x = a - local_.at(g).at(p.name)[i];
+                            const double y = a - local_.at(h).at(p.name)[i];
+                            dot += x * y;
+                            gg += x * x;
+                            hh += y * y;
+                        }
+                    }
+                    if (gg > 0 && hh > 0) found.push_back(dot / std::sqrt(gg * hh));
+                }
+            double sum = 0;
+            for (double x : found) sum += x;
+            if (!found.empty()) means[cls] = sum / std::ssize(found);
+        }
+        return means;
+    }
+
+    const std::vector<double>& local(int group, const std::string& name) const {
+        return local_.at(group).at(name);
     }
 
     // Throws when the rank's weights are further away than f32 rounding explains.
@@ -151,10 +233,43 @@ public:
     }
 
 private:
+    // The expert that an element of a router belongs to.
+    int row(const Parameter& p, int64_t i) const { return static_cast<int>(i / row_size(p)); }
+    int64_t row_size(const Parameter& p) const {
+        return p.cls == ParamClass::router ? p.count() / config_.model.moe.n_experts : p.count();
+    }
+
+    // Of the contributions to an element and those of its row, by group.
+    std::map<int, double> weights(const Parameter& p, int64_t i,
+                                  const std::vector<bool>& contributed) {
+        const FederationConfig& federation = config_.federation;
+        std::map<int, double> found;
+        auto* amounts = &counted_;
+        if (p.cls == ParamClass::router && federation.router_average == RouterAverage::owners) {
+            amounts = &counted_by_row_;
+            for (int group : config_.placement().owners(p.layer, row(p, i)))
+                if (contributed[group]) found[group] = 0;
+        }
+        if (found.empty()) {
+            amounts = &counted_;
+            for (int group : p.owners)
+                if (contributed[group]) found[group] = 0;
+        }
+        double sum = 0;
+        if (federation.weights == WeightsKind::tokens)
+            for (auto& [group, weight] : found) sum += weight = (*amounts)[group][p.name][i];
+        for (auto& [group, weight] : found) weight = sum > 0 ? weight / sum : 1.0 / found.size();
+        return found;
+    }
+
     TinyConfig config_;
     std::vector<Parameter> all_;
     std::map<std::string, std::vector<double>> anchor_, momentum_;
-    std::map<int, std::map<std::string, std::vector<double>>> local_;
+    using ByGroup = std::map<int, std::map<std::string, std::vector<double>>>;
+    ByGroup local_;
+    // By element, since its parameter was last exchanged: tokens, of an expert its choices; the
+    // choices of a router's row.
+    ByGroup counted_, counted_by_row_;
 };
 
 template <class T>
@@ -171,11 +286,25 @@ inline std::vector<float> contents(const std::vector<StatePiece>& pieces) {
     return all;
 }
 
-// Bytes of all parameters of a class with at least two owners, times 2 (n - 1).
-inline int64_t expected_bytes(const TinyConfig& config, ParamClass cls) {
+// Bytes of all values of a class with at least two owners, times 2 (n - 1).
+inline int64_t value_bytes(const TinyConfig& config, ParamClass cls) {
     int64_t bytes = 0;
     for (const Parameter& p : config.parameters())
         if (p.cls == cls) bytes += 2 * (std::ssize(p.owners) - 1) * 4 * p.count();
+    return bytes;
+}
+
+// With the hash of every message.
+inline int64_t expected_bytes(const TinyConfig& config, ParamClass cls) {
+    int64_t bytes = value_bytes(config, cls);
+    const World world(config.topology, 0, config.topology.n_ranks());
+    const Placement placement = config.placement();
+    const std::vector<Parameter> all = config.parameters();
+    for (const OwnedSpan& span :
+         owned_spans(all, arena_layout(all, placement, world), placement, world))
+        if (span.cls == cls)
+            bytes += 2 * (span.n_owners() - 1) * 8 *
+                     std::min<int64_t>(span.size, span.lanes * span.n_owners());
     return bytes;
 }
 

@@ -261,20 +261,6 @@ TEST_CASE("a second backward pass adds to the gradients and to the totals") {
         CHECK(rig.model().totals().load[i] == 2 * first.load[i]);
 }
 
-TEST_CASE("every valid token makes top_k choices in every layer with experts") {
-    for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
-        Rig rig(config);
-        const std::vector<float> load = rig.evaluate().load;
-        const int E = config.model.moe.n_experts;
-        for (int l = 0; l < config.model.n_layers; ++l) {
-            const float sum =
-                std::accumulate(load.begin() + l * E, load.begin() + (l + 1) * E, 0.0f);
-            const bool dense = l < config.model.moe.first_dense_layers;
-            CHECK(sum == (dense ? 0 : 2 * rig.batch().valid_tokens));
-        }
-    }
-}
-
 TEST_CASE("evaluation has the losses of training, and the logits have those of evaluation") {
     for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
         Rig rig(config);

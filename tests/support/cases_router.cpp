@@ -209,7 +209,7 @@ RouterBackward router_backward(Pool& pool, RouterShape s) {
 }
 
 // Counts as a router leaves them: K choices of each valid token, none in the first sequence.
-Balance balance(Pool& pool, int64_t sequences, int64_t E, bool fraction) {
+Balance balance(Pool& pool, int64_t sequences, int E, bool fraction, int experts) {
     Balance op;
     op.dmass = pool.blank(Shape(sequences, E));
     op.load = pool.normal(Shape(E), 2.0f, 5.0f);
@@ -223,6 +223,7 @@ Balance balance(Pool& pool, int64_t sequences, int64_t E, bool fraction) {
     op.z = pool.normal(Shape(sequences), 1.0f, 4.0f);
     op.affinity = pool.normal(Shape(sequences), 0.3f, 2.0f);
     if (fraction) op.fraction = pool.normal(Shape(E), 0.02f, 0.1f);
+    op.experts = experts;
     op.weight = 0.3f;
     return op;
 }
@@ -235,12 +236,14 @@ std::vector<Case<Balance>> cases() {
     for (const bool fraction : {false, true}) {
         const std::string kind = fraction ? "given" : "by_sequence";
         made.push_back({kind + "_one", Size::small,
-                        [=](Pool& pool) { return balance(pool, 1, 1, fraction); }});
+                        [=](Pool& pool) { return balance(pool, 1, 1, fraction, 1); }});
         made.push_back(
-            {kind, Size::small, [=](Pool& pool) { return balance(pool, 5, 7, fraction); }});
+            {kind, Size::small, [=](Pool& pool) { return balance(pool, 5, 7, fraction, 7); }});
+        made.push_back({kind + "_some", Size::small,
+                        [=](Pool& pool) { return balance(pool, 5, 7, fraction, 3); }});
     }
     made.push_back(
-        {"B16_E128", Size::bench, [](Pool& pool) { return balance(pool, 16, 128, false); }});
+        {"B16_E128", Size::bench, [](Pool& pool) { return balance(pool, 16, 128, false, 128); }});
     return made;
 }
 

@@ -107,8 +107,8 @@ void reference(const Balance& op) {
         for (int64_t e = 0; e < E; ++e) {
             const double own = choices > 0 ? count(b, e) / choices : 0;
             const double f = fraction ? fraction(e) : own;
-            dmass(b, e) = op.weight * E * f;
-            loss(0) += E * f * mass(b, e);
+            dmass(b, e) = op.weight * op.experts * f;
+            loss(0) += op.experts * f * mass(b, e);
             load(e) += count(b, e);
         }
         loss(1) += z(b);

@@ -164,6 +164,30 @@ inline std::vector<int> one_to(int n) {
     return numbers;
 }
 
+// Two runs of `steps` steps: the same metrics, and the same bytes at the end.
+inline void check_same_run(const Workplace& place, const std::string& name,
+                           const std::string& expected, int steps, const Command& groups) {
+    CHECK(differing(place.saved(name, steps), place.saved(expected, steps)) == Command{});
+    for (const std::string& group : groups) {
+        CHECK(place.steps(name, group) == one_to(steps));
+        const auto lines = place.metrics(name, group, "step");
+        const auto wanted = place.metrics(expected, group, "step");
+        REQUIRE(lines.size() == wanted.size());
+        for (size_t i = 0; i < lines.size(); ++i)
+            for (const char* figure : {"loss", "aux_loss", "z_loss", "grad_norm", "learning_rate",
+                                       "imbalance", "skipped_share"})
+                CHECK(lines[i].at(figure) == wanted[i].at(figure));
+        const auto rounds = place.metrics(name, group, "round");
+        const auto wanted_rounds = place.metrics(expected, group, "round");
+        REQUIRE(rounds.size() == wanted_rounds.size());
+        for (size_t i = 0; i < rounds.size(); ++i)
+            for (const char* figure :
+                 {"round", "step", "hash", "sent", "sent_own", "drift", "cosine", "agree",
+                  "classes", "sent_total", "data_parallel_bytes", "full_replica_bytes"})
+                CHECK(rounds[i].at(figure) == wanted_rounds[i].at(figure));
+    }
+}
+
 inline const std::string kSolo = "{name: solo, ranks: 1}";
 inline const std::string kPair =
     "{name: west, ranks: 2, expert_parallel: 2}, "

@@ -112,14 +112,38 @@ TEST_CASE("a round line has its fields in a fixed order") {
                                .step = 1184,
                                .groups = 4,
                                .groups_total = 4,
-                               .sent_bytes = 2747269,
+                               .counted = {.sent = {2747200, 9, 0, 0, 60}, .received = {}},
                                .predicted_bytes = 2747269,
                                .seconds = 0.312,
                                .drift = 0.01312,
+                               .cosine = {0.4249, 0.7, std::nullopt},
+                               .agree = 0.934,
                                .hash = 0x12349f3c};
     CHECK(round_line(metrics) ==
           "round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | "
-          "hash 9f3c");
+          "cos 0.42 | agree 0.93 | hash 9f3c");
+    RoundMetrics some = metrics;
+    some.classes = {true, true, false};
+    CHECK(round_line(some) ==
+          "round 37 | groups 4/4 | shared router | sent 2.62 MiB (predicted 2.62) | 0.31 s | "
+          "drift 0.013 | cos 0.42 | agree 0.93 | hash 9f3c");
+    some.classes = {false, true, false};
+    some.cosine[0] = some.agree = std::nullopt;
+    CHECK(round_line(some) ==
+          "round 37 | groups 4/4 | router | sent 2.62 MiB (predicted 2.62) | 0.31 s | "
+          "drift 0.013 | hash 9f3c");
+}
+
+TEST_CASE("the line at the end compares what was sent") {
+    const int64_t MiB = 1 << 20;
+    const TrafficBytes total{.sent = {190 * MiB, 2 * MiB, 14 * MiB, 0, MiB / 2}, .received = {}};
+    CHECK(sent_line(22, total, {.data_parallel = 36250 * MiB, .full_replicas = 419 * MiB}) ==
+          "sent 206.5 MiB in 22 rounds (shared 190.0, router 2.0, expert 14.0, control 0.5) | "
+          "data-parallel 35.4 GiB, 176x | full replicas 419 MiB, 2.03x");
+    const TrafficBytes little{.sent = {0, 0, 0, 1024, 512}, .received = {}};
+    CHECK(sent_line(1, little, {.data_parallel = 5000, .full_replicas = 256}) ==
+          "sent 1.5 KiB in 1 round (copies 1.0, control 0.5) | data-parallel 4.88 KiB, 3.26x | "
+          "full replicas 0.25 KiB, 0.17x");
 }
 
 TEST_CASE("counts and durations take the unit that fits") {
@@ -141,7 +165,17 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
                  .loss = 5.5,
                  .affinity = 0.25,
                  .grad_norm = std::numeric_limits<double>::quiet_NaN()});
-    writer.round({.round = 1, .step = 1, .sent_bytes = 123, .predicted_bytes = 124, .hash = 10});
+    writer.round({.round = 1,
+                  .step = 1,
+                  .classes = {true, false, true},
+                  .counted = {.sent = {100, 0, 20, 7, 3}, .received = {}},
+                  .own = {.sent = {50, 0, 10, 0, 1}, .received = {}},
+                  .predicted_bytes = 124,
+                  .cosine = {0.5, std::nullopt, -0.25},
+                  .load = {.imbalance = {1.5, 2}, .entropy = {1, 0.5}, .skip = {}, .chance = {0.5}},
+                  .hash = 10,
+                  .total = {.sent = {1000, 2, 3, 0, 4}, .received = {}},
+                  .baselines = {.data_parallel = 9000, .full_replicas = 3000}});
     writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
     writer.end(1, "stopped");
 
@@ -156,8 +190,21 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     CHECK(lines[1]["loss"] == 5.5);
     CHECK(lines[1]["affinity"] == 0.25);
     CHECK(lines[1]["grad_norm"].is_null());
-    CHECK(lines[2]["sent_bytes"] == 123);
+    CHECK(lines[2]["sent_bytes"] == 130);
     CHECK(lines[2]["predicted_bytes"] == 124);
+    CHECK(lines[2]["classes"] == json({"shared", "expert"}));
+    CHECK(lines[2]["sent"] ==
+          json({{"shared", 100}, {"router", 0}, {"expert", 20}, {"copies", 7}, {"control", 3}}));
+    CHECK(lines[2]["sent_own"]["expert"] == 10);
+    CHECK(lines[2]["cosine"] == json({{"shared", 0.5}, {"expert", -0.25}}));
+    CHECK(!lines[2].contains("agree"));
+    CHECK(lines[2]["load_imbalance"] == json({1.5, 2.0}));
+    CHECK(lines[2]["load_entropy"] == json({1.0, 0.5}));
+    CHECK(lines[2]["skip"] == json::array());
+    CHECK(lines[2]["chance"] == json({0.5}));
+    CHECK(lines[2]["sent_total"] == 1009);
+    CHECK(lines[2]["data_parallel_bytes"] == 9000);
+    CHECK(lines[2]["full_replica_bytes"] == 3000);
     CHECK(lines[2]["hash"] == "000000000000000a");
 }
 

@@ -114,6 +114,55 @@ TEST_CASE("before the first step every expert has the same share") {
     });
 }
 
+TEST_CASE("with aux_scope federation a step goes by the choices of the last exchange") {
+    const bool reroutes = GENERATE(false, true);
+    Config config = two_ranks();
+    config.model.moe.aux_scope = AuxScope::federation;
+    config.model.moe.bias_update = 0.01;
+    if (reroutes) {
+        // The first group of two holds the experts 0 to 3.
+        config.topology = tiny_topology({{1, 1}, {1, 1}});
+        config.federation.absent = AbsentPolicy::reroute;
+    }
+    const int E = 8, C = reroutes ? 4 : 8;
+    check_on_two_ranks(config, [&](Communicator& job) {
+        const std::string bias = "model.layers.1.mlp.gate.e_score_correction_bias";
+        Worker worker(config, job), other(config, job), even(config, job);
+        if (reroutes && job.rank() == 1) {
+            for (int64_t s : {1, 2}) worker.run(s), other.run(s), even.run(s);
+            return 0;
+        }
+        // Before the first exchange all are alike, whatever the steps choose.
+        int wrong = std::abs(worker.run(1).aux - 1) > 1e-5;
+        other.run(1);
+        even.run(1);
+        for (int e = 0; e < E; ++e) wrong += worker.weight(bias)[e] != 0;
+
+        // All choices are those of expert 1, and of 6, which the rerouting group does not have.
+        std::vector<int64_t> choices(2 * E);
+        for (int l : {0, 1}) choices[l * E + 1] = choices[l * E + 6] = 50;
+        worker.step().set_exchanged(choices);
+        const std::vector<float> none(2 * E);
+        other.step().set_load(none);  // means nothing here
+        const double aux = worker.run(2).aux, without = other.run(2).aux;
+        wrong += std::abs(without - 1) > 1e-5 || std::abs(aux - 1) < 1e-3;
+
+        // The f of the loss: C p_1 where 6 is out of reach, C (p_1 + p_6) / 2 otherwise.
+        std::vector<int64_t> one(2 * E);
+        for (int l : {0, 1}) one[l * E + 1] = 7;
+        even.step().set_exchanged(one);
+        const double of_one = even.run(2).aux;
+        wrong += (of_one == aux) != reroutes;
+
+        // The bias moves when it is told to, once.
+        worker.step().update_selection_bias(choices);
+        for (int e = 0; e < C; ++e)
+            wrong += worker.weight(bias)[e] != (e == 1 || e == 6 ? -0.01f : 0.01f);
+        for (int e = C; e < E; ++e) wrong += worker.weight(bias)[e] != 0;
+        return wrong;
+    });
+}
+
 TEST_CASE("a step that is not finite fails on every rank and changes nothing") {
     const Config config = two_ranks();
     check_on_two_ranks(config, [&](Communicator& job) {

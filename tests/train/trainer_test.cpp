@@ -1,11 +1,10 @@
 // A whole run in one process, against the bare loop of steps.
-#include "train/trainer.h"
-
 #include <catch2/catch.hpp>
 
 #include "data/token_file.h"
 #include "support/temporary_directory.h"
 #include "support/tiny.h"
+#include "train/run.h"
 
 using namespace fomoe;
 
@@ -58,10 +57,10 @@ Config averaging_config(const Elsewhere& place, int local_steps) {
 std::map<std::string, std::vector<float>> trained(const Config& config) {
     const auto backend = make_cpu_backend(1);
     const auto job = make_self_communicator();
-    Trainer trainer(config, plan_run(config, "auto"), *job, *backend,
-                    Threads{.reason = "asked for"});
-    REQUIRE(trainer.run() == Exit::done);
-    REQUIRE(trainer.steps_done() == config.train.steps);
+    const RunEnd end =
+        train_run(config, plan_run(config, "auto"), *job, *backend, Threads{.reason = "asked for"});
+    REQUIRE(end.exit == Exit::done);
+    REQUIRE(end.steps_done == config.train.steps);
 
     const Checkpoint checkpoint(find_checkpoint(std::filesystem::path("runs") / config.name));
     const Placement placement = placement_of(config);

@@ -19,8 +19,8 @@ void CpuBackend::execute(const Balance& op, Queue) {
                 f = op.fraction.as<float>()[e];
             else if (choices > 0)
                 f = count[e] / choices;
-            loss[0] += E * f * mass[e];
-            dmass[e] = static_cast<float>(op.weight * E * f);
+            loss[0] += op.experts * f * mass[e];
+            dmass[e] = static_cast<float>(op.weight * op.experts * f);
             load[e] += count[e];
         }
         loss[1] += op.z.as<float>()[b];

@@ -6,7 +6,7 @@
 
 namespace fomoe {
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
 public:
     explicit CpuBackend(int threads);
 

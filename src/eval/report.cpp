@@ -1,0 +1,119 @@
+#include "eval/report.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace fomoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Without tokens that count the numbers are not defined: null.
+Json to_json(const Score& score) {
+    return {{"loss", score.loss()},
+            {"perplexity", score.perplexity()},
+            {"bits_per_byte", score.bits_per_byte()},
+            {"tokens", static_cast<int64_t>(score.tokens)},
+            {"flops_per_token", score.flops_per_token()}};
+}
+Json to_json(const Evaluation& evaluation) {
+    Json json{{"pooled", to_json(evaluation.pooled)}};
+    for (const auto& [name, score] : evaluation.domains) json["domains"][name] = to_json(score);
+    return json;
+}
+
+std::string row(const std::string& model, const std::string& domain, const Score& score) {
+    if (score.tokens == 0)
+        return fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>9} {:>12}\n", model, domain, "-",
+                           "-", "-", 0, "-");
+    return fmt::format("{:<17} {:<16} {:>8.4f} {:>11.3f} {:>10.4f} {:>9} {:>12.4f}\n", model,
+                       domain, score.loss(), score.perplexity(), score.bits_per_byte(),
+                       static_cast<int64_t>(score.tokens), score.flops_per_token() / 1e6);
+}
+std::string rows(const std::string& model, const Evaluation& evaluation) {
+    std::string text;
+    for (const auto& [name, score] : evaluation.domains) text += row(model, name, score);
+    return text + row(model, "pooled", evaluation.pooled);
+}
+
+const char* name_of(DocumentChoice choose) {
+    return choose == DocumentChoice::loss ? "loss" : "router";
+}
+
+std::string segment_table(const EvaluationReport& report) {
+    std::string text = fmt::format("\nsegments of documents by the group that the {} chose\n{:<16}",
+                                   name_of(report.options.choose), "domain");
+    auto cell = [](const std::string& group, auto value) {
+        return fmt::format(" {:>{}}", value, std::max<size_t>(9, group.size()));
+    };
+    for (const std::string& group : report.groups) text += cell(group, group);
+    text += '\n';
+    for (const auto& [domain, counts] : report.results.segments) {
+        text += fmt::format("{:<16}", domain);
+        for (size_t g = 0; g < counts.size(); ++g) text += cell(report.groups[g], counts[g]);
+        text += '\n';
+    }
+    return text;
+}
+
+Json document_json(const EvaluationReport& report) {
+    Json json = to_json(*report.results.document_model);
+    json["choose"] = name_of(report.options.choose);
+    json["prefix"] = report.options.prefix;
+    for (const auto& [domain, counts] : report.results.segments)
+        for (size_t g = 0; g < counts.size(); ++g)
+            json["segments"][domain][report.groups[g]] = counts[g];
+    return json;
+}
+
+// Name of the union -> its gap to the own models; empty without either.
+std::vector<std::pair<std::string, double>> gaps(const EvaluationReport& report) {
+    std::vector<std::pair<std::string, double>> found;
+    const Evaluations& results = report.results;
+    if (!results.union_model || results.own_models.empty()) return found;
+    found.emplace_back("union", results.gap_of(*results.union_model));
+    if (report.calibrated_model)
+        found.emplace_back("calibrated", results.gap_of(*report.calibrated_model));
+    return found;
+}
+
+}  // namespace
+
+std::string EvaluationReport::table() const {
+    std::string text = fmt::format("{} at step {}", run.checkpoint.string(), run.step);
+    if (options.prefix > 0)
+        text +=
+            fmt::format("; only tokens behind the first {} of each document count", options.prefix);
+    text += '\n';
+    if (calibrated)
+        text += fmt::format("{} at step {}\n", calibrated->checkpoint.string(), calibrated->step);
+    text += fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>9} {:>12}\n", "model", "domain",
+                        "loss", "perplexity", "bits/byte", "tokens", "MFLOP/token");
+    if (results.union_model) text += rows("union", *results.union_model);
+    if (calibrated_model) text += rows("union, calibrated", *calibrated_model);
+    for (size_t g = 0; g < results.own_models.size(); ++g)
+        text += rows("own " + groups[g], results.own_models[g]);
+    if (results.document_model) text += rows("document", *results.document_model);
+    for (const auto& [name, gap] : gaps(*this))
+        text += fmt::format("gap of the {} to the mean of the own models: {:+.4f} bits/byte\n",
+                            name == "union" ? name : "calibrated union", gap);
+    if (results.document_model) text += segment_table(*this);
+    return text;
+}
+
+std::string EvaluationReport::json() const {
+    Json json{{"step", run.step}};
+    if (results.union_model) json["union"] = to_json(*results.union_model);
+    if (calibrated_model) {
+        json["calibrated"] = to_json(*calibrated_model);
+        json["calibrated"]["step"] = calibrated->step;
+    }
+    for (size_t g = 0; g < results.own_models.size(); ++g)
+        json["groups"][groups[g]] = to_json(results.own_models[g]);
+    if (results.document_model) json["document"] = document_json(*this);
+    for (const auto& [name, gap] : gaps(*this)) json["gap"][name] = gap;
+    return json.dump() + "\n";
+}
+
+}  // namespace fomoe
