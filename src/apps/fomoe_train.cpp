@@ -13,10 +13,8 @@
 #include "ops/check_backend.h"
 #include "ops/matmul_ceiling.h"
 #include "ops/trace_backend.h"
-#include "train/calibration.h"
 #include "train/profile.h"
 #include "train/run.h"
-#include "train/signals.h"
 
 namespace fomoe {
 namespace {
@@ -82,21 +80,14 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) log_info(device.description);
-    RunEnd end = train_run(config, plan, job, *backend, threads);
-    if (end.exit == Exit::done && config.calibration.steps > 0) {
-        const StopSignals signals;
-        end.exit = Calibration(config, plan, job, *backend, threads).run([&] {
-            return signals.requested();
-        });
-        end.steps_done += config.calibration.steps;
-    }
+    const auto [exit, steps_done] = train_run(config, plan, job, *backend, threads);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}", profile_table(trace->report(), cpu_matmul_ceiling(threads.count),
-                                       end.steps_done));
-    return static_cast<int>(end.exit);
+        fmt::print("{}",
+                   profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps_done));
+    return static_cast<int>(exit);
 }
 
 // --check, when the config and the start of the data are already known to be right.

@@ -53,8 +53,8 @@ public:
         placement();
         rounds();
         probe();
-        calibration();
         for (Problem& problem : phase_problems(config_)) problems_.push_back(std::move(problem));
+        calibration();
         return std::move(problems_);
     }
 

@@ -89,13 +89,11 @@ Calibration::Calibration(const Config& config, const RunPlan& plan, Communicator
 
 void Calibration::start() {
     const std::filesystem::path target = directory(plan_);
-    if (speaks()) {
-        lock_.emplace(claim_run(plan_));
-        if (std::filesystem::exists(target) && !std::filesystem::exists(target / Manifest::kFile))
-            throw Error(Exit::data, concat(target.string(),
-                                           " is not a calibrated model; nothing was overwritten: "
-                                           "move it away"));
-    }
+    if (speaks() && std::filesystem::exists(target) &&
+        !std::filesystem::exists(target / Manifest::kFile))
+        throw Error(Exit::data, concat(target.string(),
+                                       " is not a calibrated model; nothing was overwritten: move "
+                                       "it away"));
     job_.barrier();
     load_union(checkpoint_, model_, step_.weights());
     federation_.start(step_.weights());
@@ -167,14 +165,15 @@ bool Calibration::round(int64_t step, bool stop) {
     predicted_bytes_ += result.predicted.total_sent();
     if (result.committed) return result.stop;
     if (step == config_.calibration.steps)
-        throw Error(Exit::diverged,
-                    "the last average of the calibration was not finite, and nothing was written; "
-                    "lower calibration.lr and run again");
+        throw Error(
+            result.failure.kind == FailureKind::damaged ? Exit::communication : Exit::diverged,
+            concat("the last round of the calibration changed nothing, and nothing was "
+                   "written: ",
+                   text_of(result.failure, world_),
+                   "; run again, with a lower calibration.lr if values are not finite"));
     if (speaks())
-        log_warning(
-            fmt::format("calibration {}: nothing was averaged, since no group had a finite "
-                        "contribution, or the average was not finite",
-                        step));
+        log_warning(fmt::format("calibration {}: the round changed nothing: {}", step,
+                                text_of(result.failure, world_)));
     return result.stop;
 }
 

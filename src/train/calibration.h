@@ -14,8 +14,9 @@ namespace fomoe {
 
 class Calibration {
 public:
-    // Collective over the job. Of a run that is done: it starts from the run's newest checkpoint,
-    // or from plan.checkpoint where the run has saved none. config.calibration.steps is above 0.
+    // Collective over the job, which holds the run. Of one that is done: it starts from the run's
+    // newest checkpoint, or from plan.checkpoint where the run has saved none.
+    // config.calibration.steps is above 0.
     Calibration(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
                 const Threads& threads);
 
@@ -65,7 +66,6 @@ private:
     FrozenCopies copies_;
     Federation federation_;  // of what is calibrated
     Loader loader_;
-    std::optional<FileLock> lock_;            // of the run's directory; rank 0
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
     int64_t trained_steps_;  // of the run

@@ -1,18 +1,27 @@
 #include "train/run.h"
 
+#include "train/calibration.h"
+
 namespace fomoe {
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend& backend,
                  const Threads& threads) {
     RunHold hold;
     RunEnd end;
-    while (true) {
+    int64_t step = 0;
+    while (step < config.train.steps) {
         Trainer trainer(config, plan, job, backend, threads, hold);
         end.exit = trainer.run();
         end.steps_done += trainer.steps_done();
-        if (end.exit != Exit::done || trainer.last_step() == config.train.steps) return end;
-        plan.checkpoint = plan.checkpoints() / step_directory(trainer.last_step());
+        if (end.exit != Exit::done) return end;
+        step = trainer.last_step();
+        if (step < config.train.steps) plan.checkpoint = plan.checkpoints() / step_directory(step);
     }
+    if (config.calibration.steps == 0) return end;
+    Calibration calibration(config, plan, job, backend, threads);
+    end.exit = calibration.run([&] { return hold.signals.requested(); });
+    end.steps_done += config.calibration.steps;
+    return end;
 }
 
 }  // namespace fomoe

@@ -11,7 +11,8 @@ struct RunEnd {
 };
 
 // One Trainer for each placement that the run's phases have; the next goes on from the checkpoint
-// that the one before has written, when its memory is free. Otherwise as Trainer and its run().
+// that the one before has written, when its memory is free. Then the calibration, if the config
+// asks for one. Otherwise as Trainer and its run().
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend& backend,
                  const Threads& threads);
 

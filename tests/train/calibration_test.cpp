@@ -214,7 +214,8 @@ TEST_CASE("bytes of a calibration are those predicted, and those of the shapes")
         CHECK(end["first_loss"] == lines[0]["loss"]);
         CHECK(end["last_loss"] == lines[5]["loss"]);
 
-        // Two owners of S bytes send 2 S together in each of three rounds.
+        // Two owners of S bytes send 2 S together in each of three rounds, in four messages a lane,
+        // each with a hash.
         const Placement placement = placement_of(config);
         int64_t router = 0, shared = 0, absent = 0;
         for (const Parameter& p :
@@ -223,8 +224,9 @@ TEST_CASE("bytes of a calibration are those predicted, and those of the shapes")
             if (p.trained) (p.cls == ParamClass::router ? router : shared) += p.count();
         }
         const bool alone = config.topology.groups.size() == 1;
-        CHECK(end["router_bytes"] == (alone ? 0 : 3 * 2 * 4 * router));
-        CHECK(end["shared_bytes"] == (alone ? 0 : 3 * 2 * 4 * shared));
+        const int64_t lanes = config.topology.groups[0].ranks;
+        CHECK(end["router_bytes"] == (alone ? 0 : 3 * (2 * 4 * router + lanes * 4 * 8)));
+        CHECK(end["shared_bytes"] == (alone ? 0 : 3 * (2 * 4 * shared + lanes * 4 * 8)));
         const int64_t copies = end["copies_bytes"];
         CHECK(copies >= (alone ? 0 : 2 * absent));
         CHECK((copies == 0) == (alone || absent == 0));
