@@ -154,6 +154,7 @@ struct FederationConfig {
     InnerState inner_state = InnerState::keep;  // AdamW's moments of what a round has exchanged
     int first_moment_steps = 0, second_moment_steps = 0;  // periods of `average`; 0: local_steps
     int probe_sequences = 1;  // held-out, on which groups compare the experts they choose; 0: none
+    int evaluate_every = 0;   // rounds between evaluations on held-out sequences; 0: none
     double reject_above = 0;  // times the median norm that a contribution may have; 0: any
     double exchange_timeout = 600;  // seconds until a silent group fails the round
     bool operator==(const FederationConfig&) const = default;

@@ -380,6 +380,9 @@ void add_federation_keys(Keys& keys) {
         "federation.probe_sequences", [](Config& c) { return &c.federation.probe_sequences; },
         at_least(0), "held-out sequences on which groups compare their routing; 0: none")));
     keys.push_back(untrained(key(
+        "federation.evaluate_every", [](Config& c) { return &c.federation.evaluate_every; },
+        at_least(0), "rounds between evaluations of union and own models; 0: none")));
+    keys.push_back(untrained(key(
         "federation.exchange_timeout", [](Config& c) { return &c.federation.exchange_timeout; },
         above(0), "seconds until a silent group fails the round")));
 }

@@ -3,32 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-
-#include "model/flops.h"
 
 namespace fomoe {
 namespace {
-
-// Sequences [begin, end) of a source, filled up to `n` with sequences that have no targets: the
-// ranks run in step, whatever their shares.
-Batch padded(const ValidLoader& data, int source, Range sequences, int64_t n,
-             const Config& config) {
-    Batch batch = sequences.size() > 0 ? data.get(source, sequences) : Batch{};
-    const int64_t T = config.data.seq_len, N = n * T;
-    for (int64_t i = batch.tokens.size(); i < N; ++i)
-        batch.positions.push_back(static_cast<int32_t>(i % T));
-    batch.tokens.resize(N, 0);
-    batch.targets.resize(N, -1);
-    if (config.data.document_mask) batch.begin.resize(N, 0);
-    return batch;
-}
-
-// What one model makes of a batch, by token.
-struct Pass {
-    std::vector<float> loss;
-    std::vector<int32_t> executed;  // choices
-};
 
 // The sums over the sequences of one domain; those of a rank until they are reduced.
 struct Sums {
@@ -72,30 +49,24 @@ public:
               const EvaluationOptions& options)
         : model_(model),
           data_(data),
-          tokenizer_(tokenizer),
+          scorer_(model.config().model, model.config().data.seq_len, tokenizer),
           options_(options),
-          flops_(forward_flops_per_token(model.config().model, model.config().data.seq_len)),
           n_groups_(model.trained().n_groups()),
           by_router_(options.document_model && options.choose == DocumentChoice::router) {}
 
     Sums domain(int source) {
         Communicator& ranks = model_.ranks();
-        const int64_t m = model_.sequences(), n = data_.n_sequences(source);
-        const Range own = cut(n, ranks.size(), ranks.rank());
-        const int64_t most = (n + ranks.size() - 1) / ranks.size();
         Sums sums(n_groups_);
-        for (int64_t first = 0; first < most; first += m) {
-            const Range part{std::min(own.begin + first, own.end),
-                             std::min(own.begin + first + m, own.end)};
+        for (Range part : runs_of_part(data_.n_sequences(source), ranks.size(), ranks.rank(),
+                                       model_.sequences()))
             sums.add(sequences(source, part));
-        }
         sums.reduce(ranks);
         return sums;
     }
 
 private:
     Sums sequences(int source, Range part) {
-        const Batch batch = padded(data_, source, part, model_.sequences(), model_.config());
+        const Batch batch = padded_batch(data_, source, part, model_.sequences(), model_.config());
         std::vector<Range> segments = data_.segments(source, part);
         std::erase_if(segments, [&](Range s) { return s.size() <= options_.prefix; });
 
@@ -126,16 +97,7 @@ private:
         return sums;
     }
 
-    Pass pass(const Batch& batch) {
-        Pass result{.loss = std::vector<float>(batch.tokens.size()), .executed = {}};
-        model_.transformer().evaluate({.token = batch.tokens,
-                                       .target = batch.targets,
-                                       .position = batch.positions,
-                                       .begin = batch.begin},
-                                      result.loss);
-        result.executed = model_.transformer().executed_choices();
-        return result;
-    }
+    Pass pass(const Batch& batch) { return forward_pass(model_.transformer(), batch); }
 
     Range prefix_of(Range segment) const {
         return {segment.begin, segment.begin + options_.prefix};
@@ -160,62 +122,28 @@ private:
         return choose_by_loss(losses);
     }
 
-    void add_loss(Score& score, const Pass& pass, Range segment, const Batch& batch) const {
-        for (int64_t row = prefix_of(segment).end; row < segment.end; ++row) {
-            const int32_t target = batch.targets[row];
-            if (target < 0) continue;
-            score.loss_sum += pass.loss[row];
-            score.tokens += 1;
-            score.bytes += tokenizer_.byte_count(target);
-        }
-    }
-
-    double cost(const Pass& pass, Range rows) const {
-        double choices = 0;
-        for (int64_t row = rows.begin; row < rows.end; ++row) choices += pass.executed[row];
-        return flops_.always * static_cast<double>(rows.size()) + flops_.per_choice * choices;
-    }
-
     void add_segment(Score& score, const Pass& pass, Range segment, const Batch& batch) const {
-        add_loss(score, pass, segment, batch);
-        score.flops += cost(pass, segment);
-        score.computed += static_cast<double>(segment.size());
+        scorer_.add(score, pass, batch, segment, options_.prefix);
     }
 
     void add_document(Score& score, const Pass& whole, const std::vector<Pass>& own, int chosen,
                       Range segment, const Batch& batch) const {
         const Range prefix = prefix_of(segment);
         add_segment(score, own[chosen], segment, batch);
-        if (by_router_) score.flops += cost(whole, prefix);
+        if (by_router_) score.flops += scorer_.cost(whole, prefix);
         for (int g = 0; g < n_groups_ && !by_router_; ++g)
-            if (g != chosen) score.flops += cost(own[g], prefix);
+            if (g != chosen) score.flops += scorer_.cost(own[g], prefix);
     }
 
     UnionModel& model_;
     const ValidLoader& data_;
-    const Tokenizer& tokenizer_;
+    Scorer scorer_;
     EvaluationOptions options_;
-    FlopsPerToken flops_;
     int n_groups_;
     bool by_router_;
 };
 
-void put(Evaluation& evaluation, const std::string& domain, const Score& score) {
-    evaluation.domains[domain] = score;
-    evaluation.pooled.add(score);
-}
-
 }  // namespace
-
-double Score::perplexity() const { return std::exp(loss()); }
-double Score::bits_per_byte() const { return loss_sum / std::log(2.0) / bytes; }
-void Score::add(const Score& other) {
-    loss_sum += other.loss_sum;
-    tokens += other.tokens;
-    bytes += other.bytes;
-    flops += other.flops;
-    computed += other.computed;
-}
 
 double Evaluations::gap_of(const Evaluation& union_model) const {
     double own = 0;
@@ -233,11 +161,11 @@ Evaluations evaluate(UnionModel& model, const ValidLoader& data, const Tokenizer
     for (int source = 0; source < data.n_sources(); ++source) {
         const std::string& name = data.name(source);
         const Sums sums = evaluator.domain(source);
-        if (options.union_model) put(*result.union_model, name, sums.union_model);
+        if (options.union_model) result.union_model->put(name, sums.union_model);
         for (size_t g = 0; g < result.own_models.size(); ++g)
-            put(result.own_models[g], name, sums.own_models[g]);
+            result.own_models[g].put(name, sums.own_models[g]);
         if (!options.document_model) continue;
-        put(*result.document_model, name, sums.document_model);
+        result.document_model->put(name, sums.document_model);
         result.segments[name].assign(sums.segments.begin(), sums.segments.end());
     }
     return result;

@@ -6,31 +6,11 @@
 #include <optional>
 #include <string>
 
-#include "data/loader.h"
-#include "data/tokenizer.h"
 #include "eval/document.h"
+#include "eval/score.h"
 #include "eval/union_model.h"
 
 namespace fomoe {
-
-struct Score {
-    double loss_sum = 0;  // nats
-    double tokens = 0;    // that count
-    double bytes = 0;     // of the text that the tokens stand for
-    double flops = 0;     // of the forward passes over all tokens of the segments that count,
-    double computed = 0;  // and the number of these tokens
-
-    double loss() const { return loss_sum / tokens; }  // nats per token
-    double perplexity() const;
-    double bits_per_byte() const;
-    double flops_per_token() const { return flops / computed; }
-    void add(const Score& other);
-};
-
-struct Evaluation {
-    std::map<std::string, Score> domains;
-    Score pooled;  // all tokens of all domains
-};
 
 // A segment is the run of one document inside a sequence. Its first `prefix` tokens choose the
 // group with `document_model`, and count in no mode; segments that are not longer count nothing. A

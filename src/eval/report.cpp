@@ -80,6 +80,8 @@ std::vector<std::pair<std::string, double>> gaps(const EvaluationReport& report)
 
 }  // namespace
 
+std::string json_of(const Evaluation& evaluation) { return to_json(evaluation).dump(); }
+
 std::string EvaluationReport::table() const {
     std::string text = fmt::format("{} at step {}", run.checkpoint.string(), run.step);
     if (options.prefix > 0)

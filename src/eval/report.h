@@ -7,6 +7,9 @@
 
 namespace fomoe {
 
+// One object: `pooled` and `domains`, as a model has them in the report's JSON.
+std::string json_of(const Evaluation& evaluation);
+
 struct EvaluationReport {
     struct Part {
         std::filesystem::path checkpoint;

@@ -1,6 +1,7 @@
 // Sums and the prediction.
 #include "federation/ledger.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "federation/message.h"
@@ -26,6 +27,20 @@ TrafficBytes& TrafficBytes::operator+=(const TrafficBytes& other) {
         received[i] += other.received[i];
     }
     return *this;
+}
+
+std::vector<uint64_t> words_of(const TrafficBytes& bytes) {
+    std::vector<uint64_t> words;
+    for (const std::array<int64_t, kTraffic>& side : {bytes.sent, bytes.received})
+        words.insert(words.end(), side.begin(), side.end());
+    return words;
+}
+
+TrafficBytes bytes_of(std::span<const uint64_t> words) {
+    TrafficBytes bytes;
+    std::copy_n(words.begin(), kTraffic, bytes.sent.begin());
+    std::copy_n(words.begin() + kTraffic, kTraffic, bytes.received.begin());
+    return bytes;
 }
 
 void Ledger::count_sent(Traffic traffic, int64_t bytes) {

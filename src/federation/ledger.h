@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "federation/codec.h"
@@ -26,6 +28,10 @@ struct TrafficBytes {
     TrafficBytes& operator+=(const TrafficBytes& other);
     bool operator==(const TrafficBytes&) const = default;
 };
+// As words of a message: all sent, then all received.
+inline constexpr size_t kTrafficWords = 2 * kTraffic;
+std::vector<uint64_t> words_of(const TrafficBytes& bytes);
+TrafficBytes bytes_of(std::span<const uint64_t> words);
 
 // What one rank sent to and received from other groups.
 class Ledger {

@@ -11,6 +11,12 @@ int period_of(const FederationConfig& config, ParamClass cls) {
     return steps > 0 ? steps : config.local_steps;
 }
 
+bool one_period(const FederationConfig& config) {
+    const int shared = period_of(config, ParamClass::shared);
+    return shared == period_of(config, ParamClass::router) &&
+           shared == period_of(config, ParamClass::expert);
+}
+
 Classes classes_due(const FederationConfig& config, int64_t step) {
     Classes due;
     for (size_t i = 0; i < due.size(); ++i)

@@ -21,6 +21,8 @@ inline constexpr Moments kNoMoments{false, false}, kAllMoments{true, true};
 
 // Steps between the exchanges of a class.
 int period_of(const FederationConfig& config, ParamClass cls);
+// Whether all classes are exchanged in every round.
+bool one_period(const FederationConfig& config);
 // The classes whose period ends with this step, counted from 1. None: no round ends here.
 Classes classes_due(const FederationConfig& config, int64_t step);
 

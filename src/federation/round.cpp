@@ -14,25 +14,10 @@ namespace fomoe {
 namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
-constexpr size_t kStatusWords = 4;            // finite, rounds, stop, squared norm
-constexpr size_t kStagedWords = 1;            // failure
-constexpr size_t kBytesWords = 2 * kTraffic;  // sent and received
+constexpr size_t kStatusWords = 4;  // finite, rounds, stop, squared norm
+constexpr size_t kStagedWords = 1;  // failure
 
 constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
-
-Words words_of(const TrafficBytes& bytes) {
-    Words words;
-    for (const std::array<int64_t, kTraffic>& side : {bytes.sent, bytes.received})
-        words.insert(words.end(), side.begin(), side.end());
-    return words;
-}
-
-TrafficBytes bytes_of(std::span<const uint64_t> words) {
-    TrafficBytes bytes;
-    std::copy_n(words.begin(), kTraffic, bytes.sent.begin());
-    std::copy_n(words.begin() + kTraffic, kTraffic, bytes.received.begin());
-    return bytes;
-}
 
 // XXH3 of a range of the span, in span order; never 0 nor kDiffers.
 uint64_t hash_of(const OwnedSpan& span, Range range, const float* arena) {
@@ -169,6 +154,7 @@ Participants Federation::prepare(const float* weights, Participants participants
                     groups[0][1]);
         offers.push_back(
             {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
+        result.finite = result.finite && status[0] != 0;
         result.stop = result.stop || status[2] != 0;
         heard_.push_back(heard_counts(use_, participants.classes, counts_.n_choices(),
                                       std::span(status).subspan(kStatusWords)));
@@ -258,7 +244,7 @@ void Federation::verify_copies(const float* weights, const Participants& partici
         mine.push_back(shown ? hash_of(span, {0, span.size}, weights) : 0);
     }
     const size_t n = spans_.size(), n_pairs = PairProducts::n_words(world_.n_groups());
-    const size_t n_words = n + kBytesWords + n_pairs;
+    const size_t n_words = n + kTrafficWords + n_pairs;
     const Words counted = words_of(link_.ledger().round()), sums = products.words();
     mine.insert(mine.end(), counted.begin(), counted.end());
     mine.insert(mine.end(), sums.begin(), sums.end());
@@ -268,7 +254,7 @@ void Federation::verify_copies(const float* weights, const Participants& partici
         TrafficBytes bytes;
         PairProducts pairs(world_.n_groups());
         for (const Words& row : rows) {
-            bytes += bytes_of(std::span(row).subspan(n, kBytesWords));
+            bytes += bytes_of(std::span(row).subspan(n, kTrafficWords));
             pairs.add(std::span(row).last(n_pairs));
         }
         const int control = static_cast<int>(Traffic::control);
@@ -290,10 +276,10 @@ void Federation::verify_copies(const float* weights, const Participants& partici
     }
     PairProducts all(world_.n_groups());
     for (const Words& group : groups) {
-        result.counted += bytes_of(std::span(group).subspan(n, kBytesWords));
+        result.counted += bytes_of(std::span(group).subspan(n, kTrafficWords));
         all.add(std::span(group).last(n_pairs));
     }
-    result.own = bytes_of(std::span(groups[world_.group]).subspan(n, kBytesWords));
+    result.own = bytes_of(std::span(groups[world_.group]).subspan(n, kTrafficWords));
     if (result.committed) result.cosine = all.cosines();
     if (result.committed) result.checksum = XXH3_64bits(hashes.data(), n * sizeof(uint64_t));
 }
@@ -330,8 +316,13 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
 int64_t Federation::control_words(const RoundInput& input) const {
     return static_cast<int64_t>(kStatusWords + told_words(use_, input.due, counts_).size() +
                                 packed_words(input.probe.experts.size()) + kStagedWords +
-                                spans_.size() + kBytesWords +
+                                spans_.size() + kTrafficWords +
                                 PairProducts::n_words(world_.n_groups()));
+}
+
+void Federation::write_anchors(Tensor weights) const {
+    for (const OuterStep& step : steps_)
+        step.spread(weights, step.span().cls == ParamClass::expert ? replicas_ : group_);
 }
 
 std::vector<StatePiece> Federation::anchor_lanes() {

@@ -15,6 +15,7 @@ namespace fomoe {
 // Equal on all ranks, except for `own` and `drift`, which are equal within a group, and `stepped`.
 struct RoundResult {
     bool committed = false;  // false: nothing has changed, to the bit
+    bool finite = true;      // what every group would have contributed was finite
     Failure failure;         // why it was not committed
     int64_t round = 0;       // number of this round, from 1
     int groups = 0, contributed = 0;
@@ -79,6 +80,10 @@ public:
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
     // span disagree after the commit; the message names the first parameter that differs.
     RoundResult round(Tensor weights, const RoundInput& input = {});
+
+    // Makes weights like this rank's those of the union: the anchors, wherever there are any. After
+    // a committed round of all classes they are already. Collective over the ranks of the group.
+    void write_anchors(Tensor weights) const;
 
     // The next rounds follow the outer optimizer of this config; anchors and momentum stay.
     void follow(const FederationConfig& config);

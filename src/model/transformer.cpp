@@ -75,18 +75,18 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
     tables_ = Arena(backend, tape.bytes());
     lay_out(tables_);
 
-    std::vector<int32_t> slots(L * E, -1);
+    default_slots_.assign(L * E, -1);
     for (int64_t l = model_.moe.first_dense_layers; l < L; ++l) {
         const GroupSlots own = group_slots(placement, world, static_cast<int>(l), frozen);
-        std::ranges::copy(own.of, slots.begin() + l * E);
+        std::ranges::copy(own.of, default_slots_.begin() + l * E);
         backend.copy_from_host(routing_[l].first_slot, own.first.data());
     }
-    set_residents(slots);
+    set_residents(default_slots_);
     if (given) {
         std::vector<float> uniform(L * E, 1.0f / static_cast<float>(E));
         if (federation_.absent == AbsentPolicy::reroute)
             for (int64_t l = 0; l < L; ++l) {
-                const auto own = std::span(slots).subspan(l * E, E);
+                const auto own = std::span(default_slots_).subspan(l * E, E);
                 const auto R = std::ranges::count_if(own, [](int32_t s) { return s >= 0; });
                 for (int64_t e = 0; e < E; ++e)
                     uniform[l * E + e] = own[e] < 0 ? 0.0f : 1.0f / static_cast<float>(R);

@@ -81,6 +81,7 @@ public:
     // the placement's; with frozen experts a shard's residents come first, then its frozen ones.
     // With `reroute` at least top_k in every layer with experts.
     void set_residents(std::span<const int32_t> slots);
+    const std::vector<int32_t>& default_slots() const { return default_slots_; }
 
     int64_t tokens() const { return shape_.tokens(); }
     const ModelConfig& model() const { return model_; }
@@ -102,6 +103,7 @@ private:
     Activations activations_;
     Arena tables_;
     std::vector<LayerRouting> routing_;
+    std::vector<int32_t> default_slots_;  // (L, E)
     RoutingTotals totals_;
     Tensor row_logits_;  // (1, V)
     ModelViews weights_, gradients_;

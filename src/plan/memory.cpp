@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "federation/participants.h"
 #include "ops/scratch.h"
 
 namespace fomoe {
@@ -77,6 +78,21 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     plan.outer = outer;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
+}
+
+int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                         const FrozenLayout& copies) {
+    const FederationConfig& federation = config.federation;
+    const BatchShape shape =
+        Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
+                                 config.data.seq_len, config.data.document_mask, &copies);
+    int64_t bytes =
+        Transformer::activation_bytes(config.model, shape) - untouched_bytes(config.model, shape);
+    if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
+        federation.reject_above > 0 || !one_period(federation))
+        bytes += copies.size * size_of(DType::bf16);
+    if (!one_period(federation)) bytes += layout.size() * size_of(DType::f32);
+    return bytes;
 }
 
 }  // namespace fomoe

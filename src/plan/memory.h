@@ -15,14 +15,20 @@ struct MemoryPlan {
     int64_t scratch = 0;       // that the CPU's ops keep beside their operands
     int64_t outer = 0;         // anchors, momentum and staging of the outer step
     int64_t copies = 0;        // frozen copies of absent experts
+    int64_t evaluation = 0;    // what an evaluation during the run takes until it is over
     int64_t expert_state = 0;  // the routed experts' part of weights, gradients and moments
     int64_t total() const {
-        return weights + gradients + moments + activations + scratch + outer + copies;
+        return weights + gradients + moments + activations + scratch + outer + copies + evaluation;
     }
 };
 
 // `frozen` is null without copies. `outer` is what Federation::bytes says.
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
                        const FrozenLayout* frozen, int threads, int64_t outer);
+
+// Of the field `evaluation`: activations, copies of all experts that the group lacks (laid out by
+// `copies`) unless they are always at hand, and the weights where the groups' own may differ.
+int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                         const FrozenLayout& copies);
 
 }  // namespace fomoe

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "eval/report.h"
 
 namespace fomoe {
 namespace {
@@ -111,6 +112,21 @@ std::string round_line(const RoundMetrics& m) {
     return line + fmt::format(" | hash {:04x}", m.hash & 0xffff);
 }
 
+std::string evaluation_line(const std::vector<std::string>& groups, const EvaluationMetrics& m) {
+    const Evaluation& whole = *m.results.union_model;
+    std::string line = fmt::format("eval after round {} | union {:.4f} bits/byte", m.round,
+                                   whole.pooled.bits_per_byte());
+    std::vector<std::string> own;
+    for (size_t g = 0; g < m.results.own_models.size(); ++g)
+        own.push_back(
+            fmt::format("{} {:.2f}", groups[g], m.results.own_models[g].pooled.bits_per_byte()));
+    if (!own.empty())
+        line += fmt::format(" | own {} | gap {:+.2f}", joined(own, ", "), m.results.gap_of(whole));
+    if (const int64_t copies = m.counted.sent_of(Traffic::copies); copies > 0)
+        line += fmt::format(" | {:.2f} MiB of copies", copies / 1048576.0);
+    return line + fmt::format(" | {:.1f} s", m.seconds);
+}
+
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines) {
     const int64_t sent = total.total_sent();
     const Unit unit = unit_of(static_cast<double>(sent));
@@ -202,6 +218,21 @@ void MetricsWriter::round(const RoundMetrics& m) {
     line["sent_total"] = m.total.total_sent();
     line["data_parallel_bytes"] = m.baselines.data_parallel;
     line["full_replica_bytes"] = m.baselines.full_replicas;
+    write_line(line.dump());
+}
+
+void MetricsWriter::evaluation(const EvaluationMetrics& m, int group) {
+    Json line = event("eval", m.step, group_);
+    line["round"] = m.round;
+    line["union"] = Json::parse(json_of(*m.results.union_model));
+    if (!m.results.own_models.empty()) {
+        line["own"] = Json::parse(json_of(m.results.own_models[group]));
+        line["gap"] = m.results.gap_of(*m.results.union_model);
+    }
+    line["sent_bytes"] = m.counted.total_sent();
+    line["predicted_bytes"] = m.predicted_bytes;
+    line["sent"] = sent_by_traffic(m.counted);
+    line["seconds"] = m.seconds;
     write_line(line.dump());
 }
 

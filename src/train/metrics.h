@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "eval/perplexity.h"
 #include "federation/baselines.h"
 #include "federation/ledger.h"
 #include "federation/similarity.h"
@@ -67,12 +69,25 @@ struct CalibrationMetrics {
     }
 };
 
+// Equal on all ranks, except for `seconds`.
+struct EvaluationMetrics {
+    int64_t round = 0;
+    int64_t step = 0;      // the last local step of the round
+    Evaluations results;   // without own models where they are the union
+    TrafficBytes counted;  // all groups together
+    int64_t predicted_bytes = 0;
+    double seconds = 0;
+};
+
 // step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | 41.3k tok/s | ...
 // The name of the group stands before it.
 std::string step_line(const std::string& group, const StepMetrics& metrics);
 // round 37 | groups 4/4 | sent 2.62 MiB (predicted 2.62) | 0.31 s | drift 0.013 | cos 0.42 | ...
 // The classes stand behind the groups when not all took part; cos is that of the shared class.
 std::string round_line(const RoundMetrics& metrics);
+// eval after round 12 | union 2.7811 bits/byte | own west 2.59, east 3.19 | gap -0.11 | 2.31 MiB of
+// copies | 1.4 s; `groups` are all names.
+std::string evaluation_line(const std::vector<std::string>& groups, const EvaluationMetrics& m);
 // sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
 // 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
@@ -85,9 +100,9 @@ std::string calibration_line(const CalibrationMetrics& metrics);
 std::string short_count(double n);
 std::string short_duration(double seconds);
 
-// Appends one JSON object a line to a file and flushes it: `event` (start, step, round, checkpoint,
-// end, calibration_step, calibration_end), `step`, `group`, and the fields above spelled out. For
-// local rank 0 of a group.
+// Appends one JSON object a line to a file and flushes it: `event` (start, step, round, eval,
+// checkpoint, end, calibration_step, calibration_end), `step`, `group`, and the fields above
+// spelled out. For local rank 0 of a group.
 class MetricsWriter {
 public:
     // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
@@ -99,6 +114,8 @@ public:
     void start(int64_t step, int64_t steps, int ranks);
     void step(const StepMetrics& metrics);
     void round(const RoundMetrics& metrics);
+    // `group`: the writer's, whose own model is told.
+    void evaluation(const EvaluationMetrics& metrics, int group);
     void checkpoint(int64_t step, const std::string& path, double seconds);
     void end(int64_t step, const std::string& reason);  // "done", "stopped"
     void calibration_step(const CalibrationStepMetrics& metrics);

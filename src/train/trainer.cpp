@@ -91,6 +91,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
     if (keeps_copies(config))
         federation_.keep_frozen(frozen_copies_, step_.copies(), config.federation.refresh);
     if (Probe::wanted(config_)) probe_.emplace(config_, ValidLoader(config_));
+    if (config_.federation.evaluate_every > 0)
+        evaluation_.emplace(state(), link_, ranks_, backend_);
 }
 
 void Trainer::describe() const {
@@ -110,17 +112,21 @@ void Trainer::describe() const {
                         placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
     }
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
-    const MemoryPlan plan =
+    MemoryPlan plan =
         memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
                     threads_.count, federation_.bytes());
-    const std::string copies =
-        plan.copies > 0 ? fmt::format(", frozen copies {}", mebibytes(plan.copies)) : "";
+    if (evaluation_)
+        plan.evaluation = evaluation_bytes(config_, world_, layout_, evaluation_->copies());
+    const auto if_any = [](const char* name, int64_t bytes) {
+        return bytes > 0 ? fmt::format(", {} {}", name, mebibytes(bytes)) : "";
+    };
     log_info(
         fmt::format("memory planned for rank 0: {} (weights {}, gradients {}, moments {}, "
-                    "activations {}, scratch {}, outer state {}{})",
+                    "activations {}, scratch {}, outer state {}{}{})",
                     mebibytes(plan.total()), mebibytes(plan.weights), mebibytes(plan.gradients),
                     mebibytes(plan.moments), mebibytes(plan.activations), mebibytes(plan.scratch),
-                    mebibytes(plan.outer), copies));
+                    mebibytes(plan.outer), if_any("frozen copies", plan.copies),
+                    if_any("evaluation", plan.evaluation)));
 }
 
 void Trainer::start_or_resume() {
@@ -208,7 +214,12 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         step_.set_exchanged(federation_.exchanged_choices());
         step_.update_selection_bias(federation_.exchanged_choices());
     }
-    if (world_.n_groups() == 1) return result.stop;
+    if (world_.n_groups() > 1) report_round(step, due, result);
+    evaluate(step, due, result);
+    return result.stop;
+}
+
+void Trainer::report_round(int64_t step, const Classes& due, const RoundResult& result) {
     sent_ += result.counted;
     const RoundMetrics metrics{
         .round = result.round,
@@ -229,13 +240,23 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         .baselines = baseline_bytes(config_, all_, step),
     };
     if (metrics_) metrics_->round(metrics);
-    if (!speaks()) return result.stop;
+    if (!speaks()) return;
     log_info(round_line(metrics));
     if (!result.committed)
         log_warning(
             fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
                         result.round, text_of(result.failure, world_)));
-    return result.stop;
+}
+
+void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
+    if (!evaluation_ || !evaluation_->due(result, step)) return;
+    const EvaluationMetrics metrics = evaluation_->run(result, due, step);
+    sent_ += metrics.counted;
+    if (metrics_) metrics_->evaluation(metrics, world_.group);
+    if (!speaks()) return;
+    std::vector<std::string> groups;
+    for (const World::Group& group : world_.groups) groups.push_back(group.name);
+    log_info(evaluation_line(groups, metrics));
 }
 
 void Trainer::save(int64_t step) {

@@ -6,6 +6,7 @@
 #include "config/phases.h"
 #include "device/device.h"
 #include "plan/memory.h"
+#include "train/evaluation.h"
 #include "train/metrics.h"
 #include "train/probe.h"
 #include "train/run_directory.h"
@@ -47,6 +48,8 @@ private:
     void enter_phase(int64_t step);
     void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, const Classes& due, bool stop);
+    void report_round(int64_t step, const Classes& due, const RoundResult& result);
+    void evaluate(int64_t step, const Classes& due, const RoundResult& result);
     void save(int64_t step);
     bool speaks() const { return world_.rank == 0; }
     RunState state() {
@@ -75,7 +78,8 @@ private:
     FrozenCopies frozen_copies_;
     Federation federation_;
     Loader loader_;
-    std::optional<Probe> probe_;              // with several groups
+    std::optional<Probe> probe_;  // with several groups
+    std::optional<TrainingEvaluation> evaluation_;
     RoundLoad round_load_;                    // of this process's steps since the last round
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 

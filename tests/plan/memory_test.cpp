@@ -98,3 +98,35 @@ TEST_CASE("a calibration plans no gradients and moments of experts") {
     CHECK(plan.moments == 8 * layout.dense.size);
     CHECK(plan.expert_state == 4 * layout.expert.size);
 }
+
+TEST_CASE("an evaluation needs activations, and what of copies and weights is not there") {
+    Config config = tiny_config();
+    config.topology = tiny_topology({{1, 1}, {2, 2}});
+    const Placement placement = placement_of(config);
+    const std::vector<Parameter> all = all_parameters(config.model, placement);
+    const int64_t expert = 3 * 16 * 8, layers = 2;
+    for (int rank = 0; rank < 3; ++rank) {
+        const World world(config.topology, rank, 3);
+        const ArenaLayout layout = arena_layout(all, placement, world);
+        const FrozenLayout copies = frozen_layout(all, placement, world);
+        const auto bytes = [&](auto... change) {
+            Config changed = config;
+            (change(changed.federation), ...);
+            return evaluation_bytes(changed, world, layout, copies);
+        };
+        const auto proxy = [](FederationConfig& f) { f.absent = AbsentPolicy::proxy; };
+        const int64_t activations = bytes(proxy);
+        CHECK(activations > plan_of(config, rank).activations / 2);
+        CHECK(activations <=
+              Transformer::activation_bytes(
+                  config.model,
+                  Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
+                                           config.data.seq_len, false, &copies)));
+        const int64_t of_copies = 2 * layers * expert * (rank == 0 ? 4 : 2);
+        CHECK(bytes() == activations + of_copies);
+        CHECK(bytes(proxy, [](FederationConfig& f) { f.refresh = 2; }) == bytes());
+        CHECK(bytes(proxy, [](FederationConfig& f) { f.reject_above = 3; }) == bytes());
+        CHECK(bytes([](FederationConfig& f) { f.router_steps = 8; }) ==
+              bytes() + 4 * layout.size());
+    }
+}

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -134,6 +135,28 @@ TEST_CASE("a round line has its fields in a fixed order") {
           "drift 0.013 | hash 9f3c");
 }
 
+TEST_CASE("a line about an evaluation has what there was") {
+    const auto model = [](double bits) {
+        Evaluation evaluation;
+        evaluation.put("a", {.loss_sum = 100 * bits * std::log(2.0), .tokens = 90, .bytes = 100});
+        return evaluation;
+    };
+    EvaluationMetrics metrics{.round = 12,
+                              .results = {model(2.78114), {model(2.587), model(3.191)}, {}, {}},
+                              .counted = {.sent = {0, 0, 0, 2420000, 4000}, .received = {}},
+                              .seconds = 1.44};
+    const std::vector<std::string> groups{"west", "east"};
+    CHECK(evaluation_line(groups, metrics) ==
+          "eval after round 12 | union 2.7811 bits/byte | own west 2.59, east 3.19 | gap -0.11 | "
+          "2.31 MiB of copies | 1.4 s");
+    metrics.results.own_models.clear();
+    CHECK(evaluation_line(groups, metrics) ==
+          "eval after round 12 | union 2.7811 bits/byte | 2.31 MiB of copies | 1.4 s");
+    metrics.counted = {};
+    CHECK(evaluation_line(groups, metrics) ==
+          "eval after round 12 | union 2.7811 bits/byte | 1.4 s");
+}
+
 TEST_CASE("the line at the end compares what was sent") {
     const int64_t MiB = 1 << 20;
     const TrafficBytes total{.sent = {190 * MiB, 2 * MiB, 14 * MiB, 0, MiB / 2}, .received = {}};
@@ -176,12 +199,27 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
                   .hash = 10,
                   .total = {.sent = {1000, 2, 3, 0, 4}, .received = {}},
                   .baselines = {.data_parallel = 9000, .full_replicas = 3000}});
+    Evaluation whole, own[2];
+    whole.put("a", {.loss_sum = 6, .tokens = 2, .bytes = 4, .flops = 90, .computed = 3});
+    whole.put("b", {});
+    own[0].put("a", {.loss_sum = 8, .tokens = 2, .bytes = 4, .flops = 60, .computed = 3});
+    own[1].put("a", {.loss_sum = 12, .tokens = 2, .bytes = 4, .flops = 60, .computed = 3});
+    EvaluationMetrics evaluated{.round = 1,
+                                .step = 1,
+                                .results = {whole, {own[0], own[1]}, {}, {}},
+                                .counted = {.sent = {0, 0, 0, 500, 16}, .received = {}},
+                                .predicted_bytes = 515,
+                                .seconds = 2};
+    writer.evaluation(evaluated, 1);
+    evaluated.results.own_models.clear();
+    writer.evaluation(evaluated, 1);
     writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
     writer.end(1, "stopped");
 
     const std::vector<json> lines = lines_of(folder.file());
-    REQUIRE(lines.size() == 5);
-    const std::vector<std::string> events{"start", "step", "round", "checkpoint", "end"};
+    REQUIRE(lines.size() == 7);
+    const std::vector<std::string> events{"start", "step",       "round", "eval",
+                                          "eval",  "checkpoint", "end"};
     for (size_t i = 0; i < events.size(); ++i) {
         CHECK(lines[i]["event"] == events[i]);
         CHECK(lines[i]["group"] == "west");
@@ -206,6 +244,19 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     CHECK(lines[2]["data_parallel_bytes"] == 9000);
     CHECK(lines[2]["full_replica_bytes"] == 3000);
     CHECK(lines[2]["hash"] == "000000000000000a");
+    CHECK(lines[3]["round"] == 1);
+    CHECK(lines[3]["union"]["pooled"]["loss"] == 3);
+    CHECK(lines[3]["union"]["domains"]["a"] == lines[3]["union"]["pooled"]);
+    CHECK(lines[3]["union"]["domains"]["b"]["loss"].is_null());
+    CHECK(lines[3]["own"]["pooled"]["loss"] == 6);
+    CHECK(lines[3]["own"]["pooled"]["flops_per_token"] == 20);
+    CHECK(lines[3]["gap"].get<double>() == Approx((6 - (8 + 12) / 2.0) / 4 / std::log(2.0)));
+    CHECK(lines[3]["sent_bytes"] == 516);
+    CHECK(lines[3]["predicted_bytes"] == 515);
+    CHECK(lines[3]["sent"]["copies"] == 500);
+    CHECK(lines[3]["seconds"] == 2);
+    CHECK(!lines[4].contains("own"));
+    CHECK(!lines[4].contains("gap"));
 }
 
 TEST_CASE("a resumed run has every step and round once") {

@@ -1,0 +1,179 @@
+// A transformer with a copy of every expert, made for one evaluation.
+#include "train/evaluation.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "base/timer.h"
+
+namespace fomoe {
+namespace {
+
+constexpr size_t kScoreWords = 5;
+
+std::array<double Score::*, kScoreWords> sums() {
+    return {&Score::loss_sum, &Score::tokens, &Score::bytes, &Score::flops, &Score::computed};
+}
+
+Words words_of(const std::vector<Score>& scores) {
+    Words words;
+    for (const Score& score : scores)
+        for (auto sum : sums()) words.push_back(std::bit_cast<uint64_t>(score.*sum));
+    return words;
+}
+
+// Adds what words_of() gave elsewhere.
+void add(std::vector<Score>& scores, std::span<const uint64_t> words) {
+    size_t next = 0;
+    for (Score& score : scores)
+        for (auto sum : sums()) score.*sum += std::bit_cast<double>(words[next++]);
+}
+
+bool lacks_experts(const std::vector<Parameter>& all, int n_groups) {
+    return std::ranges::any_of(all,
+                               [&](const Parameter& p) { return std::ssize(p.owners) < n_groups; });
+}
+
+// The slots of a transformer with copies when only the group's own experts take part.
+std::vector<int32_t> own_slots(const Transformer& model, const Placement& placement, int group) {
+    std::vector<int32_t> slots = model.default_slots();
+    const int E = placement.n_experts();
+    for (int i = 0; i < std::ssize(slots); ++i)
+        if (placement.slot(i / E, group, i % E) < 0) slots[i] = -1;
+    return slots;
+}
+
+}  // namespace
+
+TrainingEvaluation::TrainingEvaluation(const RunState& run, Link& link, GroupCommunicators& ranks,
+                                       Backend& backend)
+    : run_(run),
+      link_(link),
+      expert_parallel_(*ranks.expert_parallel),
+      backend_(backend),
+      data_(run.config),
+      tokenizer_(make_tokenizer(run.config.model.tokenizer)),
+      scorer_(run.config.model, run.config.data.seq_len, *tokenizer_),
+      own_models_(run.config.federation.absent != AbsentPolicy::proxy &&
+                  lacks_experts(run.all, run.world.n_groups())),
+      layout_of_copies_(frozen_layout(run.all, run.placement, run.world)),
+      copies_(run.all, run.layout, layout_of_copies_, run.placement, run.world, link,
+              *ranks.expert_replicas),
+      agreement_(run.world, link) {}
+
+bool TrainingEvaluation::due(const RoundResult& round, int64_t step) const {
+    const int every = run_.config.federation.evaluate_every;
+    return round.committed && round.finite &&
+           (round.round % every == 0 || step == run_.config.train.steps);
+}
+
+EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classes& exchanged,
+                                          int64_t step) {
+    const Timer timer;
+    const Config& config = run_.config;
+    const World& world = run_.world;
+    const std::vector<bool> all_groups(world.n_groups(), true);
+    EvaluationMetrics result{.round = round.round,
+                             .step = step,
+                             .results = {},
+                             .counted = {},
+                             .predicted_bytes = 0,
+                             .seconds = 0};
+    link_.ledger().begin_round();
+
+    const bool anchors = exchanged == kAllClasses;  // the weights are the anchors
+    const bool fresh = round.refreshed && round.contributed == round.groups;
+    Arena tape, memory;
+    const auto lay_out = [&](Arena& arena) {
+        return std::pair{
+            anchors ? run_.step.weights() : arena.take(DType::f32, Shape(run_.layout.size())),
+            fresh ? run_.step.copies() : arena.take(DType::bf16, Shape(layout_of_copies_.size))};
+    };
+    lay_out(tape);
+    memory = Arena(backend_, tape.bytes());
+    const auto [weights, copies] = lay_out(memory);
+    if (!anchors) {
+        backend_.copy(weights, run_.step.weights());
+        run_.federation.write_anchors(weights);
+    }
+    if (!fresh) {
+        copies_.exchange(weights, copies, all_groups);
+        for (const TrafficBytes& bytes : copies_.predict(all_groups))
+            result.predicted_bytes += bytes.total_sent();
+    }
+
+    Transformer model(config.model, config.federation, run_.layout, run_.placement, world,
+                      Transformer::batch_shape(config.model, run_.layout, world,
+                                               config.train.micro_batch, config.data.seq_len,
+                                               config.data.document_mask, &layout_of_copies_),
+                      backend_, expert_parallel_, &layout_of_copies_);
+    model.bind(weights, {}, copies);
+    std::vector<Score> mine = score(model, world.n_ranks(), world.rank);
+    if (own_models_) {
+        model.set_residents(own_slots(model, run_.placement, world.group));
+        const std::vector<Score> own = score(model, world.own().ranks, world.local_rank);
+        mine.insert(mine.end(), own.begin(), own.end());
+    }
+
+    const std::vector<std::vector<Score>> groups = share(mine, result);
+    Evaluation& whole = result.results.union_model.emplace();
+    if (own_models_) result.results.own_models.resize(groups.size());
+    for (int source = 0; source < data_.n_sources(); ++source) {
+        Score sum;
+        for (const std::vector<Score>& group : groups) sum.add(group[source]);
+        whole.put(data_.name(source), sum);
+        for (size_t g = 0; g < result.results.own_models.size(); ++g)
+            result.results.own_models[g].put(data_.name(source),
+                                             groups[g][data_.n_sources() + source]);
+    }
+    result.seconds = timer.seconds();
+    return result;
+}
+
+// By source, of this rank's part.
+std::vector<Score> TrainingEvaluation::score(Transformer& model, int parts, int part) const {
+    const Config& config = run_.config;
+    const int64_t T = config.data.seq_len, size = config.train.micro_batch;
+    std::vector<Score> scores(data_.n_sources());
+    for (int source = 0; source < data_.n_sources(); ++source)
+        for (Range run : runs_of_part(data_.n_sequences(source), parts, part, size)) {
+            const Batch batch = padded_batch(data_, source, run, size, config);
+            scorer_.add(scores[source], forward_pass(model, batch), batch, {0, run.size() * T}, 0);
+        }
+    return scores;
+}
+
+// The sums of each group. The same message carries what each has counted, the message's own bytes,
+// known beforehand, included.
+std::vector<std::vector<Score>> TrainingEvaluation::share(const std::vector<Score>& mine,
+                                                          EvaluationMetrics& result) {
+    const auto append = [](Words words, const Words& more) {
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    };
+    const size_t n = mine.size() * kScoreWords, n_words = n + kTrafficWords;
+    const int64_t others = run_.world.n_groups() - 1;
+    const auto merge = [&](std::span<const Words> rows) {
+        std::vector<Score> scores(mine.size());
+        TrafficBytes bytes;
+        for (const Words& row : rows) {
+            add(scores, std::span(row).first(n));
+            bytes += bytes_of(std::span(row).subspan(n));
+        }
+        const int control = static_cast<int>(Traffic::control);
+        bytes.sent[control] += 8 * n_words * others;
+        bytes.received[control] += 8 * n_words * others;
+        return append(words_of(scores), words_of(bytes));
+    };
+    std::vector<std::vector<Score>> groups;
+    for (const Words& words : agreement_.share(
+             append(words_of(mine), words_of(link_.ledger().round())), n_words, merge)) {
+        add(groups.emplace_back(mine.size()), std::span(words).first(n));
+        result.counted += bytes_of(std::span(words).subspan(n));
+    }
+    result.predicted_bytes += 8 * static_cast<int64_t>(n_words) * others * run_.world.n_groups();
+    return groups;
+}
+
+}  // namespace fomoe
