@@ -39,11 +39,13 @@ Probe::Probe(const Config& config, const ValidLoader& data)
         }
     const int64_t N = int64_t{config.train.micro_batch} * config.data.seq_len;
     FOMOE_CHECK(tokens_ <= N, "a probe of ", tokens_, " tokens in a micro-batch of ", N);
-    for (int64_t i = tokens_; i < N; ++i)
-        batch_.positions.push_back(static_cast<int32_t>(i % config.data.seq_len));
-    batch_.tokens.resize(N, 0);
+    // The rest of the micro-batch repeats the probe: routed alike, it takes the memory of a step.
+    for (int64_t i = 0; i < N - tokens_; ++i) {
+        batch_.tokens.push_back(batch_.tokens[i]);
+        batch_.positions.push_back(batch_.positions[i]);
+        if (config.data.document_mask) batch_.begin.push_back(batch_.begin[i]);
+    }
     batch_.targets.resize(N, -1);
-    if (config.data.document_mask) batch_.begin.resize(N, 0);
 }
 
 ProbeChoices Probe::choices(Transformer& transformer) const {
