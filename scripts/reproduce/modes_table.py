@@ -128,7 +128,7 @@ def plot(results, path):
     for model in MODELS:
         axes[1].plot([], [], marks[model], color="0.3", label=model)
     axes[1].legend(loc="upper right", fontsize=8)
-    figure.legend(loc="lower center", ncol=4, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.16, 1, 1))
     figure.savefig(path)
 
