@@ -1,6 +1,8 @@
 // Reads VmRSS and VmHWM; writes 5 to clear_refs, which resets VmHWM (man 5 proc).
 #include "base/memory_use.h"
 
+#include <malloc.h>
+
 #include <fstream>
 #include <string>
 
@@ -23,6 +25,7 @@ MemoryUse memory_use() {
 }
 
 bool reset_peak_memory() {
+    malloc_trim(0);
     std::ofstream clear("/proc/self/clear_refs");
     clear << "5" << std::flush;
     return bool(clear);

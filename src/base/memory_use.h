@@ -12,7 +12,8 @@ struct MemoryUse {
 // Throws Error(internal) where /proc cannot be read.
 MemoryUse memory_use();
 
-// The peak starts again from what is resident now. False where the kernel does not allow it.
+// Gives freed memory back, so that what is taken from now on counts whole; the peak starts again
+// from what is resident now. False where the kernel does not allow it.
 bool reset_peak_memory();
 
 }  // namespace fomoe
