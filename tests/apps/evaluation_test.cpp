@@ -220,10 +220,7 @@ TEST_CASE("a resumed run has the bits and totals of one that evaluated all along
     const std::string expected = sent(place.trained(train(place, kUnequal, "kept", 2, more)));
     for (int from : {3, 9}) {
         const std::string name = "from" + std::to_string(from);
-        fs::copy(place.run_directory("kept"), place.run_directory(name),
-                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        fs::remove(place.run_directory(name) / "checkpoints" / "latest");
-        for (int step = from + 1; step <= 15; ++step) fs::remove_all(place.checkpoint(name, step));
+        place.copy_run("kept", name, from);
         CHECK(sent(place.trained(train(place, kUnequal, name, 2, more))) == expected);
         check_same_run(place, name, "kept", 15, {"west", "east"});
         const auto lines = evaluations(place, name), wanted = evaluations(place, "kept");

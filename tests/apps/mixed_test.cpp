@@ -73,11 +73,7 @@ TEST_CASE("combined features count what they predict and resume bit for bit", "[
         for (int from : {3, 8, 13}) {
             CAPTURE(from);
             const std::string name = mix.name + std::to_string(from);
-            fs::copy(place.run_directory(mix.name), place.run_directory(name),
-                     fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-            fs::remove(place.run_directory(name) / "checkpoints" / "latest");
-            for (int later = from + 1; later <= 22; ++later)
-                fs::remove_all(place.checkpoint(name, later));
+            place.copy_run(mix.name, name, from);
             const Outcome result = place.trained(train(place, mix, name));
             CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
             check_same_run(place, name, mix.name, 22, mix.group_names);

@@ -34,15 +34,6 @@ Command train(const Workplace& place, const Phased& run, const std::string& name
     return place.train(run.groups, words);
 }
 
-// As if the run had ended in a crash behind this step.
-void copy_up_to(const Workplace& place, const std::string& from, const std::string& to, int step,
-                int steps) {
-    fs::copy(place.run_directory(from), place.run_directory(to),
-             fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-    fs::remove(place.run_directory(to) / "checkpoints" / "latest");
-    for (int later = step + 1; later <= steps; ++later) fs::remove_all(place.checkpoint(to, later));
-}
-
 std::vector<int64_t> figures(const Workplace& place, const std::string& run,
                              const std::string& figure) {
     std::vector<int64_t> found;
@@ -122,7 +113,7 @@ TEST_CASE("a run with phases resumes bit for bit, from any step", "[mpi]") {
         // In the warm-up, at its end, in the round behind it, at and behind a new period.
         for (int from : {3, 8, 9, 12, 15}) {
             const std::string name = run.name + std::to_string(from);
-            copy_up_to(place, run.name, name, from, 24);
+            place.copy_run(run.name, name, from);
             const Outcome result = place.trained(train(place, run, name, 24, often));
             CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
             CHECK(count(result.err, "the bits will not be") == 0);

@@ -104,11 +104,7 @@ TEST_CASE("frozen copies resume bit for bit, in a round and between refreshes", 
     for (int from : {2, 6, 8, 13}) {
         const std::string name = "from" + std::to_string(from);
         CAPTURE(name);
-        const fs::path directory = place.run_directory(name);
-        fs::copy(place.run_directory("kept"), directory,
-                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        fs::remove(directory / "checkpoints" / "latest");
-        for (int step = from + 1; step <= 18; ++step) fs::remove_all(place.checkpoint(name, step));
+        place.copy_run("kept", name, from);
         place.trained(words(name));
         CHECK(differing(place.saved(name, 18), place.saved("kept", 18)) == Command{});
         const auto rounds = place.metrics(name, "east", "round");

@@ -154,11 +154,7 @@ TEST_CASE("periods of the classes and restarted moments resume bit for bit, from
     // Between rounds of the router; at one; at one of the shared class while the experts wait.
     for (int from : {3, 6, 9}) {
         const std::string name = "from" + std::to_string(from);
-        const fs::path directory = place.run_directory(name);
-        fs::copy(place.run_directory("kept"), directory,
-                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        fs::remove(directory / "checkpoints" / "latest");
-        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        place.copy_run("kept", name, from);
         const Outcome result = place.trained(words(name));
         CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
         check_same_run(place, name, "kept", 12, {"west", "east"});
@@ -187,11 +183,7 @@ TEST_CASE("averaged moments resume bit for bit, also between their rounds", "[mp
     CHECK(averaged[5].at("loss") != keep[5].at("loss"));
     for (int from : {3, 6, 9}) {
         const std::string name = "from" + std::to_string(from);
-        const fs::path directory = place.run_directory(name);
-        fs::copy(place.run_directory("kept"), directory,
-                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        fs::remove(directory / "checkpoints" / "latest");
-        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        place.copy_run("kept", name, from);
         const Outcome result = place.trained(words(name));
         CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
         check_same_run(place, name, "kept", 12, {"west", "east"});
@@ -228,11 +220,7 @@ TEST_CASE("weights by tokens and the federation's balance resume bit for bit, fr
     // Before the first exchange; between those of the experts and the router; after both.
     for (int from : {2, 5, 9}) {
         const std::string name = "from" + std::to_string(from);
-        const fs::path directory = place.run_directory(name);
-        fs::copy(place.run_directory("kept"), directory,
-                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-        fs::remove(directory / "checkpoints" / "latest");
-        for (int step = from + 1; step <= 12; ++step) fs::remove_all(place.checkpoint(name, step));
+        place.copy_run("kept", name, from);
         const Outcome result = place.trained(words(name, both));
         CHECK(count(result.err, "at step " + std::to_string(from)) >= 1);
         check_same_run(place, name, "kept", 12, {"west", "east"});

@@ -109,6 +109,17 @@ public:
         REQUIRE(files.size() >= 3);
         return files;
     }
+    // Copies a run as it stood when step `step` was saved.
+    void copy_run(const std::string& from, const std::string& to, int step) const {
+        fs::copy(run_directory(from), run_directory(to),
+                 fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+        fs::remove(run_directory(to) / "checkpoints" / "latest");
+        const std::string kept = checkpoint(to, step).filename();
+        std::vector<fs::path> later;
+        for (const auto& entry : fs::directory_iterator(run_directory(to) / "checkpoints"))
+            if (entry.path().filename().string() > kept) later.push_back(entry.path());
+        for (const fs::path& path : later) fs::remove_all(path);
+    }
     // The lines of a group's metrics with this event.
     std::vector<Json> metrics(const std::string& name, const std::string& group,
                               const std::string& event) const {
