@@ -309,6 +309,8 @@ std::vector<Case<AdamW>> cases() {
         {"later_step", Size::small, {1009, 1000, 0.01f, 0.125f}},
         {"no_gradient", Size::small, {67, 3, 0.1f, 1.0f, true}},
         {"odd_with_copy", Size::small, {211, 5, 0.1f, 0.5f, false, true}},
+        {"scaled_to_nothing", Size::small, {67, 3, 0.1f, 0.0f}},
+        {"told_to_skip", Size::small, {67, 3, 0.1f, -1.0f}},
         {"typical", Size::typical, {100003, 7}},
         {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},

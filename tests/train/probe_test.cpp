@@ -50,7 +50,7 @@ struct Rank {
           step(config, world, placement, layout, backend, ranks) {}
 
     std::vector<float> weights() const {
-        const float* w = step.weights().as<float>();
+        const float* w = step.weights().values().as<float>();
         return {w, w + layout.size()};
     }
 
