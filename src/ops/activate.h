@@ -13,11 +13,13 @@ struct Activate {
     Activation activation = Activation::swiglu;
 
     static auto operands(auto& op) { return std::tie(op.y, op.hidden); }
+    static auto computed(auto& op) { return std::tie(op.y, op.hidden); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "hidden", hidden);
         const int64_t N = y.shape[0], F = y.shape[1];
-        require(name, "y", y, DType::f32, Shape(N, F));
-        require(name, "hidden", hidden, DType::f32, Shape(N, matrices_in(activation) * F));
+        require(name, "y", y, C, Shape(N, F));
+        require(name, "hidden", hidden, C, Shape(N, matrices_in(activation) * F));
     }
 };
 
@@ -29,13 +31,15 @@ struct ActivateBackward {
     Activation activation = Activation::swiglu;
 
     static auto operands(auto& op) { return std::tie(op.dhidden, op.dy, op.hidden); }
+    static auto computed(auto& op) { return std::tie(op.dhidden, op.dy, op.hidden); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "hidden", hidden);
         const int64_t N = dy.shape[0], F = dy.shape[1];
         const Shape wide(N, matrices_in(activation) * F);
-        require(name, "dy", dy, DType::f32, Shape(N, F));
-        require(name, "hidden", hidden, DType::f32, wide);
-        require(name, "dhidden", dhidden, DType::f32, wide);
+        require(name, "dy", dy, C, Shape(N, F));
+        require(name, "hidden", hidden, C, wide);
+        require(name, "dhidden", dhidden, C, wide);
     }
 };
 

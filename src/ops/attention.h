@@ -21,6 +21,7 @@ struct Attention {
     float scale = 1.0f;
 
     static auto operands(auto& op) { return std::tie(op.y, op.lse, op.qkv, op.begin); }
+    static auto computed(auto& op) { return std::tie(op.y, op.qkv); }
     int64_t head_size() const { return qkv.shape[1] / (heads + 2 * kv_heads); }
     // The causal half of two matmuls, without regard to documents.
     double flops() const {
@@ -28,12 +29,13 @@ struct Attention {
         return 2.0 * qkv.shape[0] * (T + 1) * heads * head_size();
     }
     void check() const {
+        const DType C = compute_dtype(name, "qkv", qkv);
         FOMOE_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, name, ": heads");
         const int64_t N = qkv.shape[0], Dh = head_size();
         FOMOE_CHECK(sequences > 0 && N % sequences == 0, name, ": ", N, " rows, ", sequences,
                     " sequences");
-        require(name, "qkv", qkv, DType::f32, Shape(N, (heads + 2 * kv_heads) * Dh));
-        require(name, "y", y, DType::f32, Shape(N, heads * Dh));
+        require(name, "qkv", qkv, C, Shape(N, (heads + 2 * kv_heads) * Dh));
+        require(name, "y", y, C, Shape(N, heads * Dh));
         require(name, "lse", lse, DType::f32, Shape(N, heads));
         require_or_empty(name, "begin", begin, DType::i32, Shape(N));
     }
@@ -55,6 +57,7 @@ struct AttentionBackward {
     static auto operands(auto& op) {
         return std::tie(op.dqkv, op.dy, op.y, op.lse, op.qkv, op.begin);
     }
+    static auto computed(auto& op) { return std::tie(op.dqkv, op.dy, op.y, op.qkv); }
     int64_t head_size() const { return qkv.shape[1] / (heads + 2 * kv_heads); }
     // Twice the forward pass; the scores computed again are not counted.
     double flops() const {
@@ -62,14 +65,15 @@ struct AttentionBackward {
         return 4.0 * qkv.shape[0] * (T + 1) * heads * head_size();
     }
     void check() const {
+        const DType C = compute_dtype(name, "qkv", qkv);
         FOMOE_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, name, ": heads");
         const int64_t N = qkv.shape[0], Dh = head_size();
         const Shape rows(N, (heads + 2 * kv_heads) * Dh);
         FOMOE_CHECK(sequences > 0 && N % sequences == 0, name, ": sequences");
-        require(name, "qkv", qkv, DType::f32, rows);
-        require(name, "dqkv", dqkv, DType::f32, rows);
-        require(name, "dy", dy, DType::f32, Shape(N, heads * Dh));
-        require(name, "y", y, DType::f32, Shape(N, heads * Dh));
+        require(name, "qkv", qkv, C, rows);
+        require(name, "dqkv", dqkv, C, rows);
+        require(name, "dy", dy, C, Shape(N, heads * Dh));
+        require(name, "y", y, C, Shape(N, heads * Dh));
         require(name, "lse", lse, DType::f32, Shape(N, heads));
         require_or_empty(name, "begin", begin, DType::i32, Shape(N));
     }

@@ -66,6 +66,7 @@ protected:
     virtual void execute(const RmsNormBackward&, Queue) = 0;
     virtual void execute(const EmbeddingBackward&, Queue) = 0;
 
+    virtual void execute(const Cast&, Queue) = 0;
     virtual void execute(const SumSquares&, Queue) = 0;
     virtual void execute(const AdamW&, Queue) = 0;
 };

@@ -222,6 +222,7 @@ void CheckBackend::execute(const LinearBackward& op, Queue queue) { compare(op, 
 void CheckBackend::execute(const RmsNormBackward& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const EmbeddingBackward& op, Queue queue) { compare(op, queue); }
 
+void CheckBackend::execute(const Cast& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const SumSquares& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const AdamW& op, Queue queue) { compare(op, queue); }
 

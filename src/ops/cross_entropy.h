@@ -20,17 +20,19 @@ struct LinearCrossEntropy {
     static auto operands(auto& op) {
         return std::tie(op.loss, op.dx, op.dweight, op.x, op.weight, op.target);
     }
+    static auto computed(auto& op) { return std::tie(op.dx, op.x, op.weight); }
     double flops() const {
         return (dx ? 6.0 : 2.0) * x.shape[0] * weight.shape[0] * weight.shape[1];
     }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t N = x.shape[0], D = x.shape[1], V = weight.shape[0];
-        require(name, "x", x, DType::f32, Shape(N, D));
-        require(name, "weight", weight, DType::f32, Shape(V, D));
+        require(name, "x", x, C, Shape(N, D));
+        require(name, "weight", weight, C, Shape(V, D));
         require(name, "target", target, DType::i32, Shape(N));
         require(name, "loss", loss, DType::f32, Shape(N));
         FOMOE_CHECK(bool(dx) == bool(dweight), name, ": dx and dweight come together");
-        require_or_empty(name, "dx", dx, DType::f32, Shape(N, D));
+        require_or_empty(name, "dx", dx, C, Shape(N, D));
         require_or_empty(name, "dweight", dweight, DType::f32, Shape(V, D));
     }
 };

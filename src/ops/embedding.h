@@ -13,12 +13,14 @@ struct Embedding {
     ConstTensor weight;  // (V, D)
 
     static auto operands(auto& op) { return std::tie(op.y, op.token, op.weight); }
+    static auto computed(auto& op) { return std::tie(op.y, op.weight); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "weight", weight);
         const int64_t N = token.shape[0], D = weight.shape[1];
         require(name, "token", token, DType::i32, Shape(N));
-        require(name, "weight", weight, DType::f32, Shape(weight.shape[0], D));
-        require(name, "y", y, DType::f32, Shape(N, D));
+        require(name, "weight", weight, C, Shape(weight.shape[0], D));
+        require(name, "y", y, C, Shape(N, D));
     }
 };
 
@@ -30,12 +32,14 @@ struct EmbeddingBackward {
     ConstTensor token;  // (N) i32
 
     static auto operands(auto& op) { return std::tie(op.dweight, op.dy, op.token); }
+    static auto computed(auto& op) { return std::tie(op.dy); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "dy", dy);
         const int64_t N = token.shape[0], D = dweight.shape[1];
         require(name, "token", token, DType::i32, Shape(N));
         require(name, "dweight", dweight, DType::f32, Shape(dweight.shape[0], D));
-        require(name, "dy", dy, DType::f32, Shape(N, D));
+        require(name, "dy", dy, C, Shape(N, D));
     }
 };
 

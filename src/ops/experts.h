@@ -45,6 +45,7 @@ struct ExpertsForward {
         return std::tie(op.y, op.hidden, op.choice, op.offset, op.x, op.slot, op.gate, op.weights,
                         op.expert_offset, op.frozen);
     }
+    static auto computed(auto& op) { return std::tie(op.y, op.hidden, op.x, op.weights); }
     int64_t matrices() const { return matrices_in(activation); }
     // Of the rows executed: known once `offset` is written.
     double flops() const {
@@ -52,17 +53,18 @@ struct ExpertsForward {
                x.shape[1];
     }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t N = x.shape[0], D = x.shape[1], K = slot.shape[1];
         const int64_t R = expert_offset.shape[0], M = choice.shape[0];
-        require(name, "x", x, DType::f32, Shape(N, D));
-        require(name, "y", y, DType::f32, Shape(N, D));
+        require(name, "x", x, C, Shape(N, D));
+        require(name, "y", y, C, Shape(N, D));
         require(name, "slot", slot, DType::i32, Shape(N, K));
         require(name, "gate", gate, DType::f32, Shape(N, K));
         require(name, "choice", choice, DType::i32, Shape(M));
-        require(name, "hidden", hidden, DType::f32, Shape(M, matrices() * d_expert));
+        require(name, "hidden", hidden, C, Shape(M, matrices() * d_expert));
         require(name, "offset", offset, DType::i32, Shape(R + 1));
         require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
-        require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
+        require(name, "weights", weights, C, Shape(weights.shape[0]));
         require_frozen(name, frozen, n_frozen, R);
     }
 };
@@ -92,6 +94,7 @@ struct ExpertsBackward {
         return std::tie(op.dx, op.dgate, op.dweights, op.dy, op.x, op.slot, op.gate, op.hidden,
                         op.choice, op.offset, op.weights, op.expert_offset, op.frozen);
     }
+    static auto computed(auto& op) { return std::tie(op.dx, op.dy, op.x, op.hidden, op.weights); }
     int64_t matrices() const { return matrices_in(activation); }
     double flops() const {
         const int64_t R = expert_offset.shape[0];
@@ -101,19 +104,20 @@ struct ExpertsBackward {
         return 2.0 * (inputs + weights) * (matrices() + 1) * d_expert * x.shape[1];
     }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t N = x.shape[0], D = x.shape[1], K = slot.shape[1];
         const int64_t R = expert_offset.shape[0], M = choice.shape[0];
-        require(name, "x", x, DType::f32, Shape(N, D));
-        require(name, "dx", dx, DType::f32, Shape(N, D));
-        require(name, "dy", dy, DType::f32, Shape(N, D));
+        require(name, "x", x, C, Shape(N, D));
+        require(name, "dx", dx, C, Shape(N, D));
+        require(name, "dy", dy, C, Shape(N, D));
         require(name, "slot", slot, DType::i32, Shape(N, K));
         require(name, "gate", gate, DType::f32, Shape(N, K));
         require(name, "dgate", dgate, DType::f32, Shape(N, K));
         require(name, "choice", choice, DType::i32, Shape(M));
-        require(name, "hidden", hidden, DType::f32, Shape(M, matrices() * d_expert));
+        require(name, "hidden", hidden, C, Shape(M, matrices() * d_expert));
         require(name, "offset", offset, DType::i32, Shape(R + 1));
         require(name, "expert_offset", expert_offset, DType::i64, Shape(R));
-        require(name, "weights", weights, DType::f32, Shape(weights.shape[0]));
+        require(name, "weights", weights, C, Shape(weights.shape[0]));
         require_or_empty(name, "dweights", dweights, DType::f32, weights.shape);
         require_frozen(name, frozen, n_frozen, R);
     }

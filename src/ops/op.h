@@ -10,6 +10,11 @@
 //   else 1 M routed rows     Q destination ranks                    I, O inputs and outputs of a
 //   matmul
 //
+// Activations, their gradients and the weights of matmuls have the compute dtype, f32 or bf16, all
+// of an op alike; Op::computed lists them. Everything else is f32 unless its comment says
+// otherwise. Arithmetic is that of f32 on either; a bf16 output is rounded at last, and values
+// inside an op may be rounded to bf16 where a matmul reads them.
+//
 // flops() counts multiplications and additions of the matmuls inside; bytes of operands are counted
 // by whoever traces.
 #pragma once
@@ -26,6 +31,13 @@ void require(const char* op, const char* field, const AnyTensor& x, DType dtype,
     FOMOE_CHECK(x.data && x.dtype == dtype && x.shape == shape, op, ": ", field, " must be ",
                 name_of(dtype), ' ', shape, ", is ", x.data ? name_of(x.dtype) : "empty", ' ',
                 x.shape);
+}
+// The compute dtype, which this operand has.
+template <class AnyTensor>
+DType compute_dtype(const char* op, const char* field, const AnyTensor& x) {
+    FOMOE_CHECK(x.data && (x.dtype == DType::f32 || x.dtype == DType::bf16), op, ": ", field,
+                " must be f32 or bf16, is ", x.data ? name_of(x.dtype) : "empty");
+    return x.dtype;
 }
 template <class AnyTensor>
 void require_or_empty(const char* op, const char* field, const AnyTensor& x, DType dtype,

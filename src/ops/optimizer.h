@@ -13,6 +13,7 @@ struct AdamW {
     Tensor weight;           // (P) +=
     Tensor m;                // (P) +=
     Tensor v;                // (P) +=
+    Tensor copy;             // (P) bf16 or empty: the new weight, rounded
     ConstTensor grad;        // (P)
     ConstTensor grad_scale;  // (1)
     float lr = 0;
@@ -23,17 +24,35 @@ struct AdamW {
     int64_t step = 1;  // of these moments, from 1
 
     static auto operands(auto& op) {
-        return std::tie(op.weight, op.m, op.v, op.grad, op.grad_scale);
+        return std::tie(op.weight, op.m, op.v, op.copy, op.grad, op.grad_scale);
     }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         const Shape P(weight.shape[0]);
         require(name, "weight", weight, DType::f32, P);
         require(name, "m", m, DType::f32, P);
         require(name, "v", v, DType::f32, P);
+        require_or_empty(name, "copy", copy, DType::bf16, P);
         require(name, "grad", grad, DType::f32, P);
         require(name, "grad_scale", grad_scale, DType::f32, Shape(1));
         FOMOE_CHECK(step >= 1, name, ": step ", step);
+    }
+};
+
+// y = x in the other dtype: f32 to bf16, rounded to the nearest, or bf16 to f32.
+struct Cast {
+    static constexpr const char* name = "cast";
+    Tensor y;       // (P) bf16 or f32
+    ConstTensor x;  // (P) f32 or bf16
+
+    static auto operands(auto& op) { return std::tie(op.y, op.x); }
+    static auto computed(auto&) { return std::tie(); }
+    double flops() const { return 0; }
+    void check() const {
+        const bool narrows = compute_dtype(name, "x", x) == DType::f32;
+        require(name, "x", x, x.dtype, Shape(x.shape[0]));
+        require(name, "y", y, narrows ? DType::bf16 : DType::f32, Shape(x.shape[0]));
     }
 };
 
@@ -44,6 +63,7 @@ struct SumSquares {
     ConstTensor x;  // (P)
 
     static auto operands(auto& op) { return std::tie(op.sum, op.x); }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         require(name, "sum", sum, DType::f64, Shape(1));

@@ -20,6 +20,7 @@ struct DispatchPlan {
     static auto operands(auto& op) {
         return std::tie(op.offset, op.token, op.row_slot, op.position, op.slot, op.first_slot);
     }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         const int64_t N = slot.shape[0], K = slot.shape[1], Q = first_slot.shape[0] - 1;
@@ -42,12 +43,14 @@ struct Permute {
     ConstTensor index;  // (M) i32, in [0, N)
 
     static auto operands(auto& op) { return std::tie(op.y, op.x, op.index); }
+    static auto computed(auto& op) { return std::tie(op.y, op.x); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t M = index.shape[0], N = x.shape[0], D = x.shape[1];
         require(name, "index", index, DType::i32, Shape(M));
-        require(name, "x", x, DType::f32, Shape(N, D));
-        require(name, "y", y, DType::f32, Shape(M, D));
+        require(name, "x", x, C, Shape(N, D));
+        require(name, "y", y, C, Shape(M, D));
     }
 };
 
@@ -60,11 +63,13 @@ struct Combine {
     ConstTensor position;  // (N, Q) i32, in [-1, M)
 
     static auto operands(auto& op) { return std::tie(op.y, op.x, op.position); }
+    static auto computed(auto& op) { return std::tie(op.y, op.x); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t N = y.shape[0], D = y.shape[1];
-        require(name, "y", y, DType::f32, Shape(N, D));
-        require(name, "x", x, DType::f32, Shape(x.shape[0], D));
+        require(name, "y", y, C, Shape(N, D));
+        require(name, "x", x, C, Shape(x.shape[0], D));
         require(name, "position", position, DType::i32, Shape(N, position.shape[1]));
     }
 };

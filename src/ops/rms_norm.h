@@ -20,16 +20,18 @@ struct RmsNorm {
     static auto operands(auto& op) {
         return std::tie(op.y, op.sum, op.rstd, op.x, op.residual, op.weight);
     }
+    static auto computed(auto& op) { return std::tie(op.y, op.sum, op.x, op.residual); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         const int64_t N = x.shape[0], D = x.shape[1];
-        require(name, "x", x, DType::f32, Shape(N, D));
-        require(name, "y", y, DType::f32, Shape(N, D));
+        require(name, "x", x, C, Shape(N, D));
+        require(name, "y", y, C, Shape(N, D));
         require(name, "rstd", rstd, DType::f32, Shape(N));
         require(name, "weight", weight, DType::f32, Shape(D));
-        require_or_empty(name, "residual", residual, DType::f32, Shape(N, D));
+        require_or_empty(name, "residual", residual, C, Shape(N, D));
         FOMOE_CHECK(bool(residual) == bool(sum), name, ": sum and residual come together");
-        require_or_empty(name, "sum", sum, DType::f32, Shape(N, D));
+        require_or_empty(name, "sum", sum, C, Shape(N, D));
     }
 };
 
@@ -47,14 +49,16 @@ struct RmsNormBackward {
     static auto operands(auto& op) {
         return std::tie(op.dx, op.dweight, op.dy, op.dsum, op.sum, op.rstd, op.weight);
     }
+    static auto computed(auto& op) { return std::tie(op.dx, op.dy, op.dsum, op.sum); }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "sum", sum);
         const int64_t N = sum.shape[0], D = sum.shape[1];
-        require(name, "sum", sum, DType::f32, Shape(N, D));
-        require(name, "dx", dx, DType::f32, Shape(N, D));
+        require(name, "sum", sum, C, Shape(N, D));
+        require(name, "dx", dx, C, Shape(N, D));
         require(name, "dweight", dweight, DType::f32, Shape(D));
-        require(name, "dy", dy, DType::f32, Shape(N, D));
-        require_or_empty(name, "dsum", dsum, DType::f32, Shape(N, D));
+        require(name, "dy", dy, C, Shape(N, D));
+        require_or_empty(name, "dsum", dsum, C, Shape(N, D));
         require(name, "rstd", rstd, DType::f32, Shape(N));
         require(name, "weight", weight, DType::f32, Shape(D));
     }

@@ -30,6 +30,7 @@ struct Rope {
     static auto operands(auto& op) {
         return std::tie(op.qkv, op.rstd, op.x, op.q_weight, op.k_weight, op.position);
     }
+    static auto computed(auto& op) { return std::tie(op.qkv, op.x); }
     int64_t head_size() const { return x.shape[1] / (heads + 2 * kv_heads); }
     QkNormMode mode() const {
         if (!q_weight) return QkNormMode::none;
@@ -39,12 +40,13 @@ struct Rope {
     }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "x", x);
         FOMOE_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, name, ": heads");
         const int64_t N = x.shape[0], Dh = head_size();
         const Shape rows(N, (heads + 2 * kv_heads) * Dh);
         FOMOE_CHECK(rotary_size % 2 == 0 && rotary_size <= Dh, name, ": rotary_size ", rotary_size);
-        require(name, "x", x, DType::f32, rows);
-        require(name, "qkv", qkv, DType::f32, rows);
+        require(name, "x", x, C, rows);
+        require(name, "qkv", qkv, C, rows);
         require(name, "position", position, DType::i32, Shape(N));
         FOMOE_CHECK(bool(q_weight) == bool(k_weight), name, ": both weights or none");
         if (mode() == QkNormMode::none) return;
@@ -77,6 +79,7 @@ struct RopeBackward {
         return std::tie(op.dx, op.dq_weight, op.dk_weight, op.dqkv, op.x, op.rstd, op.q_weight,
                         op.k_weight, op.position);
     }
+    static auto computed(auto& op) { return std::tie(op.dx, op.dqkv, op.x); }
     int64_t head_size() const { return dqkv.shape[1] / (heads + 2 * kv_heads); }
     QkNormMode mode() const {
         if (!q_weight) return QkNormMode::none;
@@ -86,16 +89,17 @@ struct RopeBackward {
     }
     double flops() const { return 0; }
     void check() const {
+        const DType C = compute_dtype(name, "dqkv", dqkv);
         FOMOE_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, name, ": heads");
         const int64_t N = dqkv.shape[0], Dh = head_size();
         FOMOE_CHECK(rotary_size % 2 == 0 && rotary_size <= Dh, name, ": rotary_size ", rotary_size);
         const Shape rows(N, (heads + 2 * kv_heads) * Dh);
-        require(name, "dqkv", dqkv, DType::f32, rows);
-        require(name, "dx", dx, DType::f32, rows);
+        require(name, "dqkv", dqkv, C, rows);
+        require(name, "dx", dx, C, rows);
         require(name, "position", position, DType::i32, Shape(N));
         if (mode() == QkNormMode::none) return;
         const bool by_head = mode() == QkNormMode::head;
-        require(name, "x", x, DType::f32, rows);
+        require(name, "x", x, C, rows);
         require(name, "rstd", rstd, DType::f32, Shape(N, by_head ? heads + kv_heads : 2));
         require(name, "q_weight", q_weight, DType::f32, Shape(by_head ? Dh : heads * Dh));
         require(name, "k_weight", k_weight, DType::f32, Shape(by_head ? Dh : kv_heads * Dh));

@@ -51,6 +51,7 @@ struct Router {
         return std::tie(op.gate, op.expert, op.slot, op.count, op.mass, op.z, op.affinity,
                         op.logits, op.bias, op.resident, op.target, op.layer_scale);
     }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         const int64_t N = logits.shape[0], E = logits.shape[1], K = gate.shape[1];
@@ -102,6 +103,7 @@ struct RouterBackward {
         return std::tie(op.dlogits, op.dlayer_scale, op.dgate, op.expert, op.slot, op.logits,
                         op.resident, op.dmass, op.target, op.layer_scale);
     }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         const int64_t N = logits.shape[0], E = logits.shape[1], K = expert.shape[1];
@@ -143,6 +145,7 @@ struct Balance {
         return std::tie(op.dmass, op.load, op.loss, op.count, op.mass, op.z, op.affinity,
                         op.fraction);
     }
+    static auto computed(auto&) { return std::tie(); }
     double flops() const { return 0; }
     void check() const {
         const int64_t B = count.shape[0], E = count.shape[1];

@@ -71,6 +71,7 @@ void TraceBackend::execute(const LinearBackward& op, Queue queue) { trace(op, qu
 void TraceBackend::execute(const RmsNormBackward& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const EmbeddingBackward& op, Queue queue) { trace(op, queue); }
 
+void TraceBackend::execute(const Cast& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const SumSquares& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const AdamW& op, Queue queue) { trace(op, queue); }
 

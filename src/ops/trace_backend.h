@@ -64,6 +64,7 @@ protected:
     void execute(const RmsNormBackward&, Queue) override;
     void execute(const EmbeddingBackward&, Queue) override;
 
+    void execute(const Cast&, Queue) override;
     void execute(const SumSquares&, Queue) override;
     void execute(const AdamW&, Queue) override;
 

@@ -55,6 +55,7 @@ protected:
     void execute(const LinearBackward& op, Queue queue) override { spoil(op, queue); }
     void execute(const RmsNormBackward& op, Queue queue) override { spoil(op, queue); }
     void execute(const EmbeddingBackward& op, Queue queue) override { spoil(op, queue); }
+    void execute(const Cast& op, Queue queue) override { spoil(op, queue); }
     void execute(const SumSquares& op, Queue queue) override { spoil(op, queue); }
     void execute(const AdamW& op, Queue queue) override { spoil(op, queue); }
 

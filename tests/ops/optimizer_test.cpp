@@ -5,10 +5,13 @@ using namespace fomoe;
 
 TEST_CASE("adamw: as the reference") { check_cases<AdamW>(); }
 
+TEST_CASE("cast: as the reference, to the bit") { check_cases<Cast>(); }
+
 TEST_CASE("sum_squares: as the reference") { check_cases<SumSquares>(); }
 
 TEST_CASE("optimizer: wrong operands are refused") {
     check_refusals<AdamW>();
+    check_refusals<Cast>();
     check_refusals<SumSquares>({1});  // x: any number of elements
 
     Pool pool("refused");

@@ -53,6 +53,8 @@ std::vector<Case<ActivateBackward>> cases();
 template <>
 std::vector<Case<AdamW>> cases();
 template <>
+std::vector<Case<Cast>> cases();
+template <>
 std::vector<Case<SumSquares>> cases();
 template <>
 std::vector<Case<Rope>> cases();
@@ -81,7 +83,7 @@ std::vector<Case<ExpertsBackward>> cases();
 
 using AllOps =
     std::tuple<Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward, Linear, LinearBackward,
-               LinearCrossEntropy, Activate, ActivateBackward, AdamW, SumSquares, Rope,
+               LinearCrossEntropy, Activate, ActivateBackward, AdamW, Cast, SumSquares, Rope,
                RopeBackward, Attention, AttentionBackward, Router, Balance, RouterBackward,
                DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
 

@@ -179,6 +179,7 @@ struct AdamShape {
     float weight_decay = 0.1f;
     float grad_scale = 0.5f;
     bool idle = false;  // the gradient is 0, the moments are not
+    bool copy = false;
 };
 
 AdamW adamw(Pool& pool, AdamShape s) {
@@ -194,6 +195,7 @@ AdamW adamw(Pool& pool, AdamShape s) {
     op.eps = 1e-3f;
     op.weight_decay = s.weight_decay;
     op.step = s.step;
+    if (s.copy) op.copy = pool.blank(Shape(s.P), DType::bf16);
     return op;
 }
 
@@ -306,10 +308,37 @@ std::vector<Case<AdamW>> cases() {
         {"second_step_no_decay", Size::small, {101, 2, 0.0f, 1.0f}},
         {"later_step", Size::small, {1009, 1000, 0.01f, 0.125f}},
         {"no_gradient", Size::small, {67, 3, 0.1f, 1.0f, true}},
+        {"odd_with_copy", Size::small, {211, 5, 0.1f, 0.5f, false, true}},
         {"typical", Size::typical, {100003, 7}},
+        {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},
     };
     return from_table<AdamW>(table, adamw);
+}
+
+template <>
+std::vector<Case<Cast>> cases() {
+    struct CastShape {
+        int64_t P;
+        bool to_bf16;
+        float deviation = 1.0f;
+    };
+    const std::vector<std::tuple<std::string, Size, CastShape>> table = {
+        {"one_to_bf16", Size::small, {1, true}},
+        {"odd_to_bf16", Size::small, {1021, true}},
+        {"odd_to_f32", Size::small, {1021, false}},
+        {"small_to_bf16", Size::small, {517, true, 1e-39f}},
+        {"large_to_bf16", Size::small, {517, true, 1e38f}},
+        {"typical_to_bf16", Size::typical, {100003, true}},
+        {"typical_to_f32", Size::typical, {100003, false}},
+        {"P16M_to_bf16", Size::bench, {1 << 24, true}},
+    };
+    const auto build = [](Pool& pool, CastShape s) {
+        const Tensor x = pool.normal(Shape(s.P), s.deviation);
+        return s.to_bf16 ? Cast{.y = pool.blank(x.shape, DType::bf16), .x = x}
+                         : Cast{.y = pool.blank(x.shape), .x = pool.rounded(x)};
+    };
+    return from_table<Cast>(table, build, 0.0);
 }
 
 template <>

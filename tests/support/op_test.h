@@ -1,6 +1,7 @@
 // Runs the cases of an op on a backend and holds the outputs against the reference.
 #pragma once
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
@@ -143,19 +144,32 @@ bool same_bits(const Op& a, const Op& b) {
     return true;
 }
 
-// Every case on the backend: the reference's values, and the same bits when run again.
+// The reference's values, and the same bits when run again.
 template <class Op>
-void check_cases(Backend& backend) {
+void check_op(Backend& backend, const Op& op, double bound, Pool& pool) {
+    const Op wide = widened(op, pool);
+    reference(wide);
+    const Op first = run_on(backend, op, pool);
+    compare(op, first, wide, bound);
+    CHECK(same_bits(first, run_on(backend, op, pool)));
+}
+
+// An output in bf16 is off by at most 2^-9 of its value, and so is what a matmul reads inside.
+inline constexpr double kBf16Bound = 2e-5;
+
+// Every case up to this size on the backend, with activations in f32 and in bf16.
+template <class Op>
+void check_cases(Backend& backend, Size largest = Size::typical) {
     for (const Case<Op>& each : cases<Op>()) {
-        if (each.size == Size::bench) continue;
+        if (each.size > largest) continue;
         INFO(Op::name << ", case " << each.name << ", " << backend.name());
         Pool pool = each.pool();
         const Op op = each.build(pool);
-        const Op wide = widened(op, pool);
-        reference(wide);
-        const Op first = run_on(backend, op, pool);
-        compare(op, first, wide, each.bound);
-        CHECK(same_bits(first, run_on(backend, op, pool)));
+        check_op(backend, op, each.bound, pool);
+        if constexpr (kHasActivations<Op>) {
+            INFO("in bf16");
+            check_op(backend, narrowed(op, pool), std::max(each.bound, kBf16Bound), pool);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string_view>
 #include <tuple>
@@ -58,6 +59,7 @@ public:
             if (dtype == DType::f64) x.as<double>()[i] = std::numeric_limits<double>::quiet_NaN();
             if (dtype == DType::i32) x.as<int32_t>()[i] = kUnwritten;
             if (dtype == DType::i64) x.as<int64_t>()[i] = kUnwritten;
+            if (dtype == DType::bf16) x.as<bf16>()[i] = {0x7fc0};
         }
         return x;
     }
@@ -75,6 +77,17 @@ public:
     Tensor copy(ConstTensor x) {
         const Tensor y = raw(x.dtype, x.shape);
         std::memcpy(y.data, x.data, x.bytes());
+        return y;
+    }
+    // f32 rounded to bf16.
+    Tensor rounded(ConstTensor x) {
+        const Tensor y = raw(DType::bf16, x.shape);
+        for (int64_t i = 0; i < x.count(); ++i) y.as<bf16>()[i] = to_bf16(x.as<float>()[i]);
+        return y;
+    }
+    Tensor widen_bf16(ConstTensor x) {
+        const Tensor y = raw(DType::f64, x.shape);
+        for (int64_t i = 0; i < x.count(); ++i) y.as<double>()[i] = to_f32(x.as<bf16>()[i]);
         return y;
     }
     // f32 made f64, and back; other types are copied.
@@ -107,15 +120,42 @@ void for_each_operand(Op& op, Body body) {
                std::remove_const_t<Op>::operands(op));
 }
 
-// The op with its own f64 copy of every f32 operand: what the reference works on. Operands that
-// share memory are apart afterwards.
+template <class Op, class Body>
+void for_each_computed(Op& op, Body body) {
+    std::apply([&](auto&... operand) { (body(operand), ...); },
+               std::remove_const_t<Op>::computed(op));
+}
+
+// The op with its own f64 copy of every f32 operand and of every activation in bf16: what the
+// reference works on. Operands that share memory are apart afterwards.
 template <class Op>
 Op widened(const Op& op, Pool& pool) {
     Op wide = op;
+    for_each_computed(wide, [&](auto& x) {
+        if (x && x.dtype == DType::bf16) x = pool.widen_bf16(x);
+    });
     for_each_operand(wide, [&](auto& x) {
         if (x) x = pool.widen(x);
     });
     return wide;
 }
+
+// The op with its activations rounded to bf16. Those that share memory still do.
+template <class Op>
+Op narrowed(const Op& op, Pool& pool) {
+    Op narrow = op;
+    std::map<const void*, Tensor> placed;
+    for_each_computed(narrow, [&](auto& x) {
+        if (!x || x.dtype != DType::f32) return;
+        Tensor& copy = placed[x.data];
+        if (!copy) copy = pool.rounded(x);
+        x = copy;
+    });
+    return narrow;
+}
+
+template <class Op>
+inline constexpr bool kHasActivations =
+    std::tuple_size_v<decltype(Op::computed(std::declval<Op&>()))> != 0;
 
 }  // namespace fomoe

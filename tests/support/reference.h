@@ -16,6 +16,7 @@ void reference(const LinearCrossEntropy& op);
 void reference(const Activate& op);
 void reference(const ActivateBackward& op);
 void reference(const AdamW& op);
+void reference(const Cast& op);
 void reference(const SumSquares& op);
 
 void reference(const Rope& op);

@@ -145,6 +145,16 @@ void reference(const AdamW& op) {
         const double mean = m(i) / (1 - std::pow(b1, op.step));
         const double square = v(i) / (1 - std::pow(b2, op.step));
         weight(i) -= op.lr * (mean / (std::sqrt(square) + op.eps) + op.weight_decay * weight(i));
+        if (op.copy) op.copy.as<bf16>()[i] = to_bf16(static_cast<float>(weight(i)));
+    }
+}
+
+void reference(const Cast& op) {
+    for (int64_t i = 0; i < op.x.count(); ++i) {
+        if (op.y.dtype == DType::bf16)
+            op.y.as<bf16>()[i] = to_bf16(static_cast<float>(op.x.as<double>()[i]));
+        else
+            op.y.as<double>()[i] = to_f32(op.x.as<bf16>()[i]);
     }
 }
 

@@ -136,7 +136,7 @@ float activate_row_gated_backward(Activation activation, int64_t F, float gate, 
     return 0.0f;
 }
 
-void CpuBackend::execute(const Activate& op, Queue) {
+void CpuBackend::compute(const Activate& op) {
     const int64_t N = op.y.shape[0], F = op.y.shape[1], wide = op.hidden.shape[1];
     const float* hidden = op.hidden.as<float>();
     float* y = op.y.as<float>();
@@ -144,7 +144,7 @@ void CpuBackend::execute(const Activate& op, Queue) {
     for (int64_t n = 0; n < N; ++n) activate_row(op.activation, F, hidden + n * wide, y + n * F);
 }
 
-void CpuBackend::execute(const ActivateBackward& op, Queue) {
+void CpuBackend::compute(const ActivateBackward& op) {
     const int64_t N = op.dy.shape[0], F = op.dy.shape[1], wide = op.hidden.shape[1];
     const float* hidden = op.hidden.as<float>();
     const float* dy = op.dy.as<float>();

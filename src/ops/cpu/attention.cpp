@@ -52,7 +52,7 @@ struct Softmax {
 
 }  // namespace
 
-void CpuBackend::execute(const Attention& op, Queue) {
+void CpuBackend::compute(const Attention& op) {
     const AttentionShape shape(op);
     const int64_t T = shape.T, Dh = shape.head_size, width = shape.width;
     const int64_t tiles = shape.query_tiles(), group = shape.heads / shape.kv_heads;

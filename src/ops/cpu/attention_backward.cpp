@@ -183,7 +183,7 @@ void own_queries(Tiles& tiles, const AttentionShape& shape, int64_t sequence, in
 
 }  // namespace
 
-void CpuBackend::execute(const AttentionBackward& op, Queue) {
+void CpuBackend::compute(const AttentionBackward& op) {
     const AttentionShape shape(op);
     const int64_t owners = op.sequences * shape.kv_heads;
     // One pass costs 5 matmuls, two passes 7: the larger number of tasks must be worth that.

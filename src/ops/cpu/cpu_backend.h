@@ -12,7 +12,7 @@ public:
 
     std::string_view name() const override { return "cpu"; }
     int threads() const { return threads_; }
-    int64_t scratch_bytes() const { return workspace_.bytes(); }  // held so far
+    int64_t scratch_bytes() const { return workspace_.bytes() + widened_.bytes(); }  // held
 
     void* allocate(int64_t bytes) override;
     void release(void* data) override;
@@ -25,35 +25,64 @@ public:
     void synchronize() override {}
 
 protected:
-    void execute(const Embedding&, Queue) override;
-    void execute(const RmsNorm&, Queue) override;
-    void execute(const Linear&, Queue) override;
-    void execute(const Rope&, Queue) override;
-    void execute(const Attention&, Queue) override;
-    void execute(const Router&, Queue) override;
-    void execute(const Balance&, Queue) override;
-    void execute(const DispatchPlan&, Queue) override;
-    void execute(const Permute&, Queue) override;
-    void execute(const ExpertsForward&, Queue) override;
-    void execute(const Combine&, Queue) override;
-    void execute(const Activate&, Queue) override;
-    void execute(const LinearCrossEntropy&, Queue) override;
-
-    void execute(const ActivateBackward&, Queue) override;
-    void execute(const ExpertsBackward&, Queue) override;
-    void execute(const RouterBackward&, Queue) override;
-    void execute(const AttentionBackward&, Queue) override;
-    void execute(const RopeBackward&, Queue) override;
-    void execute(const LinearBackward&, Queue) override;
-    void execute(const RmsNormBackward&, Queue) override;
-    void execute(const EmbeddingBackward&, Queue) override;
-
-    void execute(const SumSquares&, Queue) override;
-    void execute(const AdamW&, Queue) override;
+    void execute(const Embedding& op, Queue) override;
+    void execute(const RmsNorm& op, Queue) override;
+    void execute(const Linear& op, Queue) override;
+    void execute(const Rope& op, Queue) override;
+    void execute(const Attention& op, Queue) override;
+    void execute(const Router& op, Queue) override;
+    void execute(const Balance& op, Queue) override;
+    void execute(const DispatchPlan& op, Queue) override;
+    void execute(const Permute& op, Queue) override;
+    void execute(const ExpertsForward& op, Queue) override;
+    void execute(const Combine& op, Queue) override;
+    void execute(const Activate& op, Queue) override;
+    void execute(const LinearCrossEntropy& op, Queue) override;
+    void execute(const ActivateBackward& op, Queue) override;
+    void execute(const ExpertsBackward& op, Queue) override;
+    void execute(const RouterBackward& op, Queue) override;
+    void execute(const AttentionBackward& op, Queue) override;
+    void execute(const RopeBackward& op, Queue) override;
+    void execute(const LinearBackward& op, Queue) override;
+    void execute(const RmsNormBackward& op, Queue) override;
+    void execute(const EmbeddingBackward& op, Queue) override;
+    void execute(const Cast& op, Queue) override;
+    void execute(const SumSquares& op, Queue) override;
+    void execute(const AdamW& op, Queue) override;
 
 private:
+    void compute(const Embedding& op);
+    void compute(const RmsNorm& op);
+    void compute(const Linear& op);
+    void compute(const Rope& op);
+    void compute(const Attention& op);
+    void compute(const Router& op);
+    void compute(const Balance& op);
+    void compute(const DispatchPlan& op);
+    void compute(const Permute& op);
+    void compute(const ExpertsForward& op);
+    void compute(const Combine& op);
+    void compute(const Activate& op);
+    void compute(const LinearCrossEntropy& op);
+    void compute(const ActivateBackward& op);
+    void compute(const ExpertsBackward& op);
+    void compute(const RouterBackward& op);
+    void compute(const AttentionBackward& op);
+    void compute(const RopeBackward& op);
+    void compute(const LinearBackward& op);
+    void compute(const RmsNormBackward& op);
+    void compute(const EmbeddingBackward& op);
+    void compute(const Cast& op);
+    void compute(const SumSquares& op);
+    void compute(const AdamW& op);
+
+    // Computes the op; if its activations are bf16, on f32 copies of them.
+    template <class Op>
+    void in_f32(const Op& op);
+
     int threads_;
     Workspace workspace_;
+    Workspace widened_;  // the f32 copies
 };
 
 }  // namespace fomoe

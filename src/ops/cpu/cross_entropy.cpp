@@ -86,7 +86,7 @@ int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, int threads) 
     return Plan(N, D, V, true, threads).floats() * int64_t{sizeof(float)};
 }
 
-void CpuBackend::execute(const LinearCrossEntropy& op, Queue) {
+void CpuBackend::compute(const LinearCrossEntropy& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1];
     const bool gradients = bool(op.dx);
     const Plan plan(N, D, op.weight.shape[0], gradients, threads_);

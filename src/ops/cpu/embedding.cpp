@@ -8,7 +8,7 @@
 
 namespace fomoe {
 
-void CpuBackend::execute(const Embedding& op, Queue) {
+void CpuBackend::compute(const Embedding& op) {
     const int64_t N = op.y.shape[0], D = op.y.shape[1];
     const int32_t* token = op.token.as<int32_t>();
     const float* weight = op.weight.as<float>();
@@ -20,7 +20,7 @@ void CpuBackend::execute(const Embedding& op, Queue) {
 }
 
 // A thread owns a range of columns, so that the order of the sums is that of the tokens.
-void CpuBackend::execute(const EmbeddingBackward& op, Queue) {
+void CpuBackend::compute(const EmbeddingBackward& op) {
     const int64_t N = op.dy.shape[0], D = op.dy.shape[1];
     const int32_t* token = op.token.as<int32_t>();
     const float* dy = op.dy.as<float>();

@@ -45,7 +45,7 @@ int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t 
     return std::max(sizes.forward(), sizes.backward()) * int64_t{sizeof(float)};
 }
 
-void CpuBackend::execute(const ExpertsForward& op, Queue) {
+void CpuBackend::compute(const ExpertsForward& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1], K = op.slot.shape[1];
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;

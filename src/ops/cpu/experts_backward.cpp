@@ -105,7 +105,7 @@ private:
 
 }  // namespace
 
-void CpuBackend::execute(const ExpertsBackward& op, Queue) {
+void CpuBackend::compute(const ExpertsBackward& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1], K = op.slot.shape[1];
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;

@@ -8,7 +8,7 @@
 
 namespace fomoe {
 
-void CpuBackend::execute(const AdamW& op, Queue) {
+void CpuBackend::compute(const AdamW& op) {
     const int64_t P = op.weight.count();
     float* weight = op.weight.as<float>();
     float* m = op.m.as<float>();
@@ -29,10 +29,11 @@ void CpuBackend::execute(const AdamW& op, Queue) {
         v[i] = square;
         weight[i] -= rate * mean / (std::sqrt(square * correction2) + eps) + decay * weight[i];
     }
+    if (op.copy) compute(Cast{.y = op.copy, .x = op.weight});
 }
 
 // Parts that depend on P alone, added in order.
-void CpuBackend::execute(const SumSquares& op, Queue) {
+void CpuBackend::compute(const SumSquares& op) {
     constexpr int kParts = 64;
     const int64_t P = op.x.count(), size = (P + 16 * kParts - 1) / (16 * kParts) * 16;
     const float* x = op.x.as<float>();

@@ -6,7 +6,7 @@
 namespace fomoe {
 
 // Integers only: one thread is enough.
-void CpuBackend::execute(const DispatchPlan& op, Queue) {
+void CpuBackend::compute(const DispatchPlan& op) {
     const int64_t N = op.slot.shape[0], K = op.slot.shape[1], Q = op.first_slot.shape[0] - 1;
     const int64_t M = op.token.shape[0];
     const int32_t* slot = op.slot.as<int32_t>();
@@ -46,7 +46,7 @@ void CpuBackend::execute(const DispatchPlan& op, Queue) {
     }
 }
 
-void CpuBackend::execute(const Permute& op, Queue) {
+void CpuBackend::compute(const Permute& op) {
     const int64_t M = op.index.shape[0], D = op.x.shape[1];
     const int32_t* index = op.index.as<int32_t>();
     const float* x = op.x.as<float>();
@@ -55,7 +55,7 @@ void CpuBackend::execute(const Permute& op, Queue) {
     for (int64_t m = 0; m < M; ++m) std::memcpy(y + m * D, x + index[m] * D, D * sizeof(float));
 }
 
-void CpuBackend::execute(const Combine& op, Queue) {
+void CpuBackend::compute(const Combine& op) {
     const int64_t N = op.y.shape[0], D = op.y.shape[1], Q = op.position.shape[1];
     const int32_t* position = op.position.as<int32_t>();
     const float* x = op.x.as<float>();

@@ -9,7 +9,7 @@
 
 namespace fomoe {
 
-void CpuBackend::execute(const RmsNorm& op, Queue) {
+void CpuBackend::compute(const RmsNorm& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1];
     const float* weight = op.weight.as<float>();
 #pragma omp parallel for num_threads(threads_)
@@ -40,7 +40,7 @@ void CpuBackend::execute(const RmsNorm& op, Queue) {
 }
 
 // dweight: a sum per thread over its rows, then over the threads in order.
-void CpuBackend::execute(const RmsNormBackward& op, Queue) {
+void CpuBackend::compute(const RmsNormBackward& op) {
     const int64_t N = op.sum.shape[0], D = op.sum.shape[1], width = whole_tiles(D);
     const float* weight = op.weight.as<float>();
     float* partial = tile_scratch(threads_ * width);

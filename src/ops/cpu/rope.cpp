@@ -85,7 +85,7 @@ void normalize_backward(const float* dy, const float* x, const float* weight, fl
 
 }  // namespace
 
-void CpuBackend::execute(const Rope& op, Queue) {
+void CpuBackend::compute(const Rope& op) {
     const int64_t N = op.x.shape[0], Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
     const int64_t width = (A + 2 * KV) * Dh;
     const int pairs = op.rotary_size / 2;
@@ -126,7 +126,7 @@ void CpuBackend::execute(const Rope& op, Queue) {
 }
 
 // Weight gradients: a sum per thread over its rows, then over the threads in order.
-void CpuBackend::execute(const RopeBackward& op, Queue) {
+void CpuBackend::compute(const RopeBackward& op) {
     const int64_t N = op.dqkv.shape[0], Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
     const int64_t width = (A + 2 * KV) * Dh;
     const int pairs = op.rotary_size / 2;

@@ -1,0 +1,172 @@
+// Memory, copies, streams and events of the CUDA backend.
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fomoe {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr int kEvents = 256;
+// Uploads up to this size pass through pinned memory and do not wait for the device.
+constexpr int64_t kStaging = 4 * kMiB;
+
+}  // namespace
+
+// Two halves of pinned memory take turns; each waits for its last copy before it is filled again.
+struct CudaBackend::Lane {
+    explicit Lane(CudaBackend& backend)
+        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes); },
+                  [&backend](void* data) { backend.release(data); }) {
+        check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+        check_cublas(cublasLtCreate(&blas), "cublasLtCreate");
+        check_cuda(cudaMallocHost(&staging, 2 * kStaging), "cudaMallocHost");
+        for (cudaEvent_t& event : copied)
+            check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    ~Lane() {
+        cudaStreamSynchronize(stream);
+        for (cudaEvent_t event : copied) cudaEventDestroy(event);
+        cudaFreeHost(staging);
+        cublasLtDestroy(blas);
+        cudaStreamDestroy(stream);
+    }
+
+    // `bytes` of pinned memory whose last copy is done.
+    char* stage(int64_t bytes) {
+        if (used + bytes > kStaging) {
+            check_cuda(cudaEventRecord(copied[half], stream), "cudaEventRecord");
+            half = 1 - half;
+            check_cuda(cudaEventSynchronize(copied[half]), "cudaEventSynchronize");
+            used = 0;
+        }
+        char* piece = static_cast<char*>(staging) + half * kStaging + used;
+        used += (bytes + 255) / 256 * 256;
+        return piece;
+    }
+
+    cudaStream_t stream = nullptr;
+    cublasLtHandle_t blas = nullptr;
+    void* staging = nullptr;
+    cudaEvent_t copied[2] = {};
+    int half = 0;
+    int64_t used = 0;
+    Scratch scratch;
+};
+
+CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
+    check_cuda(cudaSetDevice(options.device), "cudaSetDevice");
+    check_cuda(
+        cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, options.device),
+        "cudaDeviceGetAttribute");
+    for (auto& lane : lanes_) lane = std::make_unique<Lane>(*this);
+    events_.resize(kEvents);
+    for (cudaEvent_t& event : events_)
+        check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+}
+
+CudaBackend::~CudaBackend() {
+    for (auto& lane : lanes_) lane.reset();
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    for (const auto& [data, bytes] : allocations_) cudaFree(data);
+}
+
+void* CudaBackend::allocate(int64_t bytes) {
+    FOMOE_CHECK(bytes >= 0, "allocate ", bytes, " bytes");
+    void* data = nullptr;
+    const cudaError_t status = cudaMalloc(&data, std::max<int64_t>(bytes, 1));
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        size_t free = 0, total = 0;
+        cudaMemGetInfo(&free, &total);
+        throw Error(Exit::internal, concat("no GPU memory left: ", bytes / kMiB,
+                                           " MiB were asked for, this rank "
+                                           "holds ",
+                                           allocated_ / kMiB, " MiB, and ", free / kMiB, " of the ",
+                                           total / kMiB, " MiB of device ", options_.device,
+                                           " are free; lower train.micro_batch or use more ranks"));
+    }
+    check_cuda(status, "cudaMalloc");
+    allocations_[data] = bytes;
+    allocated_ += bytes;
+    return data;
+}
+
+void CudaBackend::release(void* data) {
+    if (!data) return;
+    const auto found = allocations_.find(data);
+    FOMOE_CHECK(found != allocations_.end(), "not of this backend");
+    allocated_ -= found->second;
+    allocations_.erase(found);
+    check_cuda(cudaFree(data), "cudaFree");
+}
+
+cudaStream_t CudaBackend::stream_of(Queue queue) const {
+    return lanes_[static_cast<int>(queue)]->stream;
+}
+
+Stream CudaBackend::begin(Queue queue) {
+    Lane& lane = *lanes_[static_cast<int>(queue)];
+    lane.scratch.reset();
+    return {.stream = lane.stream,
+            .scratch = lane.scratch,
+            .blas = lane.blas,
+            .multiprocessors = multiprocessors_,
+            .tf32 = options_.tf32};
+}
+
+void CudaBackend::copy_to_host(void* host, ConstTensor device, Queue queue) {
+    if (device.bytes() == 0) return;
+    const cudaStream_t stream = stream_of(queue);
+    check_cuda(cudaMemcpyAsync(host, device.data, device.bytes(), cudaMemcpyDeviceToHost, stream),
+               "copy to the host");
+    check_cuda(cudaStreamSynchronize(stream), "copy to the host");
+}
+
+void CudaBackend::copy_from_host(Tensor device, const void* host, Queue queue) {
+    const int64_t bytes = device.bytes();
+    if (bytes == 0) return;
+    Lane& lane = *lanes_[static_cast<int>(queue)];
+    const bool staged = bytes <= kStaging;
+    const void* from = host;
+    if (staged) from = std::memcpy(lane.stage(bytes), host, bytes);
+    check_cuda(cudaMemcpyAsync(device.data, from, bytes, cudaMemcpyHostToDevice, lane.stream),
+               "copy from the host");
+    if (!staged) check_cuda(cudaStreamSynchronize(lane.stream), "copy from the host");
+}
+
+void CudaBackend::copy(Tensor to, ConstTensor from, Queue queue) {
+    FOMOE_CHECK(to.dtype == from.dtype && to.count() == from.count(), "copy of ", from.shape,
+                " to ", to.shape);
+    if (to.data == from.data || to.bytes() == 0) return;
+    check_cuda(
+        cudaMemcpyAsync(to.data, from.data, to.bytes(), cudaMemcpyDeviceToDevice, stream_of(queue)),
+        "copy");
+}
+
+void CudaBackend::zero(Tensor x, Queue queue) {
+    if (x.bytes() == 0) return;
+    check_cuda(cudaMemsetAsync(x.data, 0, x.bytes(), stream_of(queue)), "zero");
+}
+
+Event CudaBackend::record(Queue queue) {
+    const int64_t id = recorded_++;
+    check_cuda(cudaEventRecord(events_[id % kEvents], stream_of(queue)), "cudaEventRecord");
+    return {id};
+}
+
+void CudaBackend::wait(Queue queue, Event event) {
+    if (event.id < 0) return;
+    FOMOE_CHECK(event.id < recorded_, "event ", event.id, " was never recorded");
+    // An event that the ring has reused stands for something later: the wait is longer, not wrong.
+    check_cuda(cudaStreamWaitEvent(stream_of(queue), events_[event.id % kEvents]),
+               "cudaStreamWaitEvent");
+}
+
+void CudaBackend::synchronize() {
+    for (const auto& lane : lanes_)
+        check_cuda(cudaStreamSynchronize(lane->stream), "cudaStreamSynchronize");
+}
+
+}  // namespace fomoe

@@ -1,0 +1,89 @@
+// The CUDA backend: a stream per queue; each op lives in the file of its name, kernels above and
+// its launcher below. Nothing waits for the device but the copies to the host and synchronize().
+#pragma once
+
+#include <array>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "cuda/error.h"
+#include "cuda/scratch.h"
+#include "ops/backend.h"
+#include "ops/cuda_plugin.h"
+
+namespace fomoe {
+
+// What a launcher works with.
+struct Stream {
+    cudaStream_t stream;
+    Scratch& scratch;  // empty when an op begins
+    cublasLtHandle_t blas;
+    int multiprocessors;
+    bool tf32;
+};
+
+class CudaBackend final : public Backend {
+public:
+    explicit CudaBackend(const CudaOptions& options);
+    ~CudaBackend() override;
+    CudaBackend(const CudaBackend&) = delete;
+    CudaBackend& operator=(const CudaBackend&) = delete;
+
+    std::string_view name() const override { return "cuda"; }
+
+    void* allocate(int64_t bytes) override;
+    void release(void* data) override;
+    void copy_to_host(void* host, ConstTensor device, Queue queue) override;
+    void copy_from_host(Tensor device, const void* host, Queue queue) override;
+    void copy(Tensor to, ConstTensor from, Queue queue) override;
+    void zero(Tensor x, Queue queue) override;
+    Event record(Queue queue) override;
+    void wait(Queue queue, Event event) override;
+    void synchronize() override;
+
+protected:
+    void execute(const Embedding&, Queue) override;
+    void execute(const RmsNorm&, Queue) override;
+    void execute(const Linear&, Queue) override;
+    void execute(const Rope&, Queue) override;
+    void execute(const Attention&, Queue) override;
+    void execute(const Router&, Queue) override;
+    void execute(const Balance&, Queue) override;
+    void execute(const DispatchPlan&, Queue) override;
+    void execute(const Permute&, Queue) override;
+    void execute(const ExpertsForward&, Queue) override;
+    void execute(const Combine&, Queue) override;
+    void execute(const Activate&, Queue) override;
+    void execute(const LinearCrossEntropy&, Queue) override;
+
+    void execute(const ActivateBackward&, Queue) override;
+    void execute(const ExpertsBackward&, Queue) override;
+    void execute(const RouterBackward&, Queue) override;
+    void execute(const AttentionBackward&, Queue) override;
+    void execute(const RopeBackward&, Queue) override;
+    void execute(const LinearBackward&, Queue) override;
+    void execute(const RmsNormBackward&, Queue) override;
+    void execute(const EmbeddingBackward&, Queue) override;
+
+    void execute(const Cast&, Queue) override;
+    void execute(const SumSquares&, Queue) override;
+    void execute(const AdamW&, Queue) override;
+
+private:
+    struct Lane;  // what a queue is made of
+
+    // The queue's stream, its scratch empty: at the begin of each op.
+    Stream begin(Queue queue);
+    cudaStream_t stream_of(Queue queue) const;
+
+    CudaOptions options_;
+    int multiprocessors_ = 0;
+    std::map<void*, int64_t> allocations_;  // bytes by address
+    int64_t allocated_ = 0;
+    std::array<std::unique_ptr<Lane>, 2> lanes_;
+    std::vector<cudaEvent_t> events_;  // a ring: the event of id i is i mod its size
+    int64_t recorded_ = 0;
+};
+
+}  // namespace fomoe

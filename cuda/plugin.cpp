@@ -1,0 +1,55 @@
+// The entry of libfomoe_cuda.so: which devices there are, and a backend on one of them.
+#include "cuda/cuda_backend.h"
+
+namespace fomoe {
+namespace {
+
+constexpr int kOldestCapability = 80;
+
+int device_count() {
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);  // not written on failure
+    if (status == cudaErrorInsufficientDriver) {
+        int driver = 0, runtime = 0;
+        cudaDriverGetVersion(&driver);
+        cudaRuntimeGetVersion(&runtime);
+        if (driver == 0) throw Error(Exit::internal, "there is no NVIDIA driver on this machine");
+        throw Error(Exit::internal,
+                    concat("the NVIDIA driver is too old: it serves CUDA ", driver / 1000, '.',
+                           driver % 1000 / 10, ", this build needs ", runtime / 1000, '.',
+                           runtime % 1000 / 10));
+    }
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+        throw Error(Exit::internal, "there is no NVIDIA GPU that this process can see");
+    check_cuda(status, "cudaGetDeviceCount");
+    return count;
+}
+
+std::string describe(int device) {
+    cudaDeviceProp properties;
+    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    return concat(properties.name, ", compute capability ", properties.major, '.', properties.minor,
+                  ", ", properties.totalGlobalMem >> 20, " MiB");
+}
+
+std::unique_ptr<Backend> open(const CudaOptions& options) {
+    int major = 0, minor = 0;
+    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.device),
+               "cudaDeviceGetAttribute");
+    check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, options.device),
+               "cudaDeviceGetAttribute");
+    if (major * 10 + minor < kOldestCapability)
+        throw Error(Exit::internal,
+                    concat("device ", options.device, " (", describe(options.device),
+                           ") is too old: compute capability 8.0 (A100) or later is needed"));
+    return std::make_unique<CudaBackend>(options);
+}
+
+}  // namespace
+}  // namespace fomoe
+
+extern "C" const fomoe::CudaPlugin* fomoe_cuda_plugin() {
+    static const fomoe::CudaPlugin plugin{
+        .device_count = fomoe::device_count, .describe = fomoe::describe, .open = fomoe::open};
+    return &plugin;
+}

@@ -1,0 +1,35 @@
+// What libfomoe_cuda.so exports: src/device finds it with dlsym, cuda/plugin.cpp defines it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ops/backend.h"
+
+namespace fomoe {
+
+struct CudaOptions {
+    int device = 0;     // of those this process sees
+    bool tf32 = false;  // f32 matmuls of cuBLAS on TF32 tensor cores: 10 bits of mantissa
+};
+
+struct CudaPlugin {
+    // Raised with every change of this struct or of an op; another plugin is refused.
+    static constexpr int kVersion = 1;
+    static constexpr const char* kEntry = "fomoe_cuda_plugin";
+
+    int version = kVersion;
+
+    // Devices that can be used. Throws Error(internal) that says why there is none: no driver, one
+    // that is too old, no device.
+    int (*device_count)() = nullptr;
+    // One line about a device: name, compute capability, memory.
+    std::string (*describe)(int device) = nullptr;
+    // Throws Error(internal) for a device that the kernels are not built for.
+    std::unique_ptr<Backend> (*open)(const CudaOptions& options) = nullptr;
+};
+
+// The entry: const CudaPlugin* fomoe_cuda_plugin().
+using CudaPluginEntry = const CudaPlugin* (*)();
+
+}  // namespace fomoe

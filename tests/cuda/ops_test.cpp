@@ -1,0 +1,29 @@
+// Every case of every op on the CUDA plugin, against the reference.
+#include "cuda/plugin.h"
+#include "support/op_test.h"
+
+using namespace fomoe;
+
+namespace {
+
+// Once plain, and the small ones again with every access watched.
+template <class Op>
+void check_on_plugin() {
+    const auto backend = cuda_plugin().open({});
+    check_cases<Op>(*backend);
+    CHECK(findings() == "");
+    set_checked(true);
+    check_cases<Op>(*backend, Size::small);
+    set_checked(false);
+    CHECK(findings() == "");
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("cuda: as the reference", "[cuda]", Embedding, EmbeddingBackward, RmsNorm,
+                   RmsNormBackward, Linear, LinearBackward, LinearCrossEntropy, Activate,
+                   ActivateBackward, AdamW, Cast, SumSquares, Rope, RopeBackward, Attention,
+                   AttentionBackward, Router, Balance, RouterBackward, DispatchPlan, Permute,
+                   Combine, ExpertsForward, ExpertsBackward) {
+    check_on_plugin<TestType>();
+}

@@ -1,0 +1,30 @@
+// The CUDA plugin in a test: on a GPU, or on the interpreter, whichever library the loader finds.
+#pragma once
+
+#include <dlfcn.h>
+
+#include "ops/cuda_plugin.h"
+
+namespace fomoe {
+
+inline const CudaPlugin& cuda_plugin() {
+    static const CudaPlugin* plugin = [] {
+        void* library = dlopen(FOMOE_BINARY_DIR "/libfomoe_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+        FOMOE_CHECK(library, dlerror());
+        return reinterpret_cast<CudaPluginEntry>(dlsym(library, CudaPlugin::kEntry))();
+    }();
+    return *plugin;
+}
+
+// Functions of the interpreter; do nothing on real libraries.
+inline void set_checked(bool on) {
+    if (void* found = dlsym(RTLD_DEFAULT, "cudaemu_set_checked"))
+        reinterpret_cast<void (*)(int)>(found)(on);
+}
+inline std::string findings() {
+    if (void* found = dlsym(RTLD_DEFAULT, "cudaemu_take_findings"))
+        return reinterpret_cast<const char* (*)()>(found)();
+    return "";
+}
+
+}  // namespace fomoe
