@@ -207,7 +207,7 @@ TEST_CASE("local memory belongs to a thread, shared memory to a block", "[cuda]"
 }
 
 TEST_CASE("parameters of every size lie at their alignment", "[cuda]") {
-    const std::string text = R"(.version 9.0
+    const std::string text = R"(.version 8.0
 .target sm_80
 .address_size 64
 .visible .entry test(.param .u64 p0, .param .u8 small, .param .u16 short, .param .u32 word,

@@ -51,7 +51,7 @@ std::string fault_of(const std::string& ptx, const std::vector<uint64_t>& params
 
 std::string Source::text() const {
     std::ostringstream out;
-    out << ".version 9.0\n.target sm_" << target << "\n.address_size 64\n" << outside << "\n";
+    out << ".version 8.0\n.target sm_" << target << "\n.address_size 64\n" << outside << "\n";
     out << ".visible .entry test(";
     for (size_t i = 0; i < params; ++i) out << (i ? ", " : "") << ".param .u64 p" << i;
     out << ")\n{\n" << body << "\nret;\n}\n";
