@@ -160,11 +160,13 @@ TEST_CASE("activemask and elect name the lanes that run", "[cuda]") {
 TEST_CASE("a warp with fewer than 32 threads shuffles and votes among them", "[cuda]") {
     Buffer<uint32_t> out(48);
     run_ptx(Source{R"(
-        .reg .b32 %t, %x, %mask;
+        .reg .b32 %t, %x, %mask, %last;
         .reg .b64 %q, %at;
         mov.u32 %t, %tid.x;
         activemask.b32 %mask;
-        shfl.sync.down.b32 %x, %t, 1, 31, %mask;
+        popc.b32 %last, %mask;
+        sub.u32 %last, %last, 1;
+        shfl.sync.down.b32 %x, %t, 1, %last, %mask;
         vote.sync.ballot.b32 %mask, 1, %mask;
         add.u32 %x, %x, %mask;
         ld.param.u64 %q, [p0];
@@ -173,8 +175,8 @@ TEST_CASE("a warp with fewer than 32 threads shuffles and votes among them", "[c
         st.global.u32 [%q], %x;)"}
                 .text(),
             {out.address()}, {.block = {48}});
-    for (uint32_t i = 0; i < 47; ++i) {
+    for (uint32_t i = 0; i < 48; ++i) {
         const uint32_t mask = i < 32 ? ~0u : 0xffff;
-        CHECK(out[i] == (i == 31 ? 31 : i + 1) + mask);
+        CHECK(out[i] == (i == 31 || i == 47 ? i : i + 1) + mask);
     }
 }
