@@ -101,14 +101,16 @@ __global__ void __launch_bounds__(threads) cross_entropy(Chunk chunk) {
         if (i < whole)
             in = load<kElementwise>(z + i);
         else
-            for (int j = 0; i + j < words; ++j) in.at[j] = z[i + j];
+            for (int j = 0; j < kElementwise; ++j)
+                if (i + j < words) in.at[j] = z[i + j];
         __syncthreads();
         Vec<T, kElementwise> out;
         for (int j = 0; j < kElementwise; ++j) out.at[j] = gradient(in.at[j], i + j);
         if (i < whole)
             store<kElementwise>(dz + i, out);
         else
-            for (int j = 0; i + j < words; ++j) dz[i + j] = out.at[j];
+            for (int j = 0; j < kElementwise; ++j)
+                if (i + j < words) dz[i + j] = out.at[j];
     }
 }
 
