@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/matmul.h"
+
 namespace fomoe {
 namespace {
 
@@ -26,9 +28,10 @@ std::string mebibytes(int64_t bytes) {
 struct CudaBackend::Lane {
     explicit Lane(CudaBackend& backend)
         : scratch([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
-                  [&backend](void* data) { backend.release(data); }) {
+                  [&backend](void* data) { backend.release(data); }),
+          blas([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
+               [&backend](void* data) { backend.release(data); }) {
         check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-        check_cublas(cublasLtCreate(&blas), "cublasLtCreate");
         check_cuda(cudaMallocHost(&staging, 2 * kStaging), "cudaMallocHost");
         for (cudaEvent_t& event : copied)
             check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
@@ -37,7 +40,6 @@ struct CudaBackend::Lane {
         cudaStreamSynchronize(stream);
         for (cudaEvent_t event : copied) cudaEventDestroy(event);
         cudaFreeHost(staging);
-        cublasLtDestroy(blas);
         cudaStreamDestroy(stream);
     }
 
@@ -55,12 +57,12 @@ struct CudaBackend::Lane {
     }
 
     cudaStream_t stream = nullptr;
-    cublasLtHandle_t blas = nullptr;
     void* staging = nullptr;
     cudaEvent_t copied[2] = {};
     int half = 0;
     int64_t used = 0;
     Scratch scratch;
+    Blas blas;
 };
 
 CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
