@@ -35,6 +35,16 @@ struct Gelu {
     }
 };
 
+// Of the gate's half with swiglu.
+__device__ __forceinline__ float value_of(Activation activation, float x) {
+    if (activation == Activation::gelu) return Gelu::value(x);
+    return activation == Activation::relu ? Relu::value(x) : Silu::value(x);
+}
+__device__ __forceinline__ Slope slope_of(Activation activation, float x) {
+    if (activation == Activation::gelu) return Gelu::slope(x);
+    return activation == Activation::relu ? Relu::slope(x) : Silu::slope(x);
+}
+
 // Calls body.template operator()<Function, gated>(): gated for swiglu, where silu of the first half
 // multiplies the second.
 template <class Body>
