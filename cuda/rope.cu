@@ -56,7 +56,7 @@ __device__ float norm_all(const T* x, int64_t size, float eps) {
 }
 
 template <class T, int width, QkNormMode mode>
-__global__ void __launch_bounds__(kRopeThreads) rope(const Rotation<T> a) {
+__global__ void __launch_bounds__(kRopeThreads, 6) rope(const Rotation<T> a) {
     extern __shared__ double memory[];
     const HeadParts& h = a.head;
     RopeTables tables(memory, h);
