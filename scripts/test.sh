@@ -13,7 +13,12 @@ case "$*" in
 esac
 
 scripts/install_packages.sh
+if [ "$*" = --all ] && ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 scripts/build.sh
+if [ "$*" = --all ] && [ ! -e build/libfomoe_cuda.so ]; then
+    echo "the CUDA plugin was not built: delete build/, so that nvcc is looked for again" >&2
+    exit 1
+fi
 
 # Tests start MPI jobs of more ranks than there are cores, in containers as root.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

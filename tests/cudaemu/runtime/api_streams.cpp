@@ -1,0 +1,162 @@
+// The functions of the API for streams and events.
+#include <cuda_runtime_api.h>
+
+#include "runtime/counting.h"
+#include "runtime/errors.h"
+#include "runtime/streams.h"
+
+using namespace cudaemu;
+
+namespace {
+
+Streams& streams() { return Streams::instance(); }
+
+constexpr int kHighestPriority = -5;  // the lowest is 0
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
+    return answer([&] {
+        if (!stream || (flags != cudaStreamDefault && flags != cudaStreamNonBlocking))
+            refuse(cudaErrorInvalidValue);
+        const int clamped = priority > 0                  ? 0
+                            : priority < kHighestPriority ? kHighestPriority
+                                                          : priority;
+        *stream = streams().create(flags == cudaStreamDefault, clamped);
+    });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+    return cudaStreamCreateWithPriority(stream, flags, 0);
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+    return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+    return answer([&] {
+        *least = 0;
+        *greatest = kHighestPriority;
+    });
+}
+
+cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
+    return answer([&] { *priority = streams().find(stream)->priority; });
+}
+
+cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags) {
+    return answer([&] {
+        *flags = streams().find(stream)->blocking ? cudaStreamDefault : cudaStreamNonBlocking;
+    });
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    return answer([&] { streams().destroy(stream); });
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return answer([&] {
+        count(&cudaemu_counts::host_waits);
+        streams().wait(stream);
+    });
+}
+
+cudaError_t cudaDeviceSynchronize() {
+    return answer([&] {
+        count(&cudaemu_counts::host_waits);
+        streams().wait_for_all();
+    });
+}
+
+// Not an error to be remembered.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    bool done = false;
+    const cudaError_t code = answer([&] { done = streams().done(stream); });
+    return code == cudaSuccess && !done ? cudaErrorNotReady : code;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+    return answer([&] {
+        if (flags != cudaEventWaitDefault) refuse(cudaErrorNotSupported);
+        streams().wait_event(stream, event);
+    });
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+    return answer([&] {
+        if (!function) refuse(cudaErrorInvalidValue);
+        count(&cudaemu_counts::host_functions);
+        streams().issue(stream, "host function", [=](const Operation&) { function(data); });
+    });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+    return answer([&] {
+        if (!event) refuse(cudaErrorInvalidValue);
+        if (flags & cudaEventInterprocess) refuse(cudaErrorNotSupported);
+        *event = streams().create_event(!(flags & cudaEventDisableTiming));
+    });
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return answer([&] { streams().destroy_event(event); });
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    return answer([&] { streams().record(event, stream); });
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+    if (flags != cudaEventRecordDefault) return answer([] { refuse(cudaErrorNotSupported); });
+    return cudaEventRecord(event, stream);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return answer([&] {
+        count(&cudaemu_counts::host_waits);
+        streams().wait(event);
+    });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    bool done = false;
+    const cudaError_t code = answer([&] { done = streams().done(event); });
+    return code == cudaSuccess && !done ? cudaErrorNotReady : code;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+    return answer([&] { *milliseconds = streams().milliseconds(from, to); });
+}
+
+// There is no stream capture here, and so there are no graphs.
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    return answer([] { refuse(cudaErrorNotSupported); });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) {
+    return answer([] { refuse(cudaErrorNotSupported); });
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    return answer([&] {
+        streams().find(stream);
+        *status = cudaStreamCaptureStatusNone;
+    });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) {
+    return answer([] { refuse(cudaErrorNotSupported); });
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+    return answer([] { refuse(cudaErrorNotSupported); });
+}
+
+}  // extern "C"

@@ -1,0 +1,35 @@
+// Device memory for the host functions of other replacement libraries.
+#include "runtime/libraries.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "check/checker.h"
+#include "check/findings.h"
+#include "memory/device_memory.h"
+#include "runtime/streams.h"
+
+void* cudaemu_reach(const void* pointer, size_t bytes, int access, const char* what) {
+    using namespace cudaemu;
+    DeviceMemory& memory = DeviceMemory::instance();
+    const auto address = reinterpret_cast<uint64_t>(pointer);
+    if (!memory.find(address).contains(address, bytes)) {
+        report(fmt::format("{}: {} bytes that are not of one device allocation", what, bytes));
+        return nullptr;
+    }
+    Checker& checker = Checker::instance();
+    const Operation* operation = running_operation();
+    if (checker.enabled() && operation) {
+        const Checker::Running running(checker, *operation);
+        if (access & cudaemu_read) checker.reads(address, bytes);
+        if (access & cudaemu_write) checker.writes(address, bytes);
+    }
+    return memory.alias(address);
+}
+
+int cudaemu_is_device(const void* address) {
+    return cudaemu::DeviceMemory::instance().owns(reinterpret_cast<uint64_t>(address));
+}
+
+void cudaemu_report(const char* finding) { cudaemu::report(finding); }

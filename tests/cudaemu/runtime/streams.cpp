@@ -1,0 +1,206 @@
+// Lazy streams: order is a vector clock that each operation gets when it is issued.
+#include "runtime/streams.h"
+
+#include <fmt/format.h>
+
+#include "runtime/errors.h"
+
+namespace cudaemu {
+namespace {
+
+thread_local const Operation* running = nullptr;
+
+}  // namespace
+
+const Operation* running_operation() { return running; }
+
+Streams& Streams::instance() {
+    static Streams* streams = new Streams;  // never destroyed: used by destructors of the program
+    return *streams;
+}
+
+Streams::Streams() { streams_.push_back(std::make_unique<CUstream_st>()); }
+
+cudaStream_t Streams::create(bool blocking, int priority) {
+    Lock lock(mutex_);
+    auto stream = std::make_unique<CUstream_st>();
+    stream->number = uint32_t(streams_.size());
+    stream->blocking = blocking;
+    stream->priority = priority;
+    open_.insert(stream.get());
+    streams_.push_back(std::move(stream));
+    return streams_.back().get();
+}
+
+void Streams::destroy(cudaStream_t stream) {
+    Lock lock(mutex_);
+    checked(stream);
+    if (!open_.erase(stream))
+        misuse(cudaErrorInvalidResourceHandle, "cudaStreamDestroy of the default stream");
+}
+
+cudaStream_t Streams::find(cudaStream_t handle) {
+    Lock lock(mutex_);
+    return &checked(handle);
+}
+
+CUstream_st& Streams::checked(cudaStream_t handle) {
+    if (handle == nullptr || handle == cudaStreamLegacy) return *streams_[0];
+    if (handle == cudaStreamPerThread)
+        misuse(cudaErrorNotSupported, "cudaemu has no stream per thread");
+    if (handle != streams_[0].get() && !open_.count(handle))
+        misuse(cudaErrorInvalidResourceHandle, "use of a stream that does not exist");
+    return *handle;
+}
+
+CUevent_st& Streams::checked(cudaEvent_t handle) {
+    if (!events_.count(handle))
+        misuse(cudaErrorInvalidResourceHandle, "use of an event that does not exist");
+    return *handle;
+}
+
+void Streams::issue(cudaStream_t stream, std::string name, Task task) {
+    Lock lock(mutex_);
+    issue(checked(stream), std::move(name), std::move(task));
+}
+
+void Streams::issue(CUstream_st& stream, std::string name, Task task) {
+    CUstream_st& legacy = *streams_[0];
+    stream.clock.join(host_);
+    if (&stream == &legacy) {
+        for (const auto& other : streams_)
+            if (other->blocking) stream.clock.join(other->clock);
+    } else if (stream.blocking) {
+        stream.clock.join(legacy.clock);
+    }
+    Work work;
+    work.operation = {std::move(name), stream.number, ++stream.issued, stream.clock};
+    work.task = std::move(task);
+    stream.clock.advance(stream.number, stream.issued);
+    stream.pending.push_back(std::move(work));
+}
+
+CUstream_st* Streams::first_unmet(const CUstream_st& stream) {
+    const Clock& before = stream.pending.front().operation.before;
+    for (uint32_t i = 0; i < before.streams(); ++i)
+        if (i != stream.number && streams_[i]->executed < before[i]) return streams_[i].get();
+    return nullptr;
+}
+
+void Streams::run_until(Lock& lock, CUstream_st& stream, uint32_t number) {
+    while (stream.executed < number) {
+        if (stream.running) {
+            progress_.wait(lock);
+        } else if (CUstream_st* other = first_unmet(stream)) {
+            const Clock before = stream.pending.front().operation.before;
+            run_until(lock, *other, before[other->number]);
+        } else {
+            run_next(lock, stream);
+        }
+    }
+}
+
+void Streams::run_next(Lock& lock, CUstream_st& stream) {
+    Work work = std::move(stream.pending.front());
+    stream.pending.pop_front();
+    stream.running = true;
+    lock.unlock();
+    running = &work.operation;
+    if (sticky_error() == cudaSuccess) work.task(work.operation);
+    running = nullptr;
+    lock.lock();
+    stream.running = false;
+    ++stream.executed;
+    progress_.notify_all();
+}
+
+void Streams::wait(cudaStream_t handle) {
+    Lock lock(mutex_);
+    CUstream_st& stream = checked(handle);
+    run_until(lock, stream, stream.issued);
+    host_.join(stream.clock);
+}
+
+void Streams::wait_for_all() {
+    Lock lock(mutex_);
+    for (size_t i = 0; i < streams_.size(); ++i) {
+        CUstream_st& stream = *streams_[i];
+        run_until(lock, stream, stream.issued);
+        host_.join(stream.clock);
+    }
+}
+
+cudaEvent_t Streams::create_event(bool timed) {
+    Lock lock(mutex_);
+    auto* event = new CUevent_st;
+    event->timed = timed;
+    events_.insert(event);
+    return event;
+}
+
+void Streams::destroy_event(cudaEvent_t handle) {
+    Lock lock(mutex_);
+    checked(handle);
+    events_.erase(handle);
+    delete handle;
+}
+
+void Streams::record(cudaEvent_t handle, cudaStream_t stream_handle) {
+    Lock lock(mutex_);
+    CUevent_st& event = checked(handle);
+    CUstream_st& stream = checked(stream_handle);
+    event.time = std::make_shared<CUevent_st::Time>();
+    issue(stream, "event",
+          [time = event.time](const Operation&) { *time = std::chrono::steady_clock::now(); });
+    event.stream = &stream;
+    event.number = stream.issued;
+    event.clock = stream.clock;
+}
+
+void Streams::wait_event(cudaStream_t stream, cudaEvent_t event) {
+    Lock lock(mutex_);
+    checked(stream).clock.join(checked(event).clock);
+}
+
+void Streams::wait(cudaEvent_t handle) {
+    Lock lock(mutex_);
+    const CUevent_st event = checked(handle);
+    if (!event.stream) return;
+    run_until(lock, *event.stream, event.number);
+    host_.join(event.clock);
+}
+
+float Streams::milliseconds(cudaEvent_t from, cudaEvent_t to) {
+    Lock lock(mutex_);
+    for (const cudaEvent_t event : {from, to}) {
+        const CUevent_st& state = checked(event);
+        if (!state.stream || !state.timed) refuse(cudaErrorInvalidResourceHandle);
+        if (state.stream->executed < state.number) refuse(cudaErrorNotReady);
+    }
+    return std::chrono::duration<float, std::milli>(*to->time - *from->time).count();
+}
+
+bool Streams::done(cudaStream_t handle) {
+    Lock lock(mutex_);
+    CUstream_st& stream = checked(handle);
+    const bool was_done = stream.executed >= stream.issued;
+    if (was_done)
+        host_.join(stream.clock);
+    else
+        run_until(lock, stream, stream.issued);
+    return was_done;
+}
+
+bool Streams::done(cudaEvent_t handle) {
+    Lock lock(mutex_);
+    const CUevent_st event = checked(handle);
+    if (!event.stream) return true;
+    const bool was_done = event.stream->executed >= event.number;
+    if (was_done)
+        host_.join(event.clock);
+    else
+        run_until(lock, *event.stream, event.number);
+    return was_done;
+}
+
+}  // namespace cudaemu

@@ -1,0 +1,104 @@
+// Streams and events. Work waits in its stream until something waits for it, so that a dependency
+// that a program forgot to declare shows in its results.
+#pragma once
+
+#include <driver_types.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "check/order.h"
+
+namespace cudaemu {
+
+// The operation that this thread is running, or null.
+const Operation* running_operation();
+
+// Runs an operation; gets it for checked mode.
+using Task = std::function<void(const Operation&)>;
+
+struct Work {
+    Operation operation;
+    Task task;
+};
+
+}  // namespace cudaemu
+
+struct CUstream_st {
+    uint32_t number = 0;
+    bool blocking = true;  // in order with the legacy stream
+    int priority = 0;
+    uint32_t issued = 0, executed = 0;  // operations
+    bool running = false;               // a thread is executing one
+    cudaemu::Clock clock;               // what is ordered before the next operation
+    std::deque<cudaemu::Work> pending;
+};
+
+struct CUevent_st {
+    using Time = std::chrono::steady_clock::time_point;
+
+    bool timed = true;
+    CUstream_st* stream = nullptr;  // where it was recorded last; null: never
+    uint32_t number = 0;            // of the operation that records it
+    cudaemu::Clock clock;           // that operation and all before it
+    std::shared_ptr<Time> time;     // when that operation ran
+};
+
+namespace cudaemu {
+
+// Thread-safe. Handles of streams and events that do not exist are refused.
+class Streams {
+public:
+    static Streams& instance();
+
+    cudaStream_t create(bool blocking, int priority);
+    void destroy(cudaStream_t stream);  // its work still runs when something waits for the device
+    cudaStream_t find(cudaStream_t handle);
+
+    // Puts work at the end of a stream.
+    void issue(cudaStream_t stream, std::string name, Task task);
+
+    // These run work until what they wait for is done.
+    void wait(cudaStream_t stream);
+    void wait_for_all();
+
+    cudaEvent_t create_event(bool timed);
+    void destroy_event(cudaEvent_t event);
+    void record(cudaEvent_t event, cudaStream_t stream);
+    void wait_event(cudaStream_t stream, cudaEvent_t event);
+    void wait(cudaEvent_t event);
+    float milliseconds(cudaEvent_t from, cudaEvent_t to);
+
+    // Whether all is done. If not, does it now: a program that polls gets on.
+    bool done(cudaStream_t stream);
+    bool done(cudaEvent_t event);
+
+private:
+    Streams();
+
+    using Lock = std::unique_lock<std::mutex>;
+    CUstream_st& checked(cudaStream_t handle);
+    CUevent_st& checked(cudaEvent_t handle);
+    void issue(CUstream_st& stream, std::string name, Task task);
+    // Runs the stream's work up to the number-th operation, and what that depends on.
+    void run_until(Lock& lock, CUstream_st& stream, uint32_t number);
+    void run_next(Lock& lock, CUstream_st& stream);
+    CUstream_st* first_unmet(const CUstream_st& stream);
+
+    std::mutex mutex_;
+    std::condition_variable progress_;
+    std::vector<std::unique_ptr<CUstream_st>>
+        streams_;  // by number; the first is the legacy stream
+    std::set<cudaStream_t> open_;
+    std::set<cudaEvent_t> events_;
+    Clock host_;  // what the host has waited for
+};
+
+}  // namespace cudaemu
