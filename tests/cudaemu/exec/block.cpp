@@ -1,0 +1,115 @@
+// A block from its first to its last instruction.
+#include "exec/block.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "exec/special.h"
+
+namespace cudaemu {
+namespace {
+
+// What reads uninitialised memory or waits too little gets NaN.
+constexpr std::byte kPoison{0xff};
+
+Dim3 at_index(uint32_t linear, const Dim3& extent) {
+    return {linear % extent.x, linear / extent.x % extent.y, linear / extent.x / extent.y};
+}
+
+std::string print(const Dim3& at) {
+    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) + ")";
+}
+
+void begin_warp(Warp& warp, Block& block, uint32_t index) {
+    const Kernel& kernel = *block.kernel;
+    warp.block = &block;
+    warp.index = index;
+    warp.banks = {block.registers.data() + index * kernel.register_bytes,
+                  const_cast<std::byte*>(kernel.constants.data())};
+    const uint32_t lanes = std::min(kWarpSize, block.threads - index * kWarpSize);
+    warp.full = warp.alive = kAllLanes >> (kWarpSize - lanes);
+    warp.carry = 0;
+    warp.groups.assign(1, {0, warp.full});
+    for (AsyncCopies& copies : warp.copies) {
+        copies.pending.clear();
+        copies.commits = 0;
+    }
+    fill_specials(warp);
+}
+
+// Nothing can go on: says who waits where.
+[[noreturn]] void deadlock(const Block& block) {
+    constexpr size_t kShown = 6;
+    const Kernel& kernel = *block.kernel;
+    std::string text = "deadlock: " + kernel.info.name + " block " + print(block.index);
+    size_t waiting = 0;
+    for (const Warp& warp : block.warps) {
+        for (const Group& group : warp.groups) {
+            if (++waiting > kShown) continue;
+            char lanes[16];
+            std::snprintf(lanes, sizeof lanes, "%08x", group.lanes);
+            text += "; warp " + std::to_string(warp.index) + " lanes " + lanes + " wait at " +
+                    describe(kernel, kernel.code[group.pc]);
+            if (group.state == Group::waits_for_lanes) text += " for other lanes of their warp";
+        }
+    }
+    if (waiting > kShown) text += "; and " + std::to_string(waiting - kShown) + " more";
+    throw Fault(text);
+}
+
+}  // namespace
+
+void begin_block(Block& block, uint32_t linear) {
+    const Launch& launch = *block.launch;
+    const Kernel& kernel = *block.kernel;
+    block.linear = linear;
+    block.index = at_index(linear, launch.grid);
+    block.threads = block.alive = static_cast<uint32_t>(launch.block.count());
+    block.shared.assign(kernel.info.static_shared + launch.dynamic_shared, kPoison);
+    block.local.assign(kernel.info.local * block.threads, kPoison);
+    block.barriers = {};
+    block.global.refresh();
+    const uint32_t warps = (block.threads + kWarpSize - 1) / kWarpSize;
+    block.registers.resize(std::max(block.registers.size(), warps * kernel.register_bytes));
+    block.warps.resize(warps);
+    for (uint32_t i = 0; i < warps; ++i) begin_warp(block.warps[i], block, i);
+    if (block.observer())
+        block.observer()->block_begins(block, linear, block.threads, block.shared.size());
+}
+
+void run_block(Block& block) {
+    while (block.alive) {
+        bool any = false;
+        for (size_t i = 0; i < block.warps.size(); ++i)
+            any |= run_warp(block.warps[block.launch->reverse ? block.warps.size() - 1 - i : i]);
+        if (!any) deadlock(block);
+    }
+}
+
+Site site(const Warp& warp, const Instruction& instruction, uint32_t lane) {
+    return {warp.block, warp.thread(lane), &instruction};
+}
+
+void fault(const Warp& warp, const Instruction& instruction, uint32_t lane, const std::string& what) {
+    throw Fault(what + ": " + describe(site(warp, instruction, lane)));
+}
+
+std::string describe(const Kernel& kernel, const Instruction& instruction) {
+    const Source& source = kernel.sources[instruction.source];
+    std::string text;
+    if (source.line && source.file < kernel.files.size()) {
+        const std::string& file = kernel.files[source.file];
+        text = file.substr(file.rfind('/') + 1) + ":" + std::to_string(source.line) + " ";
+    }
+    return text + "`" + source.text + "`";
+}
+
+std::string describe(const Site& site) {
+    const Block& block = *site.block;
+    std::string text = block.kernel->info.name + " block " + print(block.index) + " thread " +
+                       print(at_index(site.thread, block.launch->block));
+    if (site.instruction) text += " " + describe(*block.kernel, *site.instruction);
+    return text;
+}
+
+}  // namespace cudaemu
