@@ -102,13 +102,13 @@ private:
     void variable() {
         const Declaration declaration = parse_declaration(tokens_);
         if (declaration.space == "shared") {
-            found_.shared[declaration.name] = declaration;
+            found_.shared[std::string(declaration.name)] = declaration;
         } else {
             const uint64_t address =
                 DeviceMemory::instance().allocate(std::max<size_t>(declaration.bytes, 1));
-            if (!address) tokens_.fail("no device memory for " + declaration.name);
+            if (!address) tokens_.fail("no device memory for " + std::string(declaration.name));
             std::memset(DeviceMemory::instance().alias(address), 0, declaration.bytes);
-            found_.variables[declaration.name] = {address, declaration.bytes};
+            found_.variables[std::string(declaration.name)] = {address, declaration.bytes};
             if (tokens_.accept("="))
                 initialisers_.push_back({tokens_.position(), address,
                                          static_cast<size_t>(bits_of(declaration.type)) / 8,
