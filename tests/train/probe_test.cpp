@@ -49,7 +49,7 @@ struct Rank {
           ranks(job, world),
           step(config, world, placement, layout, backend, ranks) {}
 
-    std::vector<float> weights() const {
+    std::vector<float> weights() {
         const float* w = step.weights().values().as<float>();
         return {w, w + layout.size()};
     }
