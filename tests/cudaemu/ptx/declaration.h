@@ -48,7 +48,7 @@ struct Literal {
 std::optional<Literal> parse_literal(std::string_view word);
 
 struct Declaration {
-    std::string name;
+    std::string_view name;
     std::string_view space;  // reg, param, shared, local, global, const
     Type type = Type::b8;
     size_t bytes = 0, align = 1;

@@ -102,13 +102,13 @@ private:
     void variable() {
         const Declaration declaration = parse_declaration(tokens_);
         if (declaration.space == "shared") {
-            found_.shared[declaration.name] = declaration;
+            found_.shared[std::string(declaration.name)] = declaration;
         } else {
             const uint64_t address =
                 DeviceMemory::instance().allocate(std::max<size_t>(declaration.bytes, 1));
-            if (!address) tokens_.fail("no device memory for " + declaration.name);
+            if (!address) tokens_.fail("no device memory for " + std::string(declaration.name));
             std::memset(DeviceMemory::instance().alias(address), 0, declaration.bytes);
-            found_.variables[declaration.name] = {address, declaration.bytes};
+            found_.variables[std::string(declaration.name)] = {address, declaration.bytes};
             if (tokens_.accept("="))
                 initialisers_.push_back({tokens_.position(), address,
                                          static_cast<size_t>(bits_of(declaration.type)) / 8,
@@ -143,7 +143,7 @@ private:
             if (literal->type == Type::f64 && bytes == 4)
                 bits = std::bit_cast<uint32_t>(static_cast<float>(std::bit_cast<double>(bits)));
             if (literal->type == Type::none) return minus ? -bits : bits;
-            return minus ? bits ^ uint64_t{1} << (bytes * 8 - 1) : bits;
+            return minus ? bits ^ uint64_t { 1 } << (bytes * 8 - 1) : bits;
         }
         const auto variable = found_.variables.find(word);
         if (variable == found_.variables.end())
