@@ -31,18 +31,27 @@ struct Conversion {
 
 double integral(double value, Rounding rounding) {
     switch (rounding) {
-        case Rounding::rn: return std::nearbyint(value);
-        case Rounding::rz: return std::trunc(value);
-        case Rounding::rm: return std::floor(value);
-        case Rounding::rp: return std::ceil(value);
-        default: return value;
+        case Rounding::rn:
+            return std::nearbyint(value);
+        case Rounding::rz:
+            return std::trunc(value);
+        case Rounding::rm:
+            return std::floor(value);
+        case Rounding::rp:
+            return std::ceil(value);
+        default:
+            return value;
     }
 }
 
-template <class D>
+// NaN becomes 0, or the highest bit alone when the source is f64 or the target has 64 bits.
+template <class D, class S>
 D integer_of(double value, Rounding rounding) {
     using Limits = std::numeric_limits<D>;
-    if (value != value) return sizeof(D) == 8 ? static_cast<D>(uint64_t{1} << 63) : D{0};
+    if (value != value) {
+        const bool high = sizeof(D) == 8 || sizeof(S) == 8;
+        return high ? static_cast<D>(uint64_t{1} << (8 * sizeof(D) - 1)) : D{0};
+    }
     const double rounded = integral(value, rounding);
     // The largest 64-bit numbers are no doubles; the power of two above is.
     if (rounded >= std::ldexp(1.0, Limits::digits)) return Limits::max();
@@ -65,6 +74,18 @@ double exact(S value) {
     if constexpr (sizeof(S) < 8) return value;
     const auto high = static_cast<double>(value);
     return nudge_to_odd(high, static_cast<double>(__int128{value} - static_cast<__int128>(high)));
+}
+
+// Only 64-bit integers are inexact in a double.
+template <class S>
+double double_of(S value, Rounding rounding) {
+    const auto nearest = static_cast<double>(value);
+    const __int128 beyond = static_cast<__int128>(nearest) - value;  // what rounding has added
+    const bool down = rounding == Rounding::rm || (rounding == Rounding::rz && value > 0);
+    const bool up = rounding == Rounding::rp || (rounding == Rounding::rz && value < 0);
+    if (down && beyond > 0) return std::nextafter(nearest, -HUGE_VAL);
+    if (up && beyond < 0) return std::nextafter(nearest, HUGE_VAL);
+    return nearest;
 }
 
 template <class D>
@@ -90,9 +111,7 @@ D convert(S source, const Conversion& how) {
         return narrow_integer<D>(source, how.sat);
     } else if constexpr (!kIsFloat<S>) {
         if constexpr (std::is_same_v<D, double>) {
-            if (how.rounding == Rounding::rn) return static_cast<double>(source);
-            // Only 64-bit integers are inexact in a double.
-            return std::bit_cast<double>(encode(exact(source), 52, 11, how.rounding));
+            return double_of(source, how.rounding);
         } else {
             return float_of<D>(exact(source), how);
         }
@@ -107,7 +126,7 @@ D convert(S source, const Conversion& how) {
         if constexpr (kIsFloat<D>)
             return float_of<D>(value, how);
         else
-            return integer_of<D>(value, how.rounding);
+            return integer_of<D, S>(value, how.rounding);
     }
 }
 
@@ -146,44 +165,70 @@ void run_convert_tf32(Warp& warp, const Instruction& i, uint32_t lanes) {
 template <class D>
 Execute from(Type source) {
     switch (source) {
-        case Type::u8: return run_convert<D, uint8_t>;
-        case Type::s8: return run_convert<D, int8_t>;
-        case Type::u16: return run_convert<D, uint16_t>;
-        case Type::s16: return run_convert<D, int16_t>;
-        case Type::u32: return run_convert<D, uint32_t>;
-        case Type::s32: return run_convert<D, int32_t>;
-        case Type::u64: return run_convert<D, uint64_t>;
-        case Type::s64: return run_convert<D, int64_t>;
-        case Type::f16: return run_convert<D, Half>;
-        case Type::bf16: return run_convert<D, Bf16>;
-        case Type::f32: return run_convert<D, float>;
-        case Type::f64: return run_convert<D, double>;
-        default: return nullptr;
+        case Type::u8:
+            return run_convert<D, uint8_t>;
+        case Type::s8:
+            return run_convert<D, int8_t>;
+        case Type::u16:
+            return run_convert<D, uint16_t>;
+        case Type::s16:
+            return run_convert<D, int16_t>;
+        case Type::u32:
+            return run_convert<D, uint32_t>;
+        case Type::s32:
+            return run_convert<D, int32_t>;
+        case Type::u64:
+            return run_convert<D, uint64_t>;
+        case Type::s64:
+            return run_convert<D, int64_t>;
+        case Type::f16:
+            return run_convert<D, Half>;
+        case Type::bf16:
+            return run_convert<D, Bf16>;
+        case Type::f32:
+            return run_convert<D, float>;
+        case Type::f64:
+            return run_convert<D, double>;
+        default:
+            return nullptr;
     }
 }
 
 Execute between(Type target, Type source) {
     switch (target) {
-        case Type::u8: return from<uint8_t>(source);
-        case Type::s8: return from<int8_t>(source);
-        case Type::u16: return from<uint16_t>(source);
-        case Type::s16: return from<int16_t>(source);
-        case Type::u32: return from<uint32_t>(source);
-        case Type::s32: return from<int32_t>(source);
-        case Type::u64: return from<uint64_t>(source);
-        case Type::s64: return from<int64_t>(source);
-        case Type::f16: return from<Half>(source);
-        case Type::bf16: return from<Bf16>(source);
-        case Type::f32: return from<float>(source);
-        case Type::f64: return from<double>(source);
-        default: return nullptr;
+        case Type::u8:
+            return from<uint8_t>(source);
+        case Type::s8:
+            return from<int8_t>(source);
+        case Type::u16:
+            return from<uint16_t>(source);
+        case Type::s16:
+            return from<int16_t>(source);
+        case Type::u32:
+            return from<uint32_t>(source);
+        case Type::s32:
+            return from<int32_t>(source);
+        case Type::u64:
+            return from<uint64_t>(source);
+        case Type::s64:
+            return from<int64_t>(source);
+        case Type::f16:
+            return from<Half>(source);
+        case Type::bf16:
+            return from<Bf16>(source);
+        case Type::f32:
+            return from<float>(source);
+        case Type::f64:
+            return from<double>(source);
+        default:
+            return nullptr;
     }
 }
 
 // The conversions that fill the inner loops of kernels, in a form that the compiler vectorises.
 std::optional<Semantics> common(Type target, Type source, const Conversion& how) {
-    const bool plain = !how.ftz && !how.sat && !how.relu && !how.to_integer &&
-                       how.rounding == Rounding::rn;
+    const bool plain =
+        !how.ftz && !how.sat && !how.relu && !how.to_integer && how.rounding == Rounding::rn;
     if (plain && target == Type::f32 && source == Type::bf16)
         return lanewise<[](Bf16 a) { return canonical(float{a}); }>();
     if (plain && target == Type::f32 && source == Type::f16)
@@ -214,7 +259,8 @@ std::optional<Semantics> decode_pair(Type target, const Conversion& how) {
         }>();
     return Semantics{target == Type::bf16x2 ? run_convert_pair<Bf16> : run_convert_pair<Half>,
                      {Slot::def32, Slot::use32, Slot::use32},
-                     Flow::plain, how.pack()};
+                     Flow::plain,
+                     how.pack()};
 }
 
 }  // namespace
