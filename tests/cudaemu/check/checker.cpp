@@ -141,7 +141,8 @@ Checker::Verdict Checker::judge(Cell& cell, const Now& now) const {
         cell.write.kind = write_kind(now.kind);
         cell.read = {};  // what races with earlier reads races with this write too
     } else {
-        if (!written) cell.write = now.stamp;  // one finding for these bytes is enough
+        // One finding for these bytes is enough.
+        if (cell.write.section == kUntouched) cell.write.section = kBeginning;
         record_read(cell.read, now);
     }
     return verdict;
