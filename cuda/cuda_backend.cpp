@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/matmul.h"
+
 namespace fomoe {
 namespace {
 
@@ -18,9 +20,10 @@ constexpr int64_t kStaging = 4 * kMiB;
 struct CudaBackend::Lane {
     explicit Lane(CudaBackend& backend)
         : scratch([&backend](int64_t bytes) { return backend.allocate(bytes); },
-                  [&backend](void* data) { backend.release(data); }) {
+                  [&backend](void* data) { backend.release(data); }),
+          blas([&backend](int64_t bytes) { return backend.allocate(bytes); },
+               [&backend](void* data) { backend.release(data); }) {
         check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-        check_cublas(cublasLtCreate(&blas), "cublasLtCreate");
         check_cuda(cudaMallocHost(&staging, 2 * kStaging), "cudaMallocHost");
         for (cudaEvent_t& event : copied)
             check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
@@ -29,7 +32,6 @@ struct CudaBackend::Lane {
         cudaStreamSynchronize(stream);
         for (cudaEvent_t event : copied) cudaEventDestroy(event);
         cudaFreeHost(staging);
-        cublasLtDestroy(blas);
         cudaStreamDestroy(stream);
     }
 
@@ -47,12 +49,12 @@ struct CudaBackend::Lane {
     }
 
     cudaStream_t stream = nullptr;
-    cublasLtHandle_t blas = nullptr;
     void* staging = nullptr;
     cudaEvent_t copied[2] = {};
     int half = 0;
     int64_t used = 0;
     Scratch scratch;
+    Blas blas;
 };
 
 CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {

@@ -14,11 +14,13 @@
 
 namespace fomoe {
 
+class Blas;
+
 // What a launcher works with.
 struct Stream {
     cudaStream_t stream;
     Scratch& scratch;  // empty when an op begins
-    cublasLtHandle_t blas;
+    Blas& blas;
     int multiprocessors;
     bool tf32;
 };

@@ -46,6 +46,14 @@ const T* data_of(const ConstTensor& x) {
     return static_cast<const T*>(x.data);
 }
 
+// Lets a kernel have this much dynamic shared memory, which without it is 48 KiB at most.
+template <class... Argument>
+void allow_shared(void (*kernel)(Argument...), int bytes) {
+    if (bytes > 48 * 1024)
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                   "cudaFuncSetAttribute");
+}
+
 // Calls body.template operator()<T>() with the element type of activations: float or nv_bf16.
 template <class Body>
 void with_compute_type(DType dtype, Body body) {

@@ -1,9 +1,0 @@
-// Ops that are not there yet.
-#include "cuda/cuda_backend.h"
-
-namespace fomoe {
-void CudaBackend::execute(const Attention&, Queue) { FOMOE_CHECK(false, Attention::name); }
-void CudaBackend::execute(const AttentionBackward&, Queue) {
-    FOMOE_CHECK(false, AttentionBackward::name);
-}
-}  // namespace fomoe
