@@ -7,6 +7,7 @@ namespace {
 
 struct EmbeddingShape {
     int64_t N, V, D;
+    bool ends = false;  // the first and the last word alone, in turn
 };
 
 std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
@@ -15,10 +16,22 @@ std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
         {"odd", Size::small, {13, 7, 5}},
         {"few_tokens", Size::small, {3, 101, 33}},
         {"one_word", Size::small, {29, 1, 19}},
+        {"ends", Size::small, {37, 301, 8, true}},
+        {"often", Size::small, {419, 3, 4}},
+        {"two_words_often", Size::typical, {2307, 2, 12}},
+        {"often_and_seldom", Size::typical, {1500, 9, 136}},
+        {"wide_rows", Size::typical, {5, 3, 1160}},
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
         {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
     };
+}
+
+Tensor tokens(Pool& pool, EmbeddingShape s) {
+    const Tensor token = pool.integers(Shape(s.N), 0, s.V);
+    for (int64_t n = 0; s.ends && n < s.N; ++n)
+        token.as<int32_t>()[n] = n % 2 ? 0 : static_cast<int32_t>(s.V - 1);
+    return token;
 }
 
 struct NormShape {
@@ -69,6 +82,12 @@ std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
         {"odd_in_place", Size::small, {11, 29, true, true}},
         {"wide_in_place", Size::small, {5, 131, true, true}},
         {"large_values", Size::small, {3, 17, true, false, 1e-5f, 1e3f}},
+        {"whole_vectors", Size::small, {19, 40, true}},
+        {"column", Size::small, {35, 1, true, true}},
+        {"whole_warp", Size::typical, {9, 1024, true}},
+        {"beyond_a_warp", Size::typical, {5, 1032, true, true}},
+        {"beyond_a_block_odd", Size::typical, {3, 1031, true}},
+        {"beyond_a_block", Size::typical, {7, 8200, true, true}},
         {"typical", Size::typical, {512, 256, true, true}},
         {"N2048_D512", Size::bench, {2048, 512, true, true}},
         {"N4096_D256", Size::bench, {4096, 256, true, true}},
@@ -168,6 +187,7 @@ struct ActivateShape {
     int64_t N, F;
     Activation activation = Activation::swiglu;
     bool in_place = false;
+    float deviation = 2.0f;
 };
 
 std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
@@ -180,6 +200,11 @@ std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
         {"gelu", Size::small, {5, 29, Activation::gelu}},
         {"gelu_in_place", Size::small, {3, 17, Activation::gelu, true}},
         {"relu_in_place", Size::small, {3, 17, Activation::relu, true}},
+        {"swiglu_whole_vectors", Size::small, {3, 24}},
+        {"gelu_long_rows", Size::small, {2, 139, Activation::gelu}},
+        {"swiglu_large_values", Size::small, {5, 16, Activation::swiglu, true, 60.0f}},
+        {"gelu_large_values", Size::small, {5, 16, Activation::gelu, false, 60.0f}},
+        {"swiglu_long_rows", Size::typical, {3, 1304}},
         {"typical_swiglu", Size::typical, {512, 192}},
         {"typical_gelu", Size::typical, {512, 192, Activation::gelu, true}},
         {"swiglu_N2048_F768", Size::bench, {2048, 768}},
@@ -238,7 +263,7 @@ template <>
 std::vector<Case<Embedding>> cases() {
     return from_table<Embedding>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
         return Embedding{.y = pool.blank(Shape(s.N, s.D)),
-                         .token = pool.integers(Shape(s.N), 0, s.V),
+                         .token = tokens(pool, s),
                          .weight = pool.normal(Shape(s.V, s.D))};
     });
 }
@@ -248,7 +273,7 @@ std::vector<Case<EmbeddingBackward>> cases() {
     return from_table<EmbeddingBackward>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
         return EmbeddingBackward{.dweight = pool.normal(Shape(s.V, s.D)),
                                  .dy = pool.normal(Shape(s.N, s.D)),
-                                 .token = pool.integers(Shape(s.N), 0, s.V)};
+                                 .token = tokens(pool, s)};
     });
 }
 
@@ -313,9 +338,10 @@ std::vector<Case<LinearCrossEntropy>> cases() {
 template <>
 std::vector<Case<Activate>> cases() {
     return from_table<Activate>(activate_shapes(), [](Pool& pool, ActivateShape s) {
-        return Activate{.y = pool.blank(Shape(s.N, s.F)),
-                        .hidden = pool.normal(Shape(s.N, matrices_in(s.activation) * s.F), 2.0f),
-                        .activation = s.activation};
+        return Activate{
+            .y = pool.blank(Shape(s.N, s.F)),
+            .hidden = pool.normal(Shape(s.N, matrices_in(s.activation) * s.F), s.deviation),
+            .activation = s.activation};
     });
 }
 
@@ -323,7 +349,7 @@ template <>
 std::vector<Case<ActivateBackward>> cases() {
     return from_table<ActivateBackward>(activate_shapes(), [](Pool& pool, ActivateShape s) {
         const Shape wide(s.N, matrices_in(s.activation) * s.F);
-        const Tensor hidden = pool.normal(wide, 2.0f);
+        const Tensor hidden = pool.normal(wide, s.deviation);
         return ActivateBackward{.dhidden = s.in_place ? hidden : pool.blank(wide),
                                 .dy = pool.normal(Shape(s.N, s.F)),
                                 .hidden = hidden,

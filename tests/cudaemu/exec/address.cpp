@@ -10,11 +10,16 @@ namespace {
 
 const char* name_of(StateSpace space) {
     switch (space) {
-        case StateSpace::generic: return "generic";
-        case StateSpace::global: return "global";
-        case StateSpace::shared: return "shared";
-        case StateSpace::local: return "local";
-        case StateSpace::param: return "parameter";
+        case StateSpace::generic:
+            return "generic";
+        case StateSpace::global:
+            return "global";
+        case StateSpace::shared:
+            return "shared";
+        case StateSpace::local:
+            return "local";
+        case StateSpace::param:
+            return "parameter";
     }
     return "";
 }
@@ -39,8 +44,7 @@ std::byte* resolve_lane(Warp& warp, const Instruction& i, uint32_t lane, const R
         if (address > size || reach.bytes > size - address)
             bad_access(warp, i, lane, "out of bounds", reach, space, address);
     };
-    if (address % reach.align)
-        bad_access(warp, i, lane, "misaligned", reach, space, address);
+    if (address % reach.align) bad_access(warp, i, lane, "misaligned", reach, space, address);
     switch (space) {
         case StateSpace::generic:
             return resolve_lane(warp, i, lane, reach, space_of(address),
@@ -51,7 +55,9 @@ std::byte* resolve_lane(Warp& warp, const Instruction& i, uint32_t lane, const R
                 bad_access(warp, i, lane, "out of bounds", reach, space, address);
             return range.at(address);
         }
-        case StateSpace::shared: inside(block.shared.size()); return block.shared.data() + address;
+        case StateSpace::shared:
+            inside(block.shared.size());
+            return block.shared.data() + address;
         case StateSpace::local: {
             const size_t size = block.kernel->info.local;
             inside(size);
@@ -109,9 +115,9 @@ void observe(Warp& warp, const Instruction& i, uint32_t lanes, const Reach& reac
             address -= window(space);
         }
         if (space != StateSpace::global && space != StateSpace::shared) return;
-        warp.block->observer()->access(
-            site(warp, i, lane), space == StateSpace::global ? Space::global : Space::shared, address,
-            reach.bytes, reach.access);
+        warp.block->observer()->access(site(warp, i, lane),
+                                       space == StateSpace::global ? Space::global : Space::shared,
+                                       address, reach.bytes, reach.access);
     });
 }
 
@@ -135,7 +141,8 @@ Addresses addresses(const Warp& warp, const Instruction& instruction, int operan
 void resolve(Warp& warp, const Instruction& instruction, uint32_t lanes, const Reach& reach,
              const Addresses& addresses, Pointers& pointers) {
     StateSpace space = reach.space;
-    if (space == StateSpace::generic && space_of(addresses[first_lane(lanes)]) == StateSpace::global)
+    if (space == StateSpace::generic &&
+        space_of(addresses[first_lane(lanes)]) == StateSpace::global)
         space = StateSpace::global;
     if (lanes != kAllLanes || !resolve_fast(warp, reach, space, addresses, pointers)) {
         for_lanes(lanes, [&](uint32_t lane) {
@@ -146,9 +153,10 @@ void resolve(Warp& warp, const Instruction& instruction, uint32_t lanes, const R
     if (warp.block->observer()) observe(warp, instruction, lanes, reach, addresses);
 }
 
-std::byte* generic_byte(Warp& warp, const Instruction& instruction, uint32_t lane, uint64_t generic) {
-    return resolve_lane(warp, instruction, lane, {StateSpace::generic, 1},
-                        StateSpace::generic, generic);
+std::byte* generic_byte(Warp& warp, const Instruction& instruction, uint32_t lane,
+                        uint64_t generic) {
+    return resolve_lane(warp, instruction, lane, {StateSpace::generic, 1}, StateSpace::generic,
+                        generic);
 }
 
 StateSpace take_space(Form& form) {

@@ -21,10 +21,14 @@ constexpr uint64_t window(StateSpace space) {
 // The space that a generic address lies in.
 constexpr StateSpace space_of(uint64_t generic) {
     switch (generic / kWindow) {
-        case 1: return StateSpace::shared;
-        case 2: return StateSpace::local;
-        case 3: return StateSpace::param;
-        default: return StateSpace::global;
+        case 1:
+            return StateSpace::shared;
+        case 2:
+            return StateSpace::local;
+        case 3:
+            return StateSpace::param;
+        default:
+            return StateSpace::global;
     }
 }
 

@@ -1,5 +1,5 @@
-// cp.async and its waits. PTX ISA 9.7.9.25. The bytes land only at a wait that covers them, so that a
-// missing wait is seen: until then the target holds 0xff.
+// cp.async and its waits. PTX ISA 9.7.9.25. The bytes land only at a wait that covers them, so that
+// a missing wait is seen: until then the target holds 0xff.
 #include <algorithm>
 
 #include "exec/decoders.h"
@@ -23,8 +23,9 @@ std::array<uint32_t, kWarpSize> bytes_taken(Warp& warp, const Instruction& i, ui
         else
             taken[lane] = i.options & kIgnore && predicate(warp, i, 3) >> lane & 1 ? 0 : bytes;
         if (taken[lane] > bytes)
-            fault(warp, i, lane, "asynchronous copy takes " + std::to_string(taken[lane]) + " of " +
-                                     std::to_string(bytes) + " bytes");
+            fault(warp, i, lane,
+                  "asynchronous copy takes " + std::to_string(taken[lane]) + " of " +
+                      std::to_string(bytes) + " bytes");
     });
     return taken;
 }
@@ -49,7 +50,8 @@ void run_copy(Warp& warp, const Instruction& i, uint32_t lanes) {
                     {StateSpace::global, taken[lane], Access::async_read, bytes}, sources, from);
         }
     });
-    if (whole) resolve(warp, i, whole, {StateSpace::global, bytes, Access::async_read}, sources, from);
+    if (whole)
+        resolve(warp, i, whole, {StateSpace::global, bytes, Access::async_read}, sources, from);
 
     for_lanes(lanes, [&](uint32_t lane) {
         AsyncCopies& copies = warp.copies[lane];
@@ -104,8 +106,8 @@ std::optional<Semantics> decode_async_copy(Form& form) {
     const int cache = form.take_any({"ca", "cg"});
     if (cache < 0 || !form.take("shared") || !form.take("global")) return std::nullopt;
     form.take_any({"L2::64B", "L2::128B", "L2::256B"});
-    Semantics semantics{run_copy, {Slot::address, Slot::address, Slot::use32}, Flow::plain,
-                        cache ? kOnly16 : 0};
+    Semantics semantics{
+        run_copy, {Slot::address, Slot::address, Slot::use32}, Flow::plain, cache ? kOnly16 : 0};
     if (form.take("size")) {
         semantics.slots.push_back(Slot::use32);
         semantics.options |= kSize;

@@ -63,8 +63,7 @@ void run_atomic(Warp& warp, const Instruction& i, uint32_t lanes) {
     Pointers pointers;
     resolve(warp, i, lanes, reach, addresses(warp, i, kAddress), pointers);
     const auto* value = cells<Cell<T>>(warp, i, kAddress + 1);
-    const auto* other =
-        operation == Operation::cas ? cells<Cell<T>>(warp, i, kAddress + 2) : value;
+    const auto* other = operation == Operation::cas ? cells<Cell<T>>(warp, i, kAddress + 2) : value;
     for_lanes(lanes, [&](uint32_t lane) {
         const T old = update<T, operation>(pointers[lane], from_cell<T>(value[lane]),
                                            from_cell<T>(other[lane]));
@@ -86,22 +85,32 @@ std::optional<Semantics> atomic(bool returns) {
 template <class T>
 std::optional<Semantics> bitwise(Operation operation, bool returns) {
     switch (operation) {
-        case Operation::bit_and: return atomic<T, Operation::bit_and>(returns);
-        case Operation::bit_or: return atomic<T, Operation::bit_or>(returns);
-        case Operation::bit_xor: return atomic<T, Operation::bit_xor>(returns);
-        case Operation::exch: return atomic<T, Operation::exch>(returns);
-        case Operation::cas: return atomic<T, Operation::cas>(returns);
-        default: return std::nullopt;
+        case Operation::bit_and:
+            return atomic<T, Operation::bit_and>(returns);
+        case Operation::bit_or:
+            return atomic<T, Operation::bit_or>(returns);
+        case Operation::bit_xor:
+            return atomic<T, Operation::bit_xor>(returns);
+        case Operation::exch:
+            return atomic<T, Operation::exch>(returns);
+        case Operation::cas:
+            return atomic<T, Operation::cas>(returns);
+        default:
+            return std::nullopt;
     }
 }
 
 template <class T>
 std::optional<Semantics> integer(Operation operation, bool returns) {
     switch (operation) {
-        case Operation::add: return atomic<T, Operation::add>(returns);
-        case Operation::min: return atomic<T, Operation::min>(returns);
-        case Operation::max: return atomic<T, Operation::max>(returns);
-        default: break;
+        case Operation::add:
+            return atomic<T, Operation::add>(returns);
+        case Operation::min:
+            return atomic<T, Operation::min>(returns);
+        case Operation::max:
+            return atomic<T, Operation::max>(returns);
+        default:
+            break;
     }
     if constexpr (std::is_same_v<T, uint32_t>) {
         if (operation == Operation::inc) return atomic<T, Operation::inc>(returns);
@@ -118,22 +127,36 @@ std::optional<Semantics> sum(Operation operation, bool returns) {
 
 std::optional<Semantics> typed(Type type, Operation operation, bool returns) {
     switch (type) {
-        case Type::b16: return operation == Operation::cas || operation == Operation::exch
-                                   ? bitwise<uint16_t>(operation, returns)
-                                   : std::nullopt;
-        case Type::b32: return bitwise<uint32_t>(operation, returns);
-        case Type::b64: return bitwise<uint64_t>(operation, returns);
-        case Type::u32: return integer<uint32_t>(operation, returns);
-        case Type::s32: return integer<int32_t>(operation, returns);
-        case Type::u64: return integer<uint64_t>(operation, returns);
-        case Type::s64: return integer<int64_t>(operation, returns);
-        case Type::f32: return sum<float>(operation, returns);
-        case Type::f64: return sum<double>(operation, returns);
-        case Type::f16: return sum<Half>(operation, returns);
-        case Type::bf16: return sum<Bf16>(operation, returns);
-        case Type::f16x2: return sum<Pair<Half>>(operation, returns);
-        case Type::bf16x2: return sum<Pair<Bf16>>(operation, returns);
-        default: return std::nullopt;
+        case Type::b16:
+            return operation == Operation::cas || operation == Operation::exch
+                       ? bitwise<uint16_t>(operation, returns)
+                       : std::nullopt;
+        case Type::b32:
+            return bitwise<uint32_t>(operation, returns);
+        case Type::b64:
+            return bitwise<uint64_t>(operation, returns);
+        case Type::u32:
+            return integer<uint32_t>(operation, returns);
+        case Type::s32:
+            return integer<int32_t>(operation, returns);
+        case Type::u64:
+            return integer<uint64_t>(operation, returns);
+        case Type::s64:
+            return integer<int64_t>(operation, returns);
+        case Type::f32:
+            return sum<float>(operation, returns);
+        case Type::f64:
+            return sum<double>(operation, returns);
+        case Type::f16:
+            return sum<Half>(operation, returns);
+        case Type::bf16:
+            return sum<Bf16>(operation, returns);
+        case Type::f16x2:
+            return sum<Pair<Half>>(operation, returns);
+        case Type::bf16x2:
+            return sum<Pair<Bf16>>(operation, returns);
+        default:
+            return std::nullopt;
     }
 }
 
@@ -144,12 +167,12 @@ std::optional<Semantics> decode_atomic(Form& form) {
     form.take_any({"relaxed", "acquire", "release", "acq_rel"});
     form.take_any({"cta", "cluster", "gpu", "sys"});
     const StateSpace space = take_space(form);
-    const int operation = form.take_any(
-        {"add", "min", "max", "inc", "dec", "exch", "cas", "and", "or", "xor"});
+    const int operation =
+        form.take_any({"add", "min", "max", "inc", "dec", "exch", "cas", "and", "or", "xor"});
     const bool noftz = form.take("noftz");
     const Type type = form.take_type();
-    const bool half = type == Type::f16 || type == Type::bf16 || type == Type::f16x2 ||
-                      type == Type::bf16x2;
+    const bool half =
+        type == Type::f16 || type == Type::bf16 || type == Type::f16x2 || type == Type::bf16x2;
     if (operation < 0 || noftz != half) return std::nullopt;
     std::optional<Semantics> semantics = typed(type, static_cast<Operation>(operation), returns);
     if (!semantics) return std::nullopt;

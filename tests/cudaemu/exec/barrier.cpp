@@ -30,7 +30,8 @@ void write_result(Warp& warp, const Group& group, const Instruction& instruction
         case Kind::reduce_or:
             set_predicate(warp, instruction, 0, group.lanes, barrier.votes ? kAllLanes : 0);
             break;
-        default: break;
+        default:
+            break;
     }
 }
 
@@ -121,7 +122,8 @@ std::optional<Semantics> decode_barrier(Form& form) {
     const bool classic = form.opcode() == "bar";
     if (form.take("warp")) {
         if (!classic || !form.take("sync")) return std::nullopt;
-        return Semantics{[](Warp&, const Instruction&, uint32_t) {}, {Slot::use32}, Flow::collective};
+        return Semantics{
+            [](Warp&, const Instruction&, uint32_t) {}, {Slot::use32}, Flow::collective};
     }
     form.take("cta");
     const uint32_t aligned = form.take("aligned") || classic ? kAligned : 0;
@@ -135,9 +137,8 @@ std::optional<Semantics> decode_barrier(Form& form) {
     const int operation = form.take_any({"popc", "and", "or"});
     const Type type = form.take_type();
     if (operation < 0 || type != (operation ? Type::pred : Type::u32)) return std::nullopt;
-    return semantics(static_cast<Kind>(2 + operation),
-                     {operation ? Slot::def_pred : Slot::def32, Slot::use32, Slot::use32,
-                      Slot::use_pred});
+    return semantics(static_cast<Kind>(2 + operation), {operation ? Slot::def_pred : Slot::def32,
+                                                        Slot::use32, Slot::use32, Slot::use_pred});
 }
 
 }  // namespace cudaemu

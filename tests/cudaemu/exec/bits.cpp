@@ -15,7 +15,10 @@ void run_predicates(Warp& warp, const Instruction& i, uint32_t lanes) {
     const uint32_t a = predicate(warp, i, 1);
     const uint32_t b = i.options == 3 ? 0 : predicate(warp, i, 2);
     set_predicate(warp, i, 0, lanes,
-                  i.options == 0 ? a & b : i.options == 1 ? a | b : i.options == 2 ? a ^ b : ~a);
+                  i.options == 0   ? a & b
+                  : i.options == 1 ? a | b
+                  : i.options == 2 ? a ^ b
+                                   : ~a);
 }
 
 template <class T>
@@ -31,8 +34,7 @@ std::optional<Semantics> logic(std::string_view opcode) {
 constexpr uint32_t table3(uint32_t a, uint32_t b, uint32_t c, uint32_t table) {
     uint32_t result = 0;
     for (uint32_t k = 0; k < 8; ++k)
-        if (table >> k & 1)
-            result |= (k & 4 ? a : ~a) & (k & 2 ? b : ~b) & (k & 1 ? c : ~c);
+        if (table >> k & 1) result |= (k & 4 ? a : ~a) & (k & 2 ? b : ~b) & (k & 1 ? c : ~c);
     return result;
 }
 
@@ -53,7 +55,9 @@ template <class T, bool left>
 std::optional<Semantics> shift() {
     // A count of the width or more shifts everything out, except the sign.
     if constexpr (left)
-        return lanewise<[](T a, uint32_t n) { return static_cast<T>(n < kBits<T> ? a << n : 0); }>();
+        return lanewise<[](T a, uint32_t n) {
+            return static_cast<T>(n < kBits<T> ? a << n : 0);
+        }>();
     else
         return lanewise<[](T a, uint32_t n) {
             return static_cast<T>(n < kBits<T> ? a >> n : a >> (kBits<T> - 1) >> 1);
@@ -107,7 +111,7 @@ uint32_t mask_of(uint64_t position, uint64_t length) {
 uint32_t nth_set(uint32_t mask, uint32_t base, int32_t offset) {
     if (offset == 0) return base < 32 && mask >> base & 1 ? base : 0xffffffff;
     int32_t left = std::abs(offset) - 1;
-    for (int64_t at = base; at >= 0 && at < 32; at += offset > 0 ? 1 : -1)
+    for (int64_t at = base; at >= 0 && at<32; at += offset> 0 ? 1 : -1)
         if (mask >> at & 1 && left-- == 0) return static_cast<uint32_t>(at);
     return 0xffffffff;
 }
@@ -154,9 +158,8 @@ std::optional<Semantics> count_bits(std::string_view opcode) {
             for (uint32_t k = 0; k < kBits<U>; ++k) result |= (a >> k & 1) << (kBits<U> - 1 - k);
             return result;
         }>();
-    if (opcode == "bfi") return lanewise<[](U a, U b, uint32_t c, uint32_t d) {
-        return insert(a, b, c, d);
-    }>();
+    if (opcode == "bfi")
+        return lanewise<[](U a, U b, uint32_t c, uint32_t d) { return insert(a, b, c, d); }>();
     return std::nullopt;
 }
 
@@ -199,15 +202,21 @@ std::optional<Semantics> decode_logic(Form& form) {
         return Semantics{run_lop3_predicate,
                          {Slot::def32, Slot::pair_pred, Slot::use32, Slot::use32, Slot::use32,
                           Slot::use32, Slot::use_pred},
-                         Flow::plain, static_cast<uint32_t>(combine)};
+                         Flow::plain,
+                         static_cast<uint32_t>(combine)};
     }
     const std::string_view opcode = form.opcode();
     switch (form.take_type()) {
-        case Type::b16: return logic<uint16_t>(opcode);
-        case Type::b32: return logic<uint32_t>(opcode);
-        case Type::b64: return logic<uint64_t>(opcode);
-        case Type::pred: break;
-        default: return std::nullopt;
+        case Type::b16:
+            return logic<uint16_t>(opcode);
+        case Type::b32:
+            return logic<uint32_t>(opcode);
+        case Type::b64:
+            return logic<uint64_t>(opcode);
+        case Type::pred:
+            break;
+        default:
+            return std::nullopt;
     }
     if (opcode == "cnot") return std::nullopt;
     const uint32_t operation = opcode == "and" ? 0 : opcode == "or" ? 1 : opcode == "xor" ? 2 : 3;
@@ -225,16 +234,26 @@ std::optional<Semantics> decode_shift(Form& form) {
     }
     const bool left = form.opcode() == "shl";
     switch (form.take_type()) {
-        case Type::b16: return left ? shift<uint16_t, true>() : shift<uint16_t, false>();
-        case Type::b32: return left ? shift<uint32_t, true>() : shift<uint32_t, false>();
-        case Type::b64: return left ? shift<uint64_t, true>() : shift<uint64_t, false>();
-        case Type::u16: return left ? std::nullopt : shift<uint16_t, false>();
-        case Type::u32: return left ? std::nullopt : shift<uint32_t, false>();
-        case Type::u64: return left ? std::nullopt : shift<uint64_t, false>();
-        case Type::s16: return left ? std::nullopt : shift<int16_t, false>();
-        case Type::s32: return left ? std::nullopt : shift<int32_t, false>();
-        case Type::s64: return left ? std::nullopt : shift<int64_t, false>();
-        default: return std::nullopt;
+        case Type::b16:
+            return left ? shift<uint16_t, true>() : shift<uint16_t, false>();
+        case Type::b32:
+            return left ? shift<uint32_t, true>() : shift<uint32_t, false>();
+        case Type::b64:
+            return left ? shift<uint64_t, true>() : shift<uint64_t, false>();
+        case Type::u16:
+            return left ? std::nullopt : shift<uint16_t, false>();
+        case Type::u32:
+            return left ? std::nullopt : shift<uint32_t, false>();
+        case Type::u64:
+            return left ? std::nullopt : shift<uint64_t, false>();
+        case Type::s16:
+            return left ? std::nullopt : shift<int16_t, false>();
+        case Type::s32:
+            return left ? std::nullopt : shift<int32_t, false>();
+        case Type::s64:
+            return left ? std::nullopt : shift<int64_t, false>();
+        default:
+            return std::nullopt;
     }
 }
 
@@ -252,23 +271,37 @@ std::optional<Semantics> decode_bits(Form& form) {
     if (opcode == "prmt") {
         if (type != Type::b32) return std::nullopt;
         switch (form.take_any({"f4e", "b4e", "rc8", "ecl", "ecr", "rc16"})) {
-            case 0: return permute_mode<0>();
-            case 1: return permute_mode<1>();
-            case 2: return permute_mode<2>();
-            case 3: return permute_mode<3>();
-            case 4: return permute_mode<4>();
-            case 5: return permute_mode<5>();
-            default: return lanewise<permute>();
+            case 0:
+                return permute_mode<0>();
+            case 1:
+                return permute_mode<1>();
+            case 2:
+                return permute_mode<2>();
+            case 3:
+                return permute_mode<3>();
+            case 4:
+                return permute_mode<4>();
+            case 5:
+                return permute_mode<5>();
+            default:
+                return lanewise<permute>();
         }
     }
     switch (type) {
-        case Type::b32: return count_bits<uint32_t>(opcode);
-        case Type::b64: return count_bits<uint64_t>(opcode);
-        case Type::u32: return typed_bits<uint32_t>(form);
-        case Type::s32: return typed_bits<int32_t>(form);
-        case Type::u64: return typed_bits<uint64_t>(form);
-        case Type::s64: return typed_bits<int64_t>(form);
-        default: return std::nullopt;
+        case Type::b32:
+            return count_bits<uint32_t>(opcode);
+        case Type::b64:
+            return count_bits<uint64_t>(opcode);
+        case Type::u32:
+            return typed_bits<uint32_t>(form);
+        case Type::s32:
+            return typed_bits<int32_t>(form);
+        case Type::u64:
+            return typed_bits<uint64_t>(form);
+        case Type::s64:
+            return typed_bits<int64_t>(form);
+        default:
+            return std::nullopt;
     }
 }
 

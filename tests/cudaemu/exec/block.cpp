@@ -17,7 +17,8 @@ Dim3 at_index(uint32_t linear, const Dim3& extent) {
 }
 
 std::string print(const Dim3& at) {
-    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) + ")";
+    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) +
+           ")";
 }
 
 void begin_warp(Warp& warp, Block& block, uint32_t index) {
@@ -90,7 +91,8 @@ Site site(const Warp& warp, const Instruction& instruction, uint32_t lane) {
     return {warp.block, warp.thread(lane), &instruction};
 }
 
-void fault(const Warp& warp, const Instruction& instruction, uint32_t lane, const std::string& what) {
+void fault(const Warp& warp, const Instruction& instruction, uint32_t lane,
+           const std::string& what) {
     throw Fault(what + ": " + describe(site(warp, instruction, lane)));
 }
 

@@ -58,7 +58,7 @@ struct Warp {
 // A barrier that some threads of the block have arrived at.
 struct Barrier {
     uint32_t arrived = 0;
-    uint32_t expected = 0;                    // 0: all live threads
+    uint32_t expected = 0;                     // 0: all live threads
     const Instruction* instruction = nullptr;  // of the first that arrived
     uint32_t first_warp = 0;
     uint32_t votes = 0, ballots = 0;  // predicates that hold, and all, of a reduction
@@ -76,7 +76,7 @@ struct Block {
     std::vector<Warp> warps;
     std::array<Barrier, kBarriers> barriers;
     GlobalView global;
-    uint64_t executed = 0;                    // warp instructions not yet in `total`
+    uint64_t executed = 0;                   // warp instructions not yet in `total`
     std::atomic<uint64_t>* total = nullptr;  // warp instructions of the launch
 
     Observer* observer() const { return launch->observer; }
@@ -87,7 +87,8 @@ void begin_block(Block& block, uint32_t linear);
 // Executes it to its end.
 void run_block(Block& block);
 
-// Runs the warp until none of its groups can go on, or its turn is over. Whether it executed anything.
+// Runs the warp until none of its groups can go on, or its turn is over. Whether it executed
+// anything.
 bool run_warp(Warp& warp);
 
 // The group has arrived at a barrier of the block: it waits, or goes on if all are there.

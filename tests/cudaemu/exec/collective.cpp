@@ -45,8 +45,8 @@ void run_shuffle(Warp& warp, const Instruction& i, uint32_t lanes) {
         }
         if (!good) from = static_cast<int>(lane);
         if (!(lanes & members[lane] & 1u << from))
-            fault(warp, i, lane, "shuffle reads lane " + std::to_string(from) +
-                                     ", which does not take part");
+            fault(warp, i, lane,
+                  "shuffle reads lane " + std::to_string(from) + ", which does not take part");
         target[lane] = source[from];
         in_range |= static_cast<uint32_t>(good) << lane;
     });
@@ -68,10 +68,18 @@ void run_vote(Warp& warp, const Instruction& i, uint32_t lanes) {
         const uint32_t yes = votes & seen;
         bool result = false;
         switch (static_cast<Vote>(i.options)) {
-            case Vote::all: result = yes == seen; break;
-            case Vote::any: result = yes != 0; break;
-            case Vote::uni: result = yes == seen || yes == 0; break;
-            case Vote::ballot: cells(warp, i, 0)[lane] = yes; return;
+            case Vote::all:
+                result = yes == seen;
+                break;
+            case Vote::any:
+                result = yes != 0;
+                break;
+            case Vote::uni:
+                result = yes == seen || yes == 0;
+                break;
+            case Vote::ballot:
+                cells(warp, i, 0)[lane] = yes;
+                return;
         }
         bits |= static_cast<uint32_t>(result) << lane;
     });
@@ -102,12 +110,18 @@ enum class Reduction : uint32_t { add, min, max, bit_and, bit_or, bit_xor };
 template <class T>
 T reduce(Reduction operation, T a, T b) {
     switch (operation) {
-        case Reduction::add: return static_cast<T>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
-        case Reduction::min: return std::min(a, b);
-        case Reduction::max: return std::max(a, b);
-        case Reduction::bit_and: return a & b;
-        case Reduction::bit_or: return a | b;
-        case Reduction::bit_xor: return a ^ b;
+        case Reduction::add:
+            return static_cast<T>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+        case Reduction::min:
+            return std::min(a, b);
+        case Reduction::max:
+            return std::max(a, b);
+        case Reduction::bit_and:
+            return a & b;
+        case Reduction::bit_or:
+            return a | b;
+        case Reduction::bit_xor:
+            return a ^ b;
     }
     return a;
 }
@@ -120,7 +134,8 @@ void run_redux(Warp& warp, const Instruction& i, uint32_t lanes) {
         const uint32_t seen = present(warp, i, lanes, lane);
         auto result = static_cast<T>(value[first_lane(seen)]);
         for_lanes(seen & (seen - 1), [&](uint32_t other) {
-            result = reduce(static_cast<Reduction>(i.options), result, static_cast<T>(value[other]));
+            result =
+                reduce(static_cast<Reduction>(i.options), result, static_cast<T>(value[other]));
         });
         cells(warp, i, 0)[lane] = static_cast<uint32_t>(result);
     });
@@ -170,16 +185,19 @@ std::optional<Semantics> decode_collective(Form& form) {
     if (opcode == "shfl") {
         const int mode = form.take_any({"up", "down", "bfly", "idx"});
         if (mode < 0 || !form.take("b32")) return std::nullopt;
-        return Semantics{run_shuffle,
-                         {Slot::def32, Slot::pair_pred, Slot::use32, Slot::use32, Slot::use32,
-                          Slot::use32},
-                         Flow::collective, static_cast<uint32_t>(mode)};
+        return Semantics{
+            run_shuffle,
+            {Slot::def32, Slot::pair_pred, Slot::use32, Slot::use32, Slot::use32, Slot::use32},
+            Flow::collective,
+            static_cast<uint32_t>(mode)};
     }
     if (opcode == "vote") {
         const int mode = form.take_any({"all", "any", "uni", "ballot"});
         const Type type = form.take_type();
         if (mode < 0 || type != (mode == 3 ? Type::b32 : Type::pred)) return std::nullopt;
-        return Semantics{run_vote, {def_of(type), Slot::use_pred, Slot::use32}, Flow::collective,
+        return Semantics{run_vote,
+                         {def_of(type), Slot::use_pred, Slot::use32},
+                         Flow::collective,
                          static_cast<uint32_t>(mode)};
     }
     const int operation = form.take_any({"add", "min", "max", "and", "or", "xor"});
@@ -187,7 +205,8 @@ std::optional<Semantics> decode_collective(Form& form) {
     const bool bitwise = operation >= 3;
     if (operation < 0 || bits_of(type) != 32 || bitwise != (type == Type::b32)) return std::nullopt;
     return Semantics{type == Type::s32 ? run_redux<int32_t> : run_redux<uint32_t>,
-                     {Slot::def32, Slot::use32, Slot::use32}, Flow::collective,
+                     {Slot::def32, Slot::use32, Slot::use32},
+                     Flow::collective,
                      static_cast<uint32_t>(operation)};
 }
 

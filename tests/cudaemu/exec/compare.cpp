@@ -11,20 +11,34 @@ template <Relation relation, class T>
 bool holds(T a, T b) {
     const bool unordered = a != a || b != b;
     switch (relation) {
-        case kEq: return a == b;
-        case kNe: return !unordered && a != b;
-        case kLt: return a < b;
-        case kLe: return a <= b;
-        case kGt: return a > b;
-        case kGe: return a >= b;
-        case kNum: return !unordered;
-        case kNan: return unordered;
-        case kEqu: return unordered || a == b;
-        case kNeu: return a != b;
-        case kLtu: return unordered || a < b;
-        case kLeu: return unordered || a <= b;
-        case kGtu: return unordered || a > b;
-        case kGeu: return unordered || a >= b;
+        case kEq:
+            return a == b;
+        case kNe:
+            return !unordered && a != b;
+        case kLt:
+            return a < b;
+        case kLe:
+            return a <= b;
+        case kGt:
+            return a > b;
+        case kGe:
+            return a >= b;
+        case kNum:
+            return !unordered;
+        case kNan:
+            return unordered;
+        case kEqu:
+            return unordered || a == b;
+        case kNeu:
+            return a != b;
+        case kLtu:
+            return unordered || a < b;
+        case kLeu:
+            return unordered || a <= b;
+        case kGtu:
+            return unordered || a > b;
+        case kGeu:
+            return unordered || a >= b;
     }
     return false;
 }
@@ -33,7 +47,10 @@ bool holds(T a, T b) {
 enum Combine : uint32_t { kAlone, kAnd, kOr, kXor };
 
 uint32_t combine(uint32_t bits, uint32_t other, uint32_t how) {
-    return how == kAnd ? bits & other : how == kOr ? bits | other : how == kXor ? bits ^ other : bits;
+    return how == kAnd   ? bits & other
+           : how == kOr  ? bits | other
+           : how == kXor ? bits ^ other
+                         : bits;
 }
 
 template <class T, bool ftz>
@@ -53,8 +70,8 @@ uint32_t compare(const Warp& warp, const Instruction& i, int first) {
     const Cell<T>* b = cells<Cell<T>>(warp, i, first + 1);
     uint32_t bits = 0;
     for (uint32_t lane = 0; lane < kWarpSize; ++lane)
-        bits |= static_cast<uint32_t>(holds<relation>(operand<T, ftz>(a[lane]),
-                                                      operand<T, ftz>(b[lane])))
+        bits |= static_cast<uint32_t>(
+                    holds<relation>(operand<T, ftz>(a[lane]), operand<T, ftz>(b[lane])))
                 << lane;
     return bits;
 }
@@ -90,8 +107,8 @@ constexpr uint32_t kTrueShift = 2;
 template <class T, bool ftz, Relation relation>
 void run_set(Warp& warp, const Instruction& i, uint32_t lanes) {
     const uint32_t how = i.options & 3;
-    const uint32_t bits = combine(compare<T, ftz, relation>(warp, i, 1),
-                                  how ? predicate(warp, i, 3) : 0, how);
+    const uint32_t bits =
+        combine(compare<T, ftz, relation>(warp, i, 1), how ? predicate(warp, i, 3) : 0, how);
     constexpr uint32_t kTrue[] = {0xffffffff, 0x3f800000, 0x3c00, 0x3f80};
     uint32_t* target = cells(warp, i, 0);
     for_lanes(lanes, [&](uint32_t lane) {
@@ -101,9 +118,9 @@ void run_set(Warp& warp, const Instruction& i, uint32_t lanes) {
 
 template <class H, Relation relation>
 void run_set_pair(Warp& warp, const Instruction& i, uint32_t lanes) {
-    const uint32_t true_half = i.options >> kTrueShift == 0   ? 0xffff
-                               : std::is_same_v<H, Bf16> ? 0x3f80
-                                                         : 0x3c00;
+    const uint32_t true_half = i.options >> kTrueShift == 0 ? 0xffff
+                               : std::is_same_v<H, Bf16>    ? 0x3f80
+                                                            : 0x3c00;
     for_lanes(lanes, [&](uint32_t lane) {
         const auto x = from_cell<Pair<H>>(cells(warp, i, 1)[lane]);
         const auto y = from_cell<Pair<H>>(cells(warp, i, 2)[lane]);
@@ -120,15 +137,20 @@ Execute by_relation(int relation) {
         Execute result = nullptr;
         ((r == relation ? result = Choice<static_cast<Relation>(r)>::run : result), ...);
         return result;
-    }(std::make_integer_sequence<int, 14>{});
+    }
+    (std::make_integer_sequence<int, 14>{});
 }
 
 template <class T, bool ftz>
 struct Scalars {
     template <Relation relation>
-    struct Setp { static constexpr Execute run = run_setp<T, ftz, relation>; };
+    struct Setp {
+        static constexpr Execute run = run_setp<T, ftz, relation>;
+    };
     template <Relation relation>
-    struct Set { static constexpr Execute run = run_set<T, ftz, relation>; };
+    struct Set {
+        static constexpr Execute run = run_set<T, ftz, relation>;
+    };
     static Execute choose(bool predicate, int relation) {
         return predicate ? by_relation<Setp>(relation) : by_relation<Set>(relation);
     }
@@ -137,9 +159,13 @@ struct Scalars {
 template <class H>
 struct Pairs {
     template <Relation relation>
-    struct Setp { static constexpr Execute run = run_setp_pair<H, relation>; };
+    struct Setp {
+        static constexpr Execute run = run_setp_pair<H, relation>;
+    };
     template <Relation relation>
-    struct Set { static constexpr Execute run = run_set_pair<H, relation>; };
+    struct Set {
+        static constexpr Execute run = run_set_pair<H, relation>;
+    };
     static Execute choose(bool predicate, int relation) {
         return predicate ? by_relation<Setp>(relation) : by_relation<Set>(relation);
     }
@@ -147,21 +173,36 @@ struct Pairs {
 
 Execute choose(Type type, bool ftz, bool predicate, int relation) {
     switch (type) {
-        case Type::b16: case Type::u16: return Scalars<uint16_t, false>::choose(predicate, relation);
-        case Type::b32: case Type::u32: return Scalars<uint32_t, false>::choose(predicate, relation);
-        case Type::b64: case Type::u64: return Scalars<uint64_t, false>::choose(predicate, relation);
-        case Type::s16: return Scalars<int16_t, false>::choose(predicate, relation);
-        case Type::s32: return Scalars<int32_t, false>::choose(predicate, relation);
-        case Type::s64: return Scalars<int64_t, false>::choose(predicate, relation);
-        case Type::f64: return Scalars<double, false>::choose(predicate, relation);
-        case Type::f16: return Scalars<Half, false>::choose(predicate, relation);
-        case Type::bf16: return Scalars<Bf16, false>::choose(predicate, relation);
-        case Type::f16x2: return Pairs<Half>::choose(predicate, relation);
-        case Type::bf16x2: return Pairs<Bf16>::choose(predicate, relation);
+        case Type::b16:
+        case Type::u16:
+            return Scalars<uint16_t, false>::choose(predicate, relation);
+        case Type::b32:
+        case Type::u32:
+            return Scalars<uint32_t, false>::choose(predicate, relation);
+        case Type::b64:
+        case Type::u64:
+            return Scalars<uint64_t, false>::choose(predicate, relation);
+        case Type::s16:
+            return Scalars<int16_t, false>::choose(predicate, relation);
+        case Type::s32:
+            return Scalars<int32_t, false>::choose(predicate, relation);
+        case Type::s64:
+            return Scalars<int64_t, false>::choose(predicate, relation);
+        case Type::f64:
+            return Scalars<double, false>::choose(predicate, relation);
+        case Type::f16:
+            return Scalars<Half, false>::choose(predicate, relation);
+        case Type::bf16:
+            return Scalars<Bf16, false>::choose(predicate, relation);
+        case Type::f16x2:
+            return Pairs<Half>::choose(predicate, relation);
+        case Type::bf16x2:
+            return Pairs<Bf16>::choose(predicate, relation);
         case Type::f32:
             return ftz ? Scalars<float, true>::choose(predicate, relation)
                        : Scalars<float, false>::choose(predicate, relation);
-        default: return nullptr;
+        default:
+            return nullptr;
     }
 }
 
@@ -198,8 +239,8 @@ std::optional<Semantics> decode_set(Form& form) {
     if (predicate) {
         semantics.slots = {Slot::def_pred, Slot::pair_pred};
     } else {
-        const uint32_t what_true_is = result == Type::f32                            ? 1
-                                      : result == Type::f16 || result == Type::f16x2 ? 2
+        const uint32_t what_true_is = result == Type::f32                              ? 1
+                                      : result == Type::f16 || result == Type::f16x2   ? 2
                                       : result == Type::bf16 || result == Type::bf16x2 ? 3
                                                                                        : 0;
         semantics.options |= what_true_is << kTrueShift;
@@ -222,10 +263,17 @@ std::optional<Semantics> decode_compare(Form& form) {
     const Type sign = by_sign ? form.take_type() : Type::none;
     std::optional<Semantics> semantics;
     switch (bits_of(type)) {
-        case 16: semantics = by_sign ? select_by_sign<uint16_t>(sign) : select<uint16_t>(); break;
-        case 32: semantics = by_sign ? select_by_sign<uint32_t>(sign) : select<uint32_t>(); break;
-        case 64: semantics = by_sign ? select_by_sign<uint64_t>(sign) : select<uint64_t>(); break;
-        default: return std::nullopt;
+        case 16:
+            semantics = by_sign ? select_by_sign<uint16_t>(sign) : select<uint16_t>();
+            break;
+        case 32:
+            semantics = by_sign ? select_by_sign<uint32_t>(sign) : select<uint32_t>();
+            break;
+        case 64:
+            semantics = by_sign ? select_by_sign<uint64_t>(sign) : select<uint64_t>();
+            break;
+        default:
+            return std::nullopt;
     }
     if (semantics && (type == Type::f32 || type == Type::f64)) semantics->literal = type;
     return semantics;

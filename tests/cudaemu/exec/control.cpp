@@ -58,14 +58,28 @@ std::string format(Warp& warp, const Instruction& i, uint32_t lane) {
             std::snprintf(buffer, sizeof buffer, spec.c_str(), value);
         };
         switch (spec.back()) {
-            case '%': buffer[0] = '%', buffer[1] = 0; break;
-            case 's': print(read_string(warp, i, lane, next(uint64_t{})).c_str()); break;
-            case 'p': print(reinterpret_cast<void*>(next(uint64_t{}))); break;
-            case 'c': print(next(int32_t{})); break;
-            case 'd': case 'i': case 'o': case 'u': case 'x': case 'X':
+            case '%':
+                buffer[0] = '%', buffer[1] = 0;
+                break;
+            case 's':
+                print(read_string(warp, i, lane, next(uint64_t{})).c_str());
+                break;
+            case 'p':
+                print(reinterpret_cast<void*>(next(uint64_t{})));
+                break;
+            case 'c':
+                print(next(int32_t{}));
+                break;
+            case 'd':
+            case 'i':
+            case 'o':
+            case 'u':
+            case 'x':
+            case 'X':
                 is_long ? print(next(int64_t{})) : print(next(int32_t{}));
                 break;
-            default: print(next(double{}));
+            default:
+                print(next(double{}));
         }
         result += buffer;
     }
@@ -87,8 +101,9 @@ void run_assertfail(Warp& warp, const Instruction& i, uint32_t lanes) {
     const auto text = [&](int k) {
         return read_string(warp, i, lane, cells<uint64_t>(warp, i, k)[lane]);
     };
-    fault(warp, i, lane, "assertion `" + text(0) + "` failed at " + text(1) + ":" +
-                             std::to_string(cells(warp, i, 2)[lane]) + " in " + text(3));
+    fault(warp, i, lane,
+          "assertion `" + text(0) + "` failed at " + text(1) + ":" +
+              std::to_string(cells(warp, i, 2)[lane]) + " in " + text(3));
 }
 
 void run_trap(Warp& warp, const Instruction& i, uint32_t lanes) {
@@ -111,7 +126,8 @@ std::optional<Semantics> decode_control(Form& form) {
     form.take("uni");
     if (form.opcode() == "bra") return Semantics{nullptr, {Slot::label}, Flow::branch};
     if (form.opcode() == "return") return Semantics{nullptr, {}, Flow::branch};
-    if (form.opcode() == "ret" || form.opcode() == "exit") return Semantics{nullptr, {}, Flow::exit};
+    if (form.opcode() == "ret" || form.opcode() == "exit")
+        return Semantics{nullptr, {}, Flow::exit};
     if (form.opcode() == "trap" || form.opcode() == "brkpt") return Semantics{run_trap, {}};
     if (form.opcode() == "brx" && form.take("idx"))
         return Semantics{nullptr, {Slot::use32, Slot::label}, Flow::indexed_branch};
@@ -131,7 +147,9 @@ std::optional<Semantics> decode_no_effect(Form& form) {
     if (form.opcode() == "membar" && form.take_any({"cta", "gl", "sys"}) >= 0)
         return Semantics{run_fence, {}};
     if (form.opcode() != "fence") return std::nullopt;
-    if (form.take("proxy")) return form.take_any({"alias", "async"}) >= 0 ? std::optional(Semantics{run_fence, {}}) : std::nullopt;
+    if (form.take("proxy"))
+        return form.take_any({"alias", "async"}) >= 0 ? std::optional(Semantics{run_fence, {}})
+                                                      : std::nullopt;
     form.take_any({"sc", "acq_rel", "acquire", "release"});
     if (form.take_any({"cta", "cluster", "gpu", "sys"}) < 0) return std::nullopt;
     return Semantics{run_fence, {}};

@@ -31,11 +31,16 @@ struct Conversion {
 
 double integral(double value, Rounding rounding) {
     switch (rounding) {
-        case Rounding::rn: return std::nearbyint(value);
-        case Rounding::rz: return std::trunc(value);
-        case Rounding::rm: return std::floor(value);
-        case Rounding::rp: return std::ceil(value);
-        default: return value;
+        case Rounding::rn:
+            return std::nearbyint(value);
+        case Rounding::rz:
+            return std::trunc(value);
+        case Rounding::rm:
+            return std::floor(value);
+        case Rounding::rp:
+            return std::ceil(value);
+        default:
+            return value;
     }
 }
 
@@ -146,44 +151,70 @@ void run_convert_tf32(Warp& warp, const Instruction& i, uint32_t lanes) {
 template <class D>
 Execute from(Type source) {
     switch (source) {
-        case Type::u8: return run_convert<D, uint8_t>;
-        case Type::s8: return run_convert<D, int8_t>;
-        case Type::u16: return run_convert<D, uint16_t>;
-        case Type::s16: return run_convert<D, int16_t>;
-        case Type::u32: return run_convert<D, uint32_t>;
-        case Type::s32: return run_convert<D, int32_t>;
-        case Type::u64: return run_convert<D, uint64_t>;
-        case Type::s64: return run_convert<D, int64_t>;
-        case Type::f16: return run_convert<D, Half>;
-        case Type::bf16: return run_convert<D, Bf16>;
-        case Type::f32: return run_convert<D, float>;
-        case Type::f64: return run_convert<D, double>;
-        default: return nullptr;
+        case Type::u8:
+            return run_convert<D, uint8_t>;
+        case Type::s8:
+            return run_convert<D, int8_t>;
+        case Type::u16:
+            return run_convert<D, uint16_t>;
+        case Type::s16:
+            return run_convert<D, int16_t>;
+        case Type::u32:
+            return run_convert<D, uint32_t>;
+        case Type::s32:
+            return run_convert<D, int32_t>;
+        case Type::u64:
+            return run_convert<D, uint64_t>;
+        case Type::s64:
+            return run_convert<D, int64_t>;
+        case Type::f16:
+            return run_convert<D, Half>;
+        case Type::bf16:
+            return run_convert<D, Bf16>;
+        case Type::f32:
+            return run_convert<D, float>;
+        case Type::f64:
+            return run_convert<D, double>;
+        default:
+            return nullptr;
     }
 }
 
 Execute between(Type target, Type source) {
     switch (target) {
-        case Type::u8: return from<uint8_t>(source);
-        case Type::s8: return from<int8_t>(source);
-        case Type::u16: return from<uint16_t>(source);
-        case Type::s16: return from<int16_t>(source);
-        case Type::u32: return from<uint32_t>(source);
-        case Type::s32: return from<int32_t>(source);
-        case Type::u64: return from<uint64_t>(source);
-        case Type::s64: return from<int64_t>(source);
-        case Type::f16: return from<Half>(source);
-        case Type::bf16: return from<Bf16>(source);
-        case Type::f32: return from<float>(source);
-        case Type::f64: return from<double>(source);
-        default: return nullptr;
+        case Type::u8:
+            return from<uint8_t>(source);
+        case Type::s8:
+            return from<int8_t>(source);
+        case Type::u16:
+            return from<uint16_t>(source);
+        case Type::s16:
+            return from<int16_t>(source);
+        case Type::u32:
+            return from<uint32_t>(source);
+        case Type::s32:
+            return from<int32_t>(source);
+        case Type::u64:
+            return from<uint64_t>(source);
+        case Type::s64:
+            return from<int64_t>(source);
+        case Type::f16:
+            return from<Half>(source);
+        case Type::bf16:
+            return from<Bf16>(source);
+        case Type::f32:
+            return from<float>(source);
+        case Type::f64:
+            return from<double>(source);
+        default:
+            return nullptr;
     }
 }
 
 // The conversions that fill the inner loops of kernels, in a form that the compiler vectorises.
 std::optional<Semantics> common(Type target, Type source, const Conversion& how) {
-    const bool plain = !how.ftz && !how.sat && !how.relu && !how.to_integer &&
-                       how.rounding == Rounding::rn;
+    const bool plain =
+        !how.ftz && !how.sat && !how.relu && !how.to_integer && how.rounding == Rounding::rn;
     if (plain && target == Type::f32 && source == Type::bf16)
         return lanewise<[](Bf16 a) { return canonical(float{a}); }>();
     if (plain && target == Type::f32 && source == Type::f16)
@@ -214,7 +245,8 @@ std::optional<Semantics> decode_pair(Type target, const Conversion& how) {
         }>();
     return Semantics{target == Type::bf16x2 ? run_convert_pair<Bf16> : run_convert_pair<Half>,
                      {Slot::def32, Slot::use32, Slot::use32},
-                     Flow::plain, how.pack()};
+                     Flow::plain,
+                     how.pack()};
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ std::optional<Semantics> nearest(std::string_view opcode) {
     static constexpr auto in = [](T x) { return input<ftz>(x); };
     static constexpr auto out = [](T x) { return finish<T, ftz, sat>(x); };
     if (opcode == "add") return lanewise<[](T a, T b) { return out(in(a) + in(b)); }>();
-    if (opcode == "sub") return lanewise<[](T a, T b) { return out(in(a) - in(b)); }>();
-    if (opcode == "mul") return lanewise<[](T a, T b) { return out(in(a) * in(b)); }>();
+    if (opcode == "sub") return lanewise<[](T a, T b) { return out(in(a)-in(b)); }>();
+    if (opcode == "mul") return lanewise<[](T a, T b) { return out(in(a)*in(b)); }>();
     if (opcode == "div") return lanewise<[](T a, T b) { return out(in(a) / in(b)); }>();
     if (opcode == "fma" || opcode == "mad")
         return lanewise<[](T a, T b, T c) { return out(std::fma(in(a), in(b), in(c))); }>();
@@ -46,12 +46,12 @@ std::optional<Semantics> directed(std::string_view opcode) {
         return lanewise<[](float a, float b) { return out(add_to_odd(in(a), in(b))); }>();
     if (opcode == "sub")
         return lanewise<[](float a, float b) { return out(add_to_odd(in(a), -in(b))); }>();
-    if (opcode == "mul") return lanewise<[](float a, float b) { return out(in(a) * in(b)); }>();
+    if (opcode == "mul") return lanewise<[](float a, float b) { return out(in(a)*in(b)); }>();
     if (opcode == "div")
         return lanewise<[](float a, float b) { return out(divide_to_odd(in(a), in(b))); }>();
     if (opcode == "fma" || opcode == "mad")
         return lanewise<[](float a, float b, float c) {
-            return out(add_to_odd(in(a) * in(b), in(c)));
+            return out(add_to_odd(in(a)*in(b), in(c)));
         }>();
     return std::nullopt;
 }

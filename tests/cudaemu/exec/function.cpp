@@ -1,5 +1,5 @@
-// Reciprocals, roots and transcendental functions: the correctly rounded result, or the nearest float
-// to that of double precision, whatever error .approx allows. PTX ISA 9.7.3.
+// Reciprocals, roots and transcendental functions: the correctly rounded result, or the nearest
+// float to that of double precision, whatever error .approx allows. PTX ISA 9.7.3.
 #include "exec/decoders.h"
 #include "exec/lanes.h"
 #include "exec/rounding.h"
@@ -40,10 +40,14 @@ std::optional<Semantics> directed(bool is_root) {
 template <bool ftz>
 std::optional<Semantics> directed(bool is_root, Rounding rounding) {
     switch (rounding) {
-        case Rounding::rz: return directed<Rounding::rz, ftz>(is_root);
-        case Rounding::rm: return directed<Rounding::rm, ftz>(is_root);
-        case Rounding::rp: return directed<Rounding::rp, ftz>(is_root);
-        default: return directed<Rounding::rn, ftz>(is_root);
+        case Rounding::rz:
+            return directed<Rounding::rz, ftz>(is_root);
+        case Rounding::rm:
+            return directed<Rounding::rm, ftz>(is_root);
+        case Rounding::rp:
+            return directed<Rounding::rp, ftz>(is_root);
+        default:
+            return directed<Rounding::rn, ftz>(is_root);
     }
 }
 
@@ -87,13 +91,20 @@ std::optional<Semantics> copy_sign() {
 template <class T>
 std::optional<Semantics> test_property(int property) {
     switch (property) {
-        case 0: return lanewise<[](T a) { return std::isfinite(a); }>();
-        case 1: return lanewise<[](T a) { return std::isinf(a); }>();
-        case 2: return lanewise<[](T a) { return a == a; }>();
-        case 3: return lanewise<[](T a) { return a != a; }>();
-        case 4: return lanewise<[](T a) { return std::isnormal(a); }>();
-        case 5: return lanewise<[](T a) { return std::fpclassify(a) == FP_SUBNORMAL; }>();
-        default: return std::nullopt;
+        case 0:
+            return lanewise<[](T a) { return std::isfinite(a); }>();
+        case 1:
+            return lanewise<[](T a) { return std::isinf(a); }>();
+        case 2:
+            return lanewise<[](T a) { return a == a; }>();
+        case 3:
+            return lanewise<[](T a) { return a != a; }>();
+        case 4:
+            return lanewise<[](T a) { return std::isnormal(a); }>();
+        case 5:
+            return lanewise<[](T a) { return std::fpclassify(a) == FP_SUBNORMAL; }>();
+        default:
+            return std::nullopt;
     }
 }
 
@@ -109,10 +120,10 @@ std::optional<Semantics> decode_function(Form& form) {
     if (opcode == "copysign") {
         semantics = type == Type::f32 ? copy_sign<float>() : copy_sign<double>();
     } else if (opcode == "testp") {
-        const int property = form.take_any(
-            {"finite", "infinite", "number", "notanumber", "normal", "subnormal"});
-        semantics = type == Type::f32 ? test_property<float>(property)
-                                      : test_property<double>(property);
+        const int property =
+            form.take_any({"finite", "infinite", "number", "notanumber", "normal", "subnormal"});
+        semantics =
+            type == Type::f32 ? test_property<float>(property) : test_property<double>(property);
     } else {
         const bool approximate = form.take("approx");
         semantics = type == Type::f32 ? of_f32(form, approximate) : of_f64(form, approximate);

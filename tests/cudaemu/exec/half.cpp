@@ -29,9 +29,13 @@ H clamp(H value, bool sat, bool relu) {
 template <class H>
 struct Lifted {  // f applied to each half
     template <auto f, class D = H>
-    static std::optional<Semantics> unary() { return lanewise<[](H a) { return f(a); }>(); }
+    static std::optional<Semantics> unary() {
+        return lanewise<[](H a) { return f(a); }>();
+    }
     template <auto f>
-    static std::optional<Semantics> binary() { return lanewise<[](H a, H b) { return f(a, b); }>(); }
+    static std::optional<Semantics> binary() {
+        return lanewise<[](H a, H b) { return f(a, b); }>();
+    }
     template <auto f>
     static std::optional<Semantics> ternary() {
         return lanewise<[](H a, H b, H c) { return f(a, b, c); }>();
@@ -69,10 +73,8 @@ std::optional<Semantics> sums(std::string_view opcode) {
         return L::template binary<[](H a, H b) { return out(add_to_odd(in(a), in(b))); }>();
     if (opcode == "sub")
         return L::template binary<[](H a, H b) { return out(add_to_odd(in(a), -in(b))); }>();
-    if (opcode == "mul") return L::template binary<[](H a, H b) { return out(in(a) * in(b)); }>();
-    return L::template ternary<[](H a, H b, H c) {
-        return out(add_to_odd(in(a) * in(b), in(c)));
-    }>();
+    if (opcode == "mul") return L::template binary<[](H a, H b) { return out(in(a)*in(b)); }>();
+    return L::template ternary<[](H a, H b, H c) { return out(add_to_odd(in(a)*in(b), in(c))); }>();
 }
 
 template <class R, class H, bool ftz, bool nan>
@@ -125,8 +127,7 @@ std::optional<Semantics> typed(Form& form) {
                       form.take("NaN"));
     if (opcode == "div" || opcode == "rem" || opcode == "mad") return std::nullopt;
     if (!form.take("rn") && opcode == "fma") return std::nullopt;
-    if (form.take("sat"))
-        return ftz ? sums<R, H, true, 1>(opcode) : sums<R, H, false, 1>(opcode);
+    if (form.take("sat")) return ftz ? sums<R, H, true, 1>(opcode) : sums<R, H, false, 1>(opcode);
     if (opcode == "fma" && form.take("relu"))
         return ftz ? sums<R, H, true, 2>(opcode) : sums<R, H, false, 2>(opcode);
     return ftz ? sums<R, H, true, 0>(opcode) : sums<R, H, false, 0>(opcode);
@@ -136,11 +137,16 @@ std::optional<Semantics> typed(Form& form) {
 
 std::optional<Semantics> decode_half(Form& form) {
     switch (form.take_type()) {
-        case Type::f16: return typed<Half, Half>(form);
-        case Type::bf16: return typed<Bf16, Bf16>(form);
-        case Type::f16x2: return typed<Pair<Half>, Half>(form);
-        case Type::bf16x2: return typed<Pair<Bf16>, Bf16>(form);
-        default: return std::nullopt;
+        case Type::f16:
+            return typed<Half, Half>(form);
+        case Type::bf16:
+            return typed<Bf16, Bf16>(form);
+        case Type::f16x2:
+            return typed<Pair<Half>, Half>(form);
+        case Type::bf16x2:
+            return typed<Pair<Bf16>, Bf16>(form);
+        default:
+            return std::nullopt;
     }
 }
 

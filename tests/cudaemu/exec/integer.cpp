@@ -9,12 +9,30 @@ namespace {
 
 template <class T>
 struct Wider;
-template <> struct Wider<int16_t> { using type = int32_t; };
-template <> struct Wider<uint16_t> { using type = uint32_t; };
-template <> struct Wider<int32_t> { using type = int64_t; };
-template <> struct Wider<uint32_t> { using type = uint64_t; };
-template <> struct Wider<int64_t> { using type = __int128; };
-template <> struct Wider<uint64_t> { using type = unsigned __int128; };
+template <>
+struct Wider<int16_t> {
+    using type = int32_t;
+};
+template <>
+struct Wider<uint16_t> {
+    using type = uint32_t;
+};
+template <>
+struct Wider<int32_t> {
+    using type = int64_t;
+};
+template <>
+struct Wider<uint32_t> {
+    using type = uint64_t;
+};
+template <>
+struct Wider<int64_t> {
+    using type = __int128;
+};
+template <>
+struct Wider<uint64_t> {
+    using type = unsigned __int128;
+};
 
 template <class T>
 constexpr int kBits = sizeof(T) * 8;
@@ -80,9 +98,7 @@ std::optional<Semantics> products(Form& form, bool adds) {
     if constexpr (sizeof(T) < 8) {
         using W = typename Wider<T>::type;
         if (part == 2)
-            return adds ? lanewise<[](T a, T b, W c) {
-                              return sum(low_product<W>(a, b), c);
-                          }>()
+            return adds ? lanewise<[](T a, T b, W c) { return sum(low_product<W>(a, b), c); }>()
                         : lanewise<[](T a, T b) { return low_product<W>(a, b); }>();
     }
     return std::nullopt;
@@ -124,12 +140,14 @@ std::optional<Semantics> products24(Form& form) {
     const bool adds = form.opcode() == "mad24";
     const int part = form.take_any({"lo", "hi"});
     if (part == 0)
-        return adds ? lanewise<[](T a, T b, T c) { return sum(static_cast<T>(kProduct(a, b)), c); }>()
+        return adds ? lanewise<[](T a, T b, T c) {
+            return sum(static_cast<T>(kProduct(a, b)), c);
+        }>()
                     : lanewise<[](T a, T b) { return static_cast<T>(kProduct(a, b)); }>();
     if (part == 1)
         return adds ? lanewise<[](T a, T b, T c) {
-                          return sum(static_cast<T>(kProduct(a, b) >> 16), c);
-                      }>()
+            return sum(static_cast<T>(kProduct(a, b) >> 16), c);
+        }>()
                     : lanewise<[](T a, T b) { return static_cast<T>(kProduct(a, b) >> 16); }>();
     return std::nullopt;
 }
@@ -162,9 +180,11 @@ void run_carry(Warp& warp, const Instruction& i, uint32_t lanes) {
         if (operation == kSub)
             result = static_cast<W>(a[lane]) - b[lane] - in;
         else if (operation == kMadLow)
-            result = static_cast<W>(static_cast<U>(low_product<T>(a[lane], b[lane]))) + c[lane] + in;
+            result =
+                static_cast<W>(static_cast<U>(low_product<T>(a[lane], b[lane]))) + c[lane] + in;
         else if (operation == kMadHigh)
-            result = static_cast<W>(static_cast<U>(high_product<T>(a[lane], b[lane]))) + c[lane] + in;
+            result =
+                static_cast<W>(static_cast<U>(high_product<T>(a[lane], b[lane]))) + c[lane] + in;
         else
             result = static_cast<W>(a[lane]) + b[lane] + in;
         target[lane] = static_cast<U>(result);
@@ -190,11 +210,20 @@ std::optional<Semantics> decode_carry(Form& form) {
     const Type type = form.take_type();
     Semantics semantics;
     switch (type) {
-        case Type::u32: semantics.run = run_carry<uint32_t>; break;
-        case Type::s32: semantics.run = run_carry<int32_t>; break;
-        case Type::u64: semantics.run = run_carry<uint64_t>; break;
-        case Type::s64: semantics.run = run_carry<int64_t>; break;
-        default: return std::nullopt;
+        case Type::u32:
+            semantics.run = run_carry<uint32_t>;
+            break;
+        case Type::s32:
+            semantics.run = run_carry<int32_t>;
+            break;
+        case Type::u64:
+            semantics.run = run_carry<uint64_t>;
+            break;
+        case Type::s64:
+            semantics.run = run_carry<int64_t>;
+            break;
+        default:
+            return std::nullopt;
     }
     semantics.options = options;
     semantics.slots.assign(multiplies ? 4 : 3, use_of(type));
@@ -216,23 +245,36 @@ std::optional<Semantics> decode_integer(Form& form) {
                : type == Type::u32 ? products24<uint32_t>(form)
                                    : std::nullopt;
     switch (type) {
-        case Type::s16: return arithmetic<int16_t>(form);
-        case Type::u16: return arithmetic<uint16_t>(form);
-        case Type::s32: return arithmetic<int32_t>(form);
-        case Type::u32: return arithmetic<uint32_t>(form);
-        case Type::s64: return arithmetic<int64_t>(form);
-        case Type::u64: return arithmetic<uint64_t>(form);
-        default: return std::nullopt;
+        case Type::s16:
+            return arithmetic<int16_t>(form);
+        case Type::u16:
+            return arithmetic<uint16_t>(form);
+        case Type::s32:
+            return arithmetic<int32_t>(form);
+        case Type::u32:
+            return arithmetic<uint32_t>(form);
+        case Type::s64:
+            return arithmetic<int64_t>(form);
+        case Type::u64:
+            return arithmetic<uint64_t>(form);
+        default:
+            return std::nullopt;
     }
 }
 
 std::optional<Semantics> decode_arithmetic(Form& form) {
     Form copy = form;
     switch (copy.take_type()) {
-        case Type::f32: case Type::f64: return decode_float(form);
-        case Type::f16: case Type::f16x2: case Type::bf16: case Type::bf16x2:
+        case Type::f32:
+        case Type::f64:
+            return decode_float(form);
+        case Type::f16:
+        case Type::f16x2:
+        case Type::bf16:
+        case Type::bf16x2:
             return decode_half(form);
-        default: return decode_integer(form);
+        default:
+            return decode_integer(form);
     }
 }
 

@@ -130,8 +130,8 @@ Semantics lanewise(D (*)(A...)) {
 
 }  // namespace detail
 
-// d = f(a, b, ...) in each lane; operands have the types of f, a lambda or a function. f must be harmless for any values:
-// it is called for lanes that do not take part, too.
+// d = f(a, b, ...) in each lane; operands have the types of f, a lambda or a function. f must be
+// harmless for any values: it is called for lanes that do not take part, too.
 template <auto f>
 Semantics lanewise() {
     if constexpr (std::is_pointer_v<decltype(f)>)

@@ -99,15 +99,28 @@ std::optional<Semantics> decode_memory(Form& form) {
     const Type type = form.take_type();
     if (bits_of(type) * count > 128) return std::nullopt;
     switch (type) {
-        case Type::b8: case Type::u8: return access<uint8_t>(loads, space, type, count);
-        case Type::s8: return access<int8_t>(loads, space, type, count);
-        case Type::b16: case Type::u16: return access<uint16_t>(loads, space, type, count);
-        case Type::s16: return access<int16_t>(loads, space, type, count);
-        case Type::b32: case Type::u32: case Type::s32: case Type::f32:
+        case Type::b8:
+        case Type::u8:
+            return access<uint8_t>(loads, space, type, count);
+        case Type::s8:
+            return access<int8_t>(loads, space, type, count);
+        case Type::b16:
+        case Type::u16:
+            return access<uint16_t>(loads, space, type, count);
+        case Type::s16:
+            return access<int16_t>(loads, space, type, count);
+        case Type::b32:
+        case Type::u32:
+        case Type::s32:
+        case Type::f32:
             return access<uint32_t>(loads, space, type, count);
-        case Type::b64: case Type::u64: case Type::s64: case Type::f64:
+        case Type::b64:
+        case Type::u64:
+        case Type::s64:
+        case Type::f64:
             return access<uint64_t>(loads, space, type, count);
-        default: return std::nullopt;
+        default:
+            return std::nullopt;
     }
 }
 

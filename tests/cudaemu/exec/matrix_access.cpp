@@ -1,6 +1,6 @@
-// ldmatrix, stmatrix, movmatrix: 8x8 matrices of 16-bit elements. PTX ISA 9.7.14.5. A matrix lies in
-// one register of a warp: lane 4r + c holds elements (r, 2c) and (r, 2c + 1), the first in the lower
-// half, so that its 32 cells in order are the matrix by rows.
+// ldmatrix, stmatrix, movmatrix: 8x8 matrices of 16-bit elements. PTX ISA 9.7.14.5. A matrix lies
+// in one register of a warp: lane 4r + c holds elements (r, 2c) and (r, 2c + 1), the first in the
+// lower half, so that its 32 cells in order are the matrix by rows.
 #include <algorithm>
 
 #include "exec/decoders.h"

@@ -28,7 +28,8 @@ void resolve(Warp& warp, const Instruction& instruction, uint32_t lanes, const R
              const Addresses& addresses, Pointers& pointers);
 
 // One byte at a generic address.
-std::byte* generic_byte(Warp& warp, const Instruction& instruction, uint32_t lane, uint64_t generic);
+std::byte* generic_byte(Warp& warp, const Instruction& instruction, uint32_t lane,
+                        uint64_t generic);
 
 // "global", "shared", ... with "::cta" removed; .const is global here.
 StateSpace take_space(Form& form);

@@ -1,5 +1,5 @@
-// mma.sync: D = A B + C with A [16, k] by rows, B [k, 8] by columns, C and D [16, 8]. PTX ISA 9.7.14.
-// Products are exact in f32, or nearly so for tf32, sums are of f32 in order of k.
+// mma.sync: D = A B + C with A [16, k] by rows, B [k, 8] by columns, C and D [16, 8]. PTX
+// ISA 9.7.14. Products are exact in f32, or nearly so for tf32, sums are of f32 in order of k.
 #include <algorithm>
 
 #include "exec/decoders.h"
@@ -64,8 +64,8 @@ struct Fragments {
     }
 };
 
-// Lane 4r + p holds columns 2p and 2p + 1: of row r in the first half of the registers, of row r + 8
-// in the second.
+// Lane 4r + p holds columns 2p and 2p + 1: of row r in the first half of the registers, of row r +
+// 8 in the second.
 void load_c(const Warp& warp, const Instruction& i, int first, float (&c)[kRows][kColumns]) {
     for (int reg = 0; reg < 4; ++reg) {
         const uint32_t* cell = cells(warp, i, first + reg);

@@ -86,29 +86,36 @@ std::optional<Semantics> decode_move(Form& form) {
     if (opcode == "isspacep") {
         const StateSpace space = take_space(form);
         if (space == StateSpace::generic) return std::nullopt;
-        return Semantics{run_is_space, {Slot::def_pred, Slot::use64}, Flow::plain,
-                         static_cast<uint32_t>(space)};
+        return Semantics{
+            run_is_space, {Slot::def_pred, Slot::use64}, Flow::plain, static_cast<uint32_t>(space)};
     }
     if (opcode == "cvta") {
         const uint32_t subtract = form.take("to");
         const StateSpace space = take_space(form);
         if (space == StateSpace::generic || !form.take("u64")) return std::nullopt;
         if (!window(space)) return lanewise<[](uint64_t a) { return a; }>();
-        return Semantics{run_shift_window<uint64_t>, {Slot::def64, Slot::use64}, Flow::plain,
+        return Semantics{run_shift_window<uint64_t>,
+                         {Slot::def64, Slot::use64},
+                         Flow::plain,
                          static_cast<uint32_t>(window(space) / kWindow) | subtract << 8};
     }
     const Type type = form.take_type();
     if (opcode == "extend")
-        return type == Type::s32
-                   ? lanewise<[](int32_t a) { return static_cast<int64_t>(a); }>()
-                   : lanewise<[](uint32_t a) { return static_cast<uint64_t>(a); }>();
+        return type == Type::s32 ? lanewise<[](int32_t a) { return static_cast<int64_t>(a); }>()
+                                 : lanewise<[](uint32_t a) { return static_cast<uint64_t>(a); }>();
     if (opcode == "narrow") return lanewise<[](uint64_t a) { return static_cast<uint32_t>(a); }>();
     if (type == Type::pred) return Semantics{run_move_predicate, {Slot::def_pred, Slot::use_pred}};
     std::optional<Semantics> semantics;
     switch (bits_of(type)) {
-        case 16: case 32: semantics = lanewise<[](uint32_t a) { return a; }>(); break;
-        case 64: semantics = lanewise<[](uint64_t a) { return a; }>(); break;
-        default: return std::nullopt;
+        case 16:
+        case 32:
+            semantics = lanewise<[](uint32_t a) { return a; }>();
+            break;
+        case 64:
+            semantics = lanewise<[](uint64_t a) { return a; }>();
+            break;
+        default:
+            return std::nullopt;
     }
     if (type == Type::f32 || type == Type::f64) semantics->literal = type;
     return semantics;

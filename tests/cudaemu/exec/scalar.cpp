@@ -24,18 +24,27 @@ uint64_t encode(double value, int mantissa, int exponent, Rounding rounding) {
     const uint64_t half = shift ? uint64_t{1} << (shift - 1) : 0;
     bool up = false;
     switch (rounding) {
-        case Rounding::rn: up = lost && (lost > half || (lost == half && (kept & 1))); break;
-        case Rounding::rna: up = lost && lost >= half; break;
-        case Rounding::rz: break;
-        case Rounding::rm: up = lost && negative; break;
-        case Rounding::rp: up = lost && !negative; break;
+        case Rounding::rn:
+            up = lost && (lost > half || (lost == half && (kept & 1)));
+            break;
+        case Rounding::rna:
+            up = lost && lost >= half;
+            break;
+        case Rounding::rz:
+            break;
+        case Rounding::rm:
+            up = lost && negative;
+            break;
+        case Rounding::rp:
+            up = lost && !negative;
+            break;
     }
     kept += up;
     // A carry out of the mantissa raises the exponent by itself.
-    const uint64_t result =
-        power < smallest
-            ? kept
-            : (static_cast<uint64_t>(power - smallest + 1) << mantissa) + kept - (uint64_t{1} << mantissa);
+    const uint64_t result = power < smallest
+                                ? kept
+                                : (static_cast<uint64_t>(power - smallest + 1) << mantissa) + kept -
+                                      (uint64_t{1} << mantissa);
     if (result < infinity) return sign | result;
     const bool to_infinity = rounding == Rounding::rn || rounding == Rounding::rna ||
                              (rounding == Rounding::rm && negative) ||

@@ -18,15 +18,15 @@ uint64_t encode(double value, int mantissa, int exponent, Rounding rounding);
 // `value`, or, where `error` (what it lacks) is not zero, the neighbour with an odd last bit.
 double nudge_to_odd(double value, double error);
 
-// The double nearest to a + b, or, where that is inexact, the neighbour with an odd last bit: so that
-// rounding it again to at most 51 bits gives what rounding the exact sum would.
+// The double nearest to a + b, or, where that is inexact, the neighbour with an odd last bit: so
+// that rounding it again to at most 51 bits gives what rounding the exact sum would.
 double add_to_odd(double a, double b);
 
 // float from double with a rounding of PTX.
 inline float round_to_float(double value, Rounding rounding) {
-    return rounding == Rounding::rn ? static_cast<float>(value)
-                                    : std::bit_cast<float>(
-                                          static_cast<uint32_t>(encode(value, 23, 8, rounding)));
+    return rounding == Rounding::rn
+               ? static_cast<float>(value)
+               : std::bit_cast<float>(static_cast<uint32_t>(encode(value, 23, 8, rounding)));
 }
 
 struct Bf16 {

@@ -7,8 +7,8 @@
 namespace cudaemu {
 namespace {
 
-// After so many instructions a warp, and a group of it that jumps back, lets others go first, so that a
-// loop that waits for another thread ends.
+// After so many instructions a warp, and a group of it that jumps back, lets others go first, so
+// that a loop that waits for another thread ends.
 constexpr uint64_t kTurn = 1 << 16;
 
 constexpr uint32_t kNowhere = std::numeric_limits<uint32_t>::max();
@@ -95,15 +95,20 @@ private:
         group().pc = pc;
     }
 
-    // Executes what is not plain. Whether the group goes on, with all its lanes; else another choice
-    // is due.
+    // Executes what is not plain. Whether the group goes on, with all its lanes; else another
+    // choice is due.
     bool steer(const Instruction& instruction, uint32_t lanes) {
         switch (instruction.flow) {
-            case Flow::branch: return branch(instruction, lanes);
-            case Flow::indexed_branch: return indexed_branch(instruction, lanes);
-            case Flow::exit: return exit(lanes);
-            case Flow::barrier: return barrier(instruction, lanes);
-            default: return collective(instruction, lanes);
+            case Flow::branch:
+                return branch(instruction, lanes);
+            case Flow::indexed_branch:
+                return indexed_branch(instruction, lanes);
+            case Flow::exit:
+                return exit(lanes);
+            case Flow::barrier:
+                return barrier(instruction, lanes);
+            default:
+                return collective(instruction, lanes);
         }
     }
 

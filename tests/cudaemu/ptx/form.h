@@ -38,10 +38,16 @@ std::string plain_form(std::string_view mnemonic);
 
 // What an instruction does with an operand.
 enum class Slot : uint8_t {
-    def_pred, def32, def64,
-    pair_pred, pair32,  // the optional second destination, after '|'
-    use_pred, use32, use64,
-    optional_use32, optional_use_pred,  // may be missing at the end
+    def_pred,
+    def32,
+    def64,
+    pair_pred,
+    pair32,  // the optional second destination, after '|'
+    use_pred,
+    use32,
+    use64,
+    optional_use32,
+    optional_use_pred,  // may be missing at the end
     address,
     label,
 };

@@ -9,7 +9,9 @@
 namespace cudaemu {
 namespace {
 
-bool is_declaration(const Token& token) { return token.kind == Token::word && token.text[0] == '.'; }
+bool is_declaration(const Token& token) {
+    return token.kind == Token::word && token.text[0] == '.';
+}
 
 // The name of the called function, if it has no body in the module.
 std::string form_of_call(TokenStream& tokens, const std::set<std::string_view>& defined) {

@@ -53,7 +53,8 @@ void KernelBuilder::rewrite(Statement& statement) {
         for (const Argument& argument : arguments) {
             if (argument.kind != Argument::address) continue;
             const Symbol* symbol = find_symbol(argument.atoms.at(0).word);
-            if (symbol && symbol->space == SymbolSpace::local) replace(mnemonic, ".param", ".local");
+            if (symbol && symbol->space == SymbolSpace::local)
+                replace(mnemonic, ".param", ".local");
         }
     }
     // The last operand of an asynchronous copy may be a number of bytes or a predicate.
@@ -123,7 +124,9 @@ void KernelBuilder::bind(Instruction& instruction, const Semantics& semantics,
                 bind_address(bound, instruction.addresses.at(address++), given.atom);
                 break;
             case Slot::use_pred:
-            case Slot::optional_use_pred: bound = use_predicate(given.atom); break;
+            case Slot::optional_use_pred:
+                bound = use_predicate(given.atom);
+                break;
             default:
                 bound = is_use(slot) ? use(given.atom, slot, semantics.literal)
                                      : define(given.atom, slot, semantics);
@@ -321,7 +324,7 @@ std::optional<uint64_t> KernelBuilder::number(const Atom& atom, Type literal) co
         bits = std::bit_cast<uint64_t>(
             static_cast<double>(std::bit_cast<float>(static_cast<uint32_t>(bits))));
     const bool is_double = literal == Type::f64 || (value->type == Type::f64 && !single);
-    return atom.minus ? bits ^ uint64_t{1} << (is_double ? 63 : 31) : bits;
+    return atom.minus ? bits ^ uint64_t { 1 } << (is_double ? 63 : 31) : bits;
 }
 
 }  // namespace cudaemu

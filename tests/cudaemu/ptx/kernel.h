@@ -31,16 +31,16 @@ enum class Flow : uint8_t {
 // Where the 32 lanes of a register lie: 4 bytes a lane up to 32 bits, 8 bytes a lane for 64 bits; a
 // predicate is 4 bytes with a bit a lane.
 struct Operand {
-    uint32_t offset : 31 = 0;    // bytes into its bank
-    uint32_t constant : 1 = 0;   // bank: the constants of the kernel, or the registers of the warp
+    uint32_t offset : 31 = 0;   // bytes into its bank
+    uint32_t constant : 1 = 0;  // bank: the constants of the kernel, or the registers of the warp
 };
 
 struct Instruction {
     Execute run = nullptr;
     Flow flow = Flow::plain;
-    bool guarded = false;       // executes where the guard holds ...
+    bool guarded = false;        // executes where the guard holds ...
     bool guard_negated = false;  // ... or does not
-    bool paired = false;        // the optional second destination, d|p, is there
+    bool paired = false;         // the optional second destination, d|p, is there
     uint8_t operand_count = 0;
     Operand guard;
     std::array<Operand, 16> operands{};  // in the order of the text, vectors flattened
@@ -62,9 +62,30 @@ struct Source {
 };
 
 enum class Special : uint8_t {
-    tid_x, tid_y, tid_z, ntid_x, ntid_y, ntid_z, ctaid_x, ctaid_y, ctaid_z, nctaid_x, nctaid_y,
-    nctaid_z, laneid, warpid, nwarpid, lanemask_eq, lanemask_lt, lanemask_le, lanemask_gt,
-    lanemask_ge, dynamic_smem_size, total_smem_size, zero, one,
+    tid_x,
+    tid_y,
+    tid_z,
+    ntid_x,
+    ntid_y,
+    ntid_z,
+    ctaid_x,
+    ctaid_y,
+    ctaid_z,
+    nctaid_x,
+    nctaid_y,
+    nctaid_z,
+    laneid,
+    warpid,
+    nwarpid,
+    lanemask_eq,
+    lanemask_lt,
+    lanemask_le,
+    lanemask_gt,
+    lanemask_ge,
+    dynamic_smem_size,
+    total_smem_size,
+    zero,
+    one,
 };
 
 struct Kernel {

@@ -39,8 +39,7 @@ std::shared_ptr<const Kernel> KernelBuilder::run() {
     if (!dynamic_symbols_.empty()) shared_ = align_up(shared_, dynamic_align_);
     for (const Operand symbol : dynamic_symbols_) {
         auto* cells = kernel_->constants.data() + symbol.offset;
-        for (int lane = 0; lane < 32; ++lane)
-            reinterpret_cast<uint64_t*>(cells)[lane] += shared_;
+        for (int lane = 0; lane < 32; ++lane) reinterpret_cast<uint64_t*>(cells)[lane] += shared_;
     }
     info.static_shared = shared_;
     info.local = align_up(local_, 16);
@@ -69,7 +68,8 @@ void KernelBuilder::body(size_t at) {
         } else if (token.kind == Token::word && token.text[0] == '.') {
             directive(tokens);
         } else if (token.text.starts_with("call") ||
-                   (token.is("@") && tokens.peek(tokens.peek(1).is("!") ? 3 : 2).text.starts_with("call"))) {
+                   (token.is("@") &&
+                    tokens.peek(tokens.peek(1).is("!") ? 3 : 2).text.starts_with("call"))) {
             try {
                 call(tokens);
             } catch (const Unsupported& unsupported) {

@@ -139,8 +139,9 @@ private:
         Operand to, from;
         bool is_signed = false;
     };
-    std::vector<Widening> widenings_;       // after the instruction being built
-    std::vector<Operand> dynamic_symbols_;  // constants that get the size of the static shared memory
+    std::vector<Widening> widenings_;  // after the instruction being built
+    std::vector<Operand>
+        dynamic_symbols_;  // constants that get the size of the static shared memory
     size_t dynamic_align_ = 1;
     size_t shared_ = 0, local_ = 0;  // bytes
     uint32_t file_ = 0;

@@ -143,7 +143,7 @@ private:
             if (literal->type == Type::f64 && bytes == 4)
                 bits = std::bit_cast<uint32_t>(static_cast<float>(std::bit_cast<double>(bits)));
             if (literal->type == Type::none) return minus ? -bits : bits;
-            return minus ? bits ^ uint64_t{1} << (bytes * 8 - 1) : bits;
+            return minus ? bits ^ uint64_t { 1 } << (bytes * 8 - 1) : bits;
         }
         const auto variable = found_.variables.find(word);
         if (variable == found_.variables.end())

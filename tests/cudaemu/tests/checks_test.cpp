@@ -39,12 +39,12 @@ TEST_CASE("accesses that no device allows fail the launch", "[cuda]") {
                         const OnDevice<float> x(ones(100));
                         out_of_bounds(x.get(), 100);
                     }),
-                    "out-of-bounds", "out_of_bounds");
+                    "out of bounds", "out_of_bounds");
         check_found(found([] {
                         const OnDevice<float> x(ones(64));
                         out_of_bounds_shared(x.get());
                     }),
-                    "out-of-bounds", "out_of_bounds_shared");
+                    "out of bounds", "out_of_bounds_shared");
         check_found(found([] {
                         const OnDevice<float> x(ones(8));
                         misaligned(x.get());
@@ -56,12 +56,12 @@ TEST_CASE("accesses that no device allows fail the launch", "[cuda]") {
                         host_pointer(x.get(), &host);
                         cudaDeviceSynchronize();
                     }),
-                    "out-of-bounds", "host_pointer");
+                    "out of bounds", "host_pointer");
         check_found(found([] {
                         float* freed = OnDevice<float>(ones(100)).get();
                         out_of_bounds(freed, 10);
                     }),
-                    "out-of-bounds", "out_of_bounds");
+                    "out of bounds", "out_of_bounds");
     }
 }
 

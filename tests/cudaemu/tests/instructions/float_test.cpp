@@ -28,6 +28,23 @@ T maximum(T a, T b) {
     return -minimum(-a, -b);
 }
 
+// a b + c with one rounding that is not to nearest; quadruple precision holds it exactly.
+float fused(float a, float b, float c, Rounding mode) {
+    const __float128 exact = __float128(a) * b + c;
+    if (exact == 0) {
+        // A sum of opposite numbers is -0 when rounding down; zeros of one sign keep it.
+        const bool negative_product = std::signbit(a) != std::signbit(b);
+        if (a * b == 0 && c == 0 && negative_product == std::signbit(c)) return c;
+        return mode == Rounding::down ? -0.0f : 0.0f;
+    }
+    const bool down = mode == Rounding::down || (mode == Rounding::zero && exact > 0);
+    float result = float(exact);
+    while (down ? result > exact : result < exact) {
+        result = std::nextafter(result, down ? -kInfinity : kInfinity);
+    }
+    return result;
+}
+
 // Close to so many parts of the exact value; special values and signs must agree.
 struct Close {
     double relative, absolute = 0;
@@ -103,20 +120,24 @@ TEST_CASE("f32 saturates to 0..1 with .sat", "[cuda]") {
 }
 
 TEST_CASE("f32 rounds to zero, down and up", "[cuda]") {
-    // Few enough bits for exact sums and products in double.
-    const std::vector<float> values = {1.0f, -1.0f, 0.1f, -0.3f, 1e-3f, 7.7f, -123.456f, 1e5f};
-    const std::pair<const char*, Rounding> modes[] = {
-        {"rz", Rounding::zero}, {"rm", Rounding::down}, {"rp", Rounding::up}};
-    for (const auto& [name, mode] : modes) {
-        // A zero sum of opposite numbers is -0 when rounding down.
-        const auto sum = [m = mode](double x) {
-            return float(x == 0 && m == Rounding::down ? -0.0 : round_to(x, kFloat, m));
-        };
-        check_pairs<float>(with("add.MODE.f32 %d, %a, %b;", "MODE", name), values, values,
-                           [&](float a, float b) { return sum(double(a) + b); });
-        check_pairs<float>(with("mul.MODE.f32 %d, %a, %b;", "MODE", name), values, values,
-                           [&](float a, float b) { return sum(double(a) * b); });
-    }
+    const std::vector<float> values = {0.0f,      1.0f, -1.0f, 0.1f,        -0.3f,      1e-3f, 7.7f,
+                                       -123.456f, 1e5f, -3e7f, 12582913.0f, 1.4426950f, -0.0f};
+    const auto check = [&](const std::string& name, Rounding mode) {
+        const auto text = [&](const std::string& body) { return with(body, "MODE", name); };
+        check_pairs<float>(text("add.MODE.f32 %d, %a, %b;"), values, values,
+                           [&](float a, float b) { return fused(1, a, b, mode); });
+        check_pairs<float>(text("sub.MODE.f32 %d, %a, %b;"), values, values,
+                           [&](float a, float b) { return fused(1, a, -b, mode); });
+        // The zero that is added has the sign of the product and does not change it.
+        check_pairs<float>(text("mul.MODE.f32 %d, %a, %b;"), values, values, [&](float a, float b) {
+            return fused(a, b, std::copysign(0.0f, a * b), mode);
+        });
+        check_triples<float>(text("fma.MODE.f32 %d, %a, %b, %c;"), values, values, values,
+                             [&](float a, float b, float c) { return fused(a, b, c, mode); });
+    };
+    check("rz", Rounding::zero);
+    check("rm", Rounding::down);
+    check("rp", Rounding::up);
 }
 
 TEST_CASE("f32 quotients and roots round to nearest", "[cuda]") {

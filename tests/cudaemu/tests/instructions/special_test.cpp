@@ -206,6 +206,49 @@ TEST_CASE("local memory belongs to a thread, shared memory to a block", "[cuda]"
     }
 }
 
+TEST_CASE("a parameter is loaded as any type and vector", "[cuda]") {
+    struct Width {
+        std::string type, bits;
+        uint32_t bytes;
+    };
+    for (const auto& [type, bits, bytes] : {Width{"b8", ".b16", 1},
+                                            {"u8", ".b16", 1},
+                                            {"s8", ".b16", 1},
+                                            {"b16", ".b16", 2},
+                                            {"u16", ".b16", 2},
+                                            {"s16", ".b16", 2},
+                                            {"b32", ".b32", 4},
+                                            {"u32", ".b32", 4},
+                                            {"s32", ".b32", 4},
+                                            {"f32", ".b32", 4},
+                                            {"b64", ".b64", 8},
+                                            {"u64", ".b64", 8},
+                                            {"s64", ".b64", 8},
+                                            {"f64", ".b64", 8}}) {
+        for (uint32_t vector : {1, 2, 4}) {
+            if (bytes * vector > 16) continue;
+            const std::string v = (vector > 1 ? ".v" + std::to_string(vector) : "") + "." + type;
+            std::string x = "%x0";
+            for (uint32_t i = 1; i < vector; ++i) x += ", %x" + std::to_string(i);
+            if (vector > 1) x = "{" + x + "}";
+            INFO("ld.param" << v);
+            Buffer<uint8_t> out(16);
+            const std::string text =
+                ".version 8.0\n.target sm_80\n.address_size 64\n"
+                ".entry test(.param .u64 p0, .param .align 16 .b8 p1[32]) {\n"
+                ".reg .b64 %q;\n.reg " +
+                bits + " %x<4>;\nld.param.u64 %q, [p0];\nld.param" + v + " " + x +
+                ", [p1+16];\nst.global" + v + " [%q], " + x + ";\nret;\n}\n";
+            run_ptx(text, {out.address(), 0, 0, 0, 0x1716151413121190, 0x1f1e1d1c1b1a1918},
+                    {.block = {1}});
+            for (uint32_t i = 0; i < 16; ++i) {
+                const uint32_t expected = i == 0 ? 0x90 : 0x10 + i;
+                CHECK(out[i] == (i < bytes * vector ? expected : 0));
+            }
+        }
+    }
+}
+
 TEST_CASE("parameters of every size lie at their alignment", "[cuda]") {
     const std::string text = R"(.version 8.0
 .target sm_80
