@@ -17,6 +17,7 @@ enum class Size {
     small,    // odd and edge shapes; differentiated numerically too
     typical,  // compared with the reference only
     bench,    // timed, never tested
+    large,    // timed on a GPU, never tested
 };
 
 template <class Op>

@@ -24,6 +24,7 @@ std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
         {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
+        {"N16384_V50304_D1024", Size::large, {16384, 50304, 1024}},
     };
 }
 
@@ -91,6 +92,7 @@ std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
         {"typical", Size::typical, {512, 256, true, true}},
         {"N2048_D512", Size::bench, {2048, 512, true, true}},
         {"N4096_D256", Size::bench, {4096, 256, true, true}},
+        {"N16384_D2048", Size::large, {16384, 2048, true, true}},
     };
 }
 
@@ -131,6 +133,8 @@ std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
         {"out_N2048_D512_accumulate", Size::bench, {2048, 512, 512, true}},
         {"router_N2048_E16", Size::bench, {2048, 512, 16}},
         {"qkv_N4096_D256", Size::bench, {4096, 256, 768}},
+        {"qkv_N16384_D2048", Size::large, {16384, 2048, 6144}},
+        {"router_N16384_E64", Size::large, {16384, 2048, 64}},
     };
 }
 
@@ -163,6 +167,7 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"N2048_D512_V32000", Size::bench, {2048, 512, 32000}},
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
+        {"N8192_D1024_V32000", Size::large, {8192, 1024, 32000}},
     };
 }
 
@@ -209,6 +214,7 @@ std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
         {"typical_gelu", Size::typical, {512, 192, Activation::gelu, true}},
         {"swiglu_N2048_F768", Size::bench, {2048, 768}},
         {"gelu_N4096_F256", Size::bench, {4096, 256, Activation::gelu}},
+        {"swiglu_N16384_F2048", Size::large, {16384, 2048}},
     };
 }
 
