@@ -1,8 +1,9 @@
 // A block from its first to its last instruction.
 #include "exec/block.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <stdexcept>
 
 #include "exec/special.h"
 
@@ -16,10 +17,7 @@ Dim3 at_index(uint32_t linear, const Dim3& extent) {
     return {linear % extent.x, linear / extent.x % extent.y, linear / extent.x / extent.y};
 }
 
-std::string print(const Dim3& at) {
-    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) +
-           ")";
-}
+std::string print(const Dim3& at) { return fmt::format("({},{},{})", at.x, at.y, at.z); }
 
 void begin_warp(Warp& warp, Block& block, uint32_t index) {
     const Kernel& kernel = *block.kernel;
@@ -97,12 +95,15 @@ void fault(const Warp& warp, const Instruction& instruction, uint32_t lane,
 }
 
 std::string describe(const Kernel& kernel, const Instruction& instruction) {
-    const Source& source = kernel.sources[instruction.source];
+    const Origin& source = kernel.sources[instruction.source];
     std::string text;
-    if (source.line && source.file < kernel.files.size()) {
-        const std::string& file = kernel.files[source.file];
-        text = file.substr(file.rfind('/') + 1) + ":" + std::to_string(source.line) + " ";
-    }
+    const auto add = [&](const char* before, uint32_t number, int line) {
+        if (!line || number >= kernel.files.size()) return;
+        const std::string& file = kernel.files[number];
+        text += before + file.substr(file.rfind('/') + 1) + ":" + std::to_string(line) + " ";
+    };
+    add("", source.file, source.line);
+    for (const auto& [file, line] : source.callers) add("in ", file, line);
     return text + "`" + source.text + "`";
 }
 
