@@ -1,7 +1,7 @@
 // How a block brings tiles of a matmul's operands into shared memory.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/rows.cuh"
 
 namespace fomoe {
 
@@ -10,8 +10,6 @@ constexpr int kPieceBytes = 16;    // what is moved at once
 constexpr int kDepthBytes = 64;    // of the summed index in a tile
 constexpr int kTileColumns = 128;  // of the result
 
-template <class T>
-constexpr int kPiece = kPieceBytes / sizeof(T);
 template <class T>
 constexpr int kDepth = kDepthBytes / sizeof(T);
 
@@ -26,7 +24,7 @@ template <class T, int span, Along along>
 struct TileLayout {
     static constexpr int kLines = along == Along::depth ? span : kDepth<T>;
     static constexpr int kPieces =
-        along == Along::depth ? kDepthBytes / kPieceBytes : span / kPiece<T>;  // of a line
+        along == Along::depth ? kDepthBytes / kPieceBytes : span / kWide<T>;  // of a line
     static constexpr int kBytes = span * kDepthBytes;
 
     static __device__ __forceinline__ int offset(int line, int piece) {
@@ -62,7 +60,7 @@ __device__ __forceinline__ void copy_piece(char* to, const char* line, int colum
                          column < width ? kPieceBytes : 0);
     } else {
 #pragma unroll 4  // all at once take too many registers
-        for (int e = 0; e < kPiece<T>; ++e) {
+        for (int e = 0; e < kWide<T>; ++e) {
             const int i = column + e;
             T x = from_float<T>(0);
             if (i < width)
@@ -88,7 +86,7 @@ class TileLoader<T, span, Along::depth, vectors> {
 public:
     __device__ __forceinline__ TileLoader(const Lines<T>& from, int first, int half = span,
                                           int second = 0)
-        : column_(threadIdx.x % Layout::kPieces * kPiece<T>), narrow_(from.narrow) {
+        : column_(threadIdx.x % Layout::kPieces * kWide<T>), narrow_(from.narrow) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
             const int j = threadIdx.x / Layout::kPieces + i * kStep;
@@ -127,7 +125,7 @@ class TileLoader<T, span, Along::span, vectors> {
 public:
     __device__ __forceinline__ TileLoader(const Lines<T>& from, int first)
         : from_(from),
-          column_(first + threadIdx.x % Layout::kPieces * kPiece<T>),
+          column_(first + threadIdx.x % Layout::kPieces * kWide<T>),
           at_(from.begin + threadIdx.x / Layout::kPieces) {
         if (column_ >= from.width) at_ = from.end;  // nothing of any line
         find();

@@ -1,8 +1,9 @@
 // A block from its first to its last instruction.
 #include "exec/block.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <stdexcept>
 
 #include "exec/special.h"
 
@@ -16,10 +17,7 @@ Dim3 at_index(uint32_t linear, const Dim3& extent) {
     return {linear % extent.x, linear / extent.x % extent.y, linear / extent.x / extent.y};
 }
 
-std::string print(const Dim3& at) {
-    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) +
-           ")";
-}
+std::string print(const Dim3& at) { return fmt::format("({},{},{})", at.x, at.y, at.z); }
 
 void begin_warp(Warp& warp, Block& block, uint32_t index) {
     const Kernel& kernel = *block.kernel;
@@ -97,7 +95,7 @@ void fault(const Warp& warp, const Instruction& instruction, uint32_t lane,
 }
 
 std::string describe(const Kernel& kernel, const Instruction& instruction) {
-    const Source& source = kernel.sources[instruction.source];
+    const Origin& source = kernel.sources[instruction.source];
     std::string text;
     const auto add = [&](const char* before, uint32_t number, int line) {
         if (!line || number >= kernel.files.size()) return;

@@ -42,17 +42,19 @@ std::optional<Semantics> directed(std::string_view opcode) {
     static constexpr auto out = [](double x) {
         return finish<float, ftz, sat>(round_to_float(x, rounding));
     };
-    if (opcode == "add")
-        return lanewise<[](float a, float b) { return out(add_to_odd(in(a), in(b))); }>();
-    if (opcode == "sub")
-        return lanewise<[](float a, float b) { return out(add_to_odd(in(a), -in(b))); }>();
+    // Zeros of opposite signs, and numbers that cancel, give -0 when rounding down.
+    static constexpr auto sum = [](double a, double b) {
+        const double s = add_to_odd(a, b);
+        const bool minus = rounding == Rounding::rm && s == 0 && std::signbit(a) != std::signbit(b);
+        return out(minus ? -0.0 : s);
+    };
+    if (opcode == "add") return lanewise<[](float a, float b) { return sum(in(a), in(b)); }>();
+    if (opcode == "sub") return lanewise<[](float a, float b) { return sum(in(a), -in(b)); }>();
     if (opcode == "mul") return lanewise<[](float a, float b) { return out(in(a)*in(b)); }>();
     if (opcode == "div")
         return lanewise<[](float a, float b) { return out(divide_to_odd(in(a), in(b))); }>();
     if (opcode == "fma" || opcode == "mad")
-        return lanewise<[](float a, float b, float c) {
-            return out(add_to_odd(in(a)*in(b), in(c)));
-        }>();
+        return lanewise<[](float a, float b, float c) { return sum(in(a)*in(b), in(c)); }>();
     return std::nullopt;
 }
 
