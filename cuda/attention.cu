@@ -19,7 +19,7 @@ struct Config {
     static constexpr int kWarps = 4;
     static constexpr int kThreads = kWarps * kWarp;
     static constexpr int kQueries = kWarps * 16 * m;
-    static constexpr int kKeys = kIsBf16 || width <= 64 ? 64 : 4096 / width;
+    static constexpr int kKeys = width == 96 ? 48 : kIsBf16 || width <= 64 ? 64 : 16;
     static constexpr int kSlots = !kIsBf16 || width > 128 ? 2 : width > 64 ? 3 : 4;
     static constexpr bool kKeepQueries = kIsBf16 && width <= 64;  // in registers
     static constexpr int kBytes = (kQueries + kSlots * kKeys) * width * sizeof(T);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     attend(T* y, float* lse, const T* qkv, HeadLayout layout, float unit) {
     using C = Config<T, width>;
     constexpr int kRows = 16 * C::m, kKeys = C::kKeys;
-    extern __shared__ uint4 shared[];
+    extern __shared__ __align__(128) unsigned char shared[];
     T* const memory = reinterpret_cast<T*>(shared);
 
     // The last queries see the most keys and go first.
@@ -110,12 +110,12 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     Ring<C::kSlots> ring;
     ring.start(load);
 
-    // Queries behind the end repeat the last one.
     const int warp_row = threadIdx.x / kWarp * kRows, lane = threadIdx.x % kWarp;
     const int warp_first = min(first + warp_row, T_ - 1);
     const int warp_last = min(first + warp_row + kRows, T_) - 1;
     const int warp_begin = layout.first_key(block.first_row, warp_first);
     const int all_begin = layout.first_key(block.first_row, warp_last);
+    // Queries behind the end repeat the last one.
     int begin[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r)
@@ -135,12 +135,13 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
             if (seen) multiply_transposed(scores, queries, slot(keys));
             const int values = ring.next(load);
             if (seen) {
-                if (last_key > warp_first || first_key < all_begin)
+                if (last_key > warp_first || first_key < all_begin) {
                     scores.map([&](int r, int column, float x) {
                         const int key = first_key + column;
                         const int query = min(first + warp_row + row_of(r), T_ - 1);
                         return key <= query && key >= begin[r] ? x : -INFINITY;
                     });
+                }
                 softmax.take(scores, out, unit);
                 multiply(out, scores, slot(values));
             }

@@ -56,6 +56,12 @@ struct Tile {
         const int chunk = column / kChunk ^ row / (8 / kTurns) % kTurns;
         return data + row * width + chunk * kChunk + column % kChunk;
     }
+    // The shared address `columns` to the right of one in the first two chunks of a row. Tiles
+    // begin at a multiple of 128 bytes.
+    static __device__ __forceinline__ uint32_t right_of(uint32_t address, int columns) {
+        const int chunks = columns / kChunk;
+        return (address ^ chunks % kTurns * 16) + chunks / kTurns * kTurns * 16;
+    }
 };
 
 // A tile of `rows` rows from global memory; rows from `there` on and columns from `size` on become
@@ -64,13 +70,28 @@ template <int rows, int threads, class T, int width>
 __device__ __forceinline__ void load_tile(Tile<T, width> tile, const T* from, int64_t stride,
                                           int there, int size, bool vectors) {
     if (vectors) {
-        constexpr int chunks = Tile<T, width>::kChunks;
-#pragma unroll 4
-        for (int i = threadIdx.x; i < rows * chunks; i += threads) {
-            const int row = i / chunks, column = i % chunks * Tile<T, width>::kChunk;
-            const bool inside = row < there && column < size;
-            ptx::cp_async_16(tile.at(row, column), inside ? from + row * stride + column : from,
-                             inside ? 16 : 0);
+        using To = Tile<T, width>;
+        if constexpr (threads % (8 * To::kChunks) == 0) {
+            // Each thread goes down a column of chunks, whose place is the same in all its rows.
+            constexpr int step = threads / To::kChunks;
+            const int first = threadIdx.x / To::kChunks;
+            const int column = threadIdx.x % To::kChunks * To::kChunk;
+            const T* row = from + first * stride + column;
+            T* to = tile.at(first, column);
+#pragma unroll
+            for (int i = 0; i < rows; i += step, row += step * stride) {
+                const bool inside = first + i < there && column < size;
+                ptx::cp_async_16(to + i * width, inside ? row : from, inside ? 16 : 0);
+            }
+        } else {
+            // Not unrolled, which would keep the places of all rows in registers.
+#pragma unroll 1
+            for (int i = threadIdx.x; i < rows * To::kChunks; i += threads) {
+                const int row = i / To::kChunks, column = i % To::kChunks * To::kChunk;
+                const bool inside = row < there && column < size;
+                ptx::cp_async_16(tile.at(row, column), inside ? from + row * stride + column : from,
+                                 inside ? 16 : 0);
+            }
         }
     } else {
 #pragma unroll 1
@@ -146,14 +167,17 @@ struct Sums {
 // The rows of a warp as left operand, read where they are needed.
 template <class T, int m, int width>
 struct RowsInTile {
+    static constexpr int kRowBytes = width * sizeof(T);
     Tile<T, width> tile;
     int row;  // first
 
     __device__ __forceinline__ void fragments(uint32_t (&a)[m][4], int k) const {
         const int lane = threadIdx.x % kWarp;
 #pragma unroll
-        for (int i = 0; i < m; ++i)
-            ptx::ldmatrix_x4(a[i], tile.at(row + 16 * i + lane % 16, k + lane / 16 * 8));
+        for (int i = 0; i < m; ++i) {
+            const uint32_t at = ptx::shared_address(tile.at(row + lane % 16, lane / 16 * 8));
+            ptx::ldmatrix_x4(a[i], tile.right_of(at, k) + 16 * i * kRowBytes);
+        }
     }
 };
 
@@ -178,7 +202,9 @@ struct RowsInRegisters {
 template <class Rows, int m, int columns, int width>
 __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums, const Rows& left,
                                                     Tile<nv_bf16, width> right) {
+    constexpr int row_bytes = width * sizeof(nv_bf16);
     const int lane = threadIdx.x % kWarp;
+    const uint32_t at = ptx::shared_address(right.at(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8));
 #pragma unroll
     for (int k = 0; k < width; k += 16) {
         uint32_t a[m][4];
@@ -186,7 +212,7 @@ __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums, cons
 #pragma unroll
         for (int n = 0; n < columns; n += 16) {
             uint32_t b[4];
-            ptx::ldmatrix_x4(b, right.at(n + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 8));
+            ptx::ldmatrix_x4(b, right.right_of(at, k) + n * row_bytes);
 #pragma unroll
             for (int i = 0; i < m; ++i) {
                 ptx::mma_bf16(sums.at[i][n / 8], a[i], b[0], b[1]);
@@ -232,7 +258,9 @@ __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums,
 template <int m, int inner, int width>
 __device__ __forceinline__ void multiply(Sums<m, width>& sums, const Sums<m, inner>& left,
                                          Tile<nv_bf16, width> right) {
+    constexpr int row_bytes = width * sizeof(nv_bf16);
     const int lane = threadIdx.x % kWarp;
+    const uint32_t at = ptx::shared_address(right.at(lane % 16, lane / 16 * 8));
 #pragma unroll
     for (int k = 0; k < inner; k += 16) {
         uint32_t a[m][4];
@@ -246,7 +274,7 @@ __device__ __forceinline__ void multiply(Sums<m, width>& sums, const Sums<m, inn
 #pragma unroll
         for (int n = 0; n < width; n += 16) {
             uint32_t b[4];
-            ptx::ldmatrix_x4_trans(b, right.at(k + lane % 16, n + lane / 16 * 8));
+            ptx::ldmatrix_x4_trans(b, right.right_of(at, n) + k * row_bytes);
 #pragma unroll
             for (int i = 0; i < m; ++i) {
                 ptx::mma_bf16(sums.at[i][n / 8], a[i], b[0], b[1]);
@@ -342,12 +370,15 @@ template <class T, class Op>
 HeadLayout layout_of(const Op& op) {
     FOMOE_CHECK(op.scale > 0, Op::name, ": scale ", op.scale);
     const int64_t Dh = op.head_size();
+    const bool aligned = std::apply(
+        [](const auto&... x) { return ((reinterpret_cast<uintptr_t>(x.data) % 16 == 0) && ...); },
+        Op::computed(op));
     return {.begin = data_of<int32_t>(op.begin),
             .T = static_cast<int>(op.qkv.shape[0] / op.sequences),
             .heads = op.heads,
             .kv_heads = op.kv_heads,
             .head_size = static_cast<int>(Dh),
-            .vectors = Dh * int64_t{sizeof(T)} % 16 == 0};
+            .vectors = aligned && Dh * int64_t{sizeof(T)} % 16 == 0};
 }
 
 inline unsigned grid_of(int64_t blocks) {

@@ -113,7 +113,7 @@ struct Gradient {
 };
 
 // Rows on their way at once.
-constexpr int kRows = 8;
+constexpr int kRows = 16;
 
 // A warp takes a chunk of a word's row.
 template <class T, int width>

@@ -38,7 +38,7 @@ __device__ __forceinline__ void hidden_tile(const Hidden<T>& op, RowTile to, int
     const float* tile = multiply<T, rows, Along::depth, Along::depth, vectors>(
         shared, {a, to.begin}, {b, first, span, op.F}, op.D);
 
-    constexpr int width = vectors ? kPiece<T> : 1;
+    constexpr int width = vectors ? kWide<T> : 1;
     const int pieces = span / width;
     for (int i = threadIdx.x; i < to.rows * pieces; i += kTileThreads) {
         const int row = i / pieces, column = i % pieces * width;

@@ -68,7 +68,7 @@ __device__ __forceinline__ void dhidden_tile(const DHidden<T>& op, RowTile to, i
     const float* tile = multiply<T, rows, Along::depth, Along::span, vectors>(shared, {a, to.begin},
                                                                               {b, first}, op.D);
 
-    constexpr int width = vectors ? kPiece<T> : 1;
+    constexpr int width = vectors ? kWide<T> : 1;
     constexpr int kLanes = vectors ? kTileColumns / width : kWarp;  // of a row
     const int lane = threadIdx.x % kLanes;
     for (int i = threadIdx.x / kLanes; i < rows; i += kTileThreads / kLanes) {

@@ -85,8 +85,8 @@ __device__ __forceinline__ float* multiply(char* shared, TileLoader<T, rows, a_a
     // Tiles behind the last are filled with 0, which costs less than a branch.
     const auto load = [&](int step) {
         if (vectors || step < steps) {
-            a.load(a_tile(step), step * kDepth<T>);
-            b.load(b_tile(step), step * kDepth<T>);
+            a.load(a_tile(step));
+            b.load(b_tile(step));
         }
         ptx::cp_async_commit();
     };

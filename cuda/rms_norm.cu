@@ -93,13 +93,20 @@ struct NormBackward {
     int64_t N, D;
 };
 
+// Blocks that fit on a multiprocessor in the backward pass, and their threads.
+template <int row_threads>
+constexpr int kBlocks = row_threads == kWarp ? 3 : 2;
+template <int row_threads>
+constexpr int kBlockThreads = row_threads == kWarp ? 128 : row_threads;
+
 // A block takes every gridDim.x-th group of rows, at least one. A thread has the same columns of
 // all its rows: it sums their dweight in registers, and behind the kept ones in its block's partial
 // sums.
 template <class T, int width, int row_threads>
-__global__ void __launch_bounds__(kThreads, 2) rms_norm_backward(const NormBackward<T> a) {
+__global__ void __launch_bounds__(kBlockThreads<row_threads>, kBlocks<row_threads>)
+    rms_norm_backward(const NormBackward<T> a) {
     using Piece = Vec<T, width>;
-    constexpr int kRows = kThreads / row_threads, kStep = row_threads * width;
+    constexpr int kRows = kBlockThreads<row_threads> / row_threads, kStep = row_threads * width;
     const int64_t first = threadIdx.x % row_threads * width;
     const int group = threadIdx.x / row_threads;
     float* partial = a.partial + blockIdx.x * a.D;
@@ -171,7 +178,8 @@ __global__ void __launch_bounds__(kThreads, 2) rms_norm_backward(const NormBackw
             }
             __syncthreads();
         }
-        for (int64_t d = threadIdx.x; d < a.D; d += kThreads) partial[d] = sums[d];
+        for (int64_t d = threadIdx.x; d < a.D; d += kBlockThreads<row_threads>)
+            partial[d] = sums[d];
     } else {
 #pragma unroll
         for (int i = 0; i < kKept; ++i)
@@ -223,14 +231,19 @@ void CudaBackend::execute(const RmsNormBackward& op, Queue queue) {
                           .D = D};
         const bool wide = fits_wide<T>(D, {a.dx, a.dy, a.dsum, a.sum, a.weight});
         with_width<T>(wide, [&]<int width>() {
-            const bool by_warp = fits_warp<width>(D);
-            const int64_t groups = by_warp ? ceil_div<int64_t>(N, kThreads / kWarp) : N;
-            const int blocks = static_cast<int>(std::min<int64_t>(groups, 2 * s.multiprocessors));
-            a.partial = s.scratch.take<float>(blocks * D);
-            if (by_warp)
-                rms_norm_backward<T, width, kWarp><<<blocks, kThreads, 0, s.stream>>>(a);
+            int blocks = 0;
+            const auto launch = [&]<int row_threads>() {
+                constexpr int threads = kBlockThreads<row_threads>;
+                const int64_t groups = ceil_div<int64_t>(N, threads / row_threads);
+                blocks = static_cast<int>(
+                    std::min<int64_t>(groups, kBlocks<row_threads> * s.multiprocessors));
+                a.partial = s.scratch.take<float>(blocks * D);
+                rms_norm_backward<T, width, row_threads><<<blocks, threads, 0, s.stream>>>(a);
+            };
+            if (fits_warp<width>(D))
+                launch.template operator()<kWarp>();
             else
-                rms_norm_backward<T, width, kThreads><<<blocks, kThreads, 0, s.stream>>>(a);
+                launch.template operator()<kThreads>();
             check_launch("rms_norm_backward");
             add_columns({.sum = data_of<float>(op.dweight),
                          .partial = a.partial,

@@ -33,7 +33,7 @@ __device__ __forceinline__ float squares_of(const T* x) {
 template <int width, class T>
 __device__ void norm_heads(const Rotation<T>& a, int64_t n, const T* x, float* of_head) {
     const HeadParts& h = a.head;
-    const int lane = threadIdx.x % h.lanes, heads = h.heads + h.kv_heads;
+    const int lane = threadIdx.x % h.lanes, heads = h.normed_heads();
     for (int first = 0; first < heads; first += kRopeThreads / h.lanes) {
         const int head = first + threadIdx.x / h.lanes;
         float squares = 0;
@@ -56,20 +56,20 @@ __device__ float norm_all(const T* x, int64_t size, float eps) {
 }
 
 template <class T, int width, QkNormMode mode>
-__global__ void __launch_bounds__(kRopeThreads) rope(const Rotation<T> a) {
+__global__ void __launch_bounds__(kRopeThreads, 6) rope(const Rotation<T> a) {
     extern __shared__ double memory[];
     const HeadParts& h = a.head;
     RopeTables tables(memory, h);
-    tables.fill_frequencies(h.pairs, a.log2_theta);
+    tables.fill_frequencies(a.log2_theta);
     __syncthreads();
     const int64_t row = h.row_size();
-    int half = 0;
-    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x, half = 1 - half) {
+    int place = 0;
+    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x, place = 1 - place) {
         const T* x = a.x + n * row;
         T* y = a.y + n * row;
-        tables.fill_turn(half, h.pairs, a.position[n]);
+        tables.fill_turn(place, a.position[n]);
         float q_rstd = 1, k_rstd = 1;
-        if constexpr (mode == QkNormMode::head) norm_heads<width>(a, n, x, tables.of_head[half]);
+        if constexpr (mode == QkNormMode::head) norm_heads<width>(a, n, x, tables.of_head(place));
         if constexpr (mode == QkNormMode::full) {
             const int64_t q_size = int64_t{h.heads} * h.head_size;
             q_rstd = norm_all<width>(x, q_size, a.eps);
@@ -81,13 +81,13 @@ __global__ void __launch_bounds__(kRopeThreads) rope(const Rotation<T> a) {
         }
         __syncthreads();
 
-        const float *sine = tables.turn[half], *cosine = sine + h.pairs;
-        const int heads = h.heads + h.kv_heads;
+        const float *sine = tables.sine(place), *cosine = sine + h.pairs;
+        const int heads = h.normed_heads();
         for (int i = threadIdx.x; i < heads * h.items; i += kRopeThreads) {
             const int head = i / h.items, item = i - head * h.items;
             const float* weight = head_weight<mode>(h, head, a.q_weight, a.k_weight);
             float rstd = head < h.heads ? q_rstd : k_rstd;
-            if constexpr (mode == QkNormMode::head) rstd = tables.of_head[half][head];
+            if constexpr (mode == QkNormMode::head) rstd = tables.of_head(place)[head];
             const T* from = x + int64_t{head} * h.head_size;
             T* to = y + int64_t{head} * h.head_size;
             const auto normalised = [&](float(&v)[width], int d) {

@@ -19,7 +19,7 @@ struct HeadParts {
     int pair_items, items;
     int lanes;  // the power of 2 of threads that sum over a head together, at most a warp
 
-    int rotated_heads() const { return heads + kv_heads; }
+    __host__ __device__ int normed_heads() const { return heads + kv_heads; }
     __host__ __device__ int64_t row_size() const {
         return int64_t{heads + 2 * kv_heads} * head_size;
     }
@@ -45,31 +45,33 @@ bool rope_fits_wide(const AnyRope& op, std::initializer_list<const void*> data) 
     return op.rotary_size / 2 % kWide<T> == 0 && fits_wide<T>(op.head_size(), data);
 }
 
-// A block's shared memory.
+// A block's shared memory. Tokens take turns with two places, named by 0 and 1.
 struct RopeTables {
     double* frequency;  // (pairs), theta^(-2 i / rotary_size)
-    float* turn[2];     // (2, pairs), sine and cosine of a token; tokens take turns
-    float* of_head[2];  // (A + KV) of a token
+    float* turns;       // (2, 2, pairs), sine and cosine of a token
+    float* of_heads;    // (2, A + KV), of a token
     float* sums;        // what lies behind
+    int pairs, heads;
 
     static int64_t bytes(const HeadParts& h) {
         return h.pairs * int64_t{sizeof(double) + 4 * sizeof(float)} +
-               2 * (h.heads + h.kv_heads) * int64_t{sizeof(float)};
+               2 * h.normed_heads() * int64_t{sizeof(float)};
     }
-    __device__ RopeTables(void* memory, const HeadParts& h) {
-        frequency = static_cast<double*>(memory);
-        turn[0] = reinterpret_cast<float*>(frequency + h.pairs);
-        turn[1] = turn[0] + 2 * h.pairs;
-        of_head[0] = turn[1] + 2 * h.pairs;
-        of_head[1] = of_head[0] + h.heads + h.kv_heads;
-        sums = of_head[1] + h.heads + h.kv_heads;
+    __device__ RopeTables(double* memory, const HeadParts& h)
+        : frequency(memory), pairs(h.pairs), heads(h.normed_heads()) {
+        turns = reinterpret_cast<float*>(frequency + pairs);
+        of_heads = turns + 4 * pairs;
+        sums = of_heads + 2 * heads;
     }
-    __device__ void fill_frequencies(int pairs, double log2_theta) {
+    __device__ float* sine(int place) const { return turns + place * 2 * pairs; }
+    __device__ float* of_head(int place) const { return of_heads + place * heads; }
+    __device__ void fill_frequencies(double log2_theta) const {
         for (int i = threadIdx.x; i < pairs; i += kRopeThreads)
             frequency[i] = exp2(-log2_theta * i / pairs);
     }
     // The angle is reduced to a quarter turn in f64; the series are good to 1e-7 there.
-    __device__ void fill_turn(int half, int pairs, double position) {
+    __device__ void fill_turn(int place, double position) const {
+        float *sines = sine(place), *cosines = sines + pairs;
         constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
         constexpr double kQuarter = 1.5707963267948966;
         for (int i = threadIdx.x; i < pairs; i += kRopeThreads) {
@@ -85,8 +87,8 @@ struct RopeTables {
                                 (4.166664568298827e-2f +
                                  r2 * (-1.388731625493765e-3f + r2 * 2.443315711809948e-5f));
             const bool swapped = quarter & 1;
-            turn[half][i] = (quarter & 2 ? -1.0f : 1.0f) * (swapped ? c : s);
-            turn[half][pairs + i] = ((quarter + 1) & 2 ? -1.0f : 1.0f) * (swapped ? s : c);
+            sines[i] = (quarter & 2 ? -1.0f : 1.0f) * (swapped ? c : s);
+            cosines[i] = ((quarter + 1) & 2 ? -1.0f : 1.0f) * (swapped ? s : c);
         }
     }
 };

@@ -73,26 +73,26 @@ __device__ __forceinline__ float dot_of(const Item<width>& item, const T* x, con
 }
 
 template <class T, int width, QkNormMode mode>
-__global__ void __launch_bounds__(kRopeThreads) rope_backward(const RotationBackward<T> a) {
+__global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationBackward<T> a) {
     constexpr bool kNorm = mode != QkNormMode::none;
     extern __shared__ double memory[];
     const HeadParts& h = a.head;
     RopeTables tables(memory, h);
-    const int heads = h.heads + h.kv_heads, Dh = h.head_size;
+    const int heads = h.normed_heads(), Dh = h.head_size;
     // Each element belongs to one thread, that of its item.
     float* sums = a.sums ? a.sums + int64_t{blockIdx.x} * heads * Dh : tables.sums;
     if constexpr (kNorm)
         for (int i = threadIdx.x; i < heads * Dh; i += kRopeThreads) sums[i] = 0;
-    tables.fill_frequencies(h.pairs, a.log2_theta);
+    tables.fill_frequencies(a.log2_theta);
     __syncthreads();
     const int64_t row = h.row_size();
-    int half = 0;
-    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x, half = 1 - half) {
+    int place = 0;
+    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x, place = 1 - place) {
         const T *dy = a.dy + n * row, *x = a.x + n * row;
         T* dx = a.dx + n * row;
-        tables.fill_turn(half, h.pairs, a.position[n]);
+        tables.fill_turn(place, a.position[n]);
         __syncthreads();
-        const float* sine = tables.turn[half];
+        const float* sine = tables.sine(place);
 
         // Sums over what was normalised together.
         float q_dot = 0, k_dot = 0;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kRopeThreads) rope_backward(const RotationBack
                     dot += dot_of(turned_back<width>(h, item, dy + int64_t{head} * Dh, sine),
                                   x + int64_t{head} * Dh, weight);
                 dot = group_sum(dot, h.lanes);
-                if (lane == 0 && head < heads) tables.of_head[half][head] = dot;
+                if (lane == 0 && head < heads) tables.of_head(place)[head] = dot;
             }
             __syncthreads();
         }
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kRopeThreads) rope_backward(const RotationBack
                 float rstd, along;
                 if constexpr (mode == QkNormMode::head) {
                     rstd = a.rstd[n * heads + head];
-                    along = tables.of_head[half][head] / Dh;
+                    along = tables.of_head(place)[head] / Dh;
                 } else {
                     rstd = a.rstd[n * 2 + (is_query ? 0 : 1)];
                     along = (is_query ? q_dot / h.heads : k_dot / h.kv_heads) / Dh;
@@ -201,7 +201,7 @@ void CudaBackend::execute(const RopeBackward& op, Queue queue) {
         const bool wide = rope_fits_wide<T>(op, {a.dx, a.dy, a.x, a.q_weight, a.k_weight});
         with_width<T>(wide, [&]<int width>() {
             a.head = head_parts(op, width);
-            const int64_t sums = norm ? int64_t{a.head.rotated_heads()} * a.head.head_size : 0;
+            const int64_t sums = norm ? int64_t{a.head.normed_heads()} * a.head.head_size : 0;
             int64_t shared = RopeTables::bytes(a.head);
             const bool sums_shared = shared + sums * 4 <= kLargestShared;
             if (sums_shared) shared += sums * 4;

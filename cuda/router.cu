@@ -5,7 +5,7 @@ namespace fomoe {
 namespace {
 
 // Tokens of a sequence that a block takes, and whose statistics are summed in f32.
-constexpr int kTokens = 64;
+constexpr int kTokens = 32;
 
 struct Routing {
     float* gate;              // (N, K)
@@ -169,16 +169,26 @@ struct Statistics {
     int64_t columns;  // B (2 E + 2)
 };
 
-// A thread a number: over the blocks of a sequence in order.
-__global__ void __launch_bounds__(kRouterThreads) sum_statistics(const Statistics a) {
-    const int64_t column = int64_t{blockIdx.x} * kRouterThreads + threadIdx.x;
-    if (column >= a.columns) return;
+// Over the blocks of a sequence: every kGroups-th by a thread, then over the groups in order.
+constexpr int kGroups = 8;
+
+__global__ void __launch_bounds__(kGroups* kWarp) sum_statistics(const Statistics a) {
+    __shared__ double part[kGroups][kWarp];
+    const int64_t column = int64_t{blockIdx.x} * kWarp + threadIdx.x;
     const int width = 2 * a.E + 2;
     const int64_t b = column / width;
     const int i = static_cast<int>(column - b * width);
-    const float* partial = a.partial + b * a.blocks * width + i;
     double sum = 0;
-    for (int block = 0; block < a.blocks; ++block) sum += partial[int64_t{block} * width];
+    if (column < a.columns) {
+        const float* partial = a.partial + b * a.blocks * width + i;
+#pragma unroll 4
+        for (int block = threadIdx.y; block < a.blocks; block += kGroups)
+            sum += partial[int64_t{block} * width];
+    }
+    part[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= a.columns) return;
+    for (int group = 1; group < kGroups; ++group) sum += part[group][threadIdx.x];
     float* to = i < a.E        ? a.count + b * a.E + i
                 : i < 2 * a.E  ? a.mass + b * a.E + i - a.E
                 : i == 2 * a.E ? a.z + b
@@ -221,8 +231,7 @@ void CudaBackend::execute(const Router& op, Queue queue) {
                           .E = a.E,
                           .blocks = a.blocks,
                           .columns = columns};
-    sum_statistics<<<ceil_div<int64_t>(columns, kRouterThreads), kRouterThreads, 0, s.stream>>>(
-        sums);
+    sum_statistics<<<ceil_div<int64_t>(columns, kWarp), dim3(kWarp, kGroups), 0, s.stream>>>(sums);
     check_launch("sum_statistics");
 }
 

@@ -61,7 +61,7 @@ struct LogSum {
     __device__ float minus(const LogSum& other) const {
         return top - other.top + logf(sum / other.sum);
     }
-    __device__ float softmax(float logit) const { return expf(logit - top) / sum; }
+    __device__ float softmax(float logit) const { return expf(logit - top) * (1.0f / sum); }
 };
 
 // Sets of a lane's experts, a bit each.

@@ -4,14 +4,16 @@
 namespace fomoe {
 namespace {
 
-constexpr int kGroups = 8;  // of rows, each summed by threads of its own
+constexpr int kGroups = 16;  // of rows, each summed by threads of its own
 
 __global__ void __launch_bounds__(kGroups* kWarp) add_column_sums(const ColumnSums a) {
     __shared__ float part[kGroups][kWarp];
     const int64_t c = int64_t{blockIdx.x} * kWarp + threadIdx.x;
     float sum = 0;
-    if (c < a.columns)
+    if (c < a.columns) {
+#pragma unroll 4
         for (int r = threadIdx.y; r < a.rows; r += kGroups) sum += a.partial[r * a.stride + c];
+    }
     part[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y != 0 || c >= a.columns) return;

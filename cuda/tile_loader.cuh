@@ -1,7 +1,7 @@
 // How a block brings tiles of a matmul's operands into shared memory.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/rows.cuh"
 
 namespace fomoe {
 
@@ -10,8 +10,6 @@ constexpr int kPieceBytes = 16;    // what is moved at once
 constexpr int kDepthBytes = 64;    // of the summed index in a tile
 constexpr int kTileColumns = 128;  // of the result
 
-template <class T>
-constexpr int kPiece = kPieceBytes / sizeof(T);
 template <class T>
 constexpr int kDepth = kDepthBytes / sizeof(T);
 
@@ -26,7 +24,7 @@ template <class T, int span, Along along>
 struct TileLayout {
     static constexpr int kLines = along == Along::depth ? span : kDepth<T>;
     static constexpr int kPieces =
-        along == Along::depth ? kDepthBytes / kPieceBytes : span / kPiece<T>;  // of a line
+        along == Along::depth ? kDepthBytes / kPieceBytes : span / kWide<T>;  // of a line
     static constexpr int kBytes = span * kDepthBytes;
 
     static __device__ __forceinline__ int offset(int line, int piece) {
@@ -40,36 +38,36 @@ template <class T>
 struct Lines {
     const void* data;      // T, or bf16 if narrow
     const int32_t* index;  // may be null
-    int64_t stride;
+    int stride;
     int begin, end;  // the lines that there are; others count as 0
     int width;       // elements of a line that there are; others count as 0
     bool narrow;
 
     __device__ __forceinline__ const char* address(int line) const {
-        const int64_t size = narrow ? sizeof(nv_bf16) : sizeof(T);
-        return static_cast<const char*>(data) + line * stride * size;
+        const int size = narrow ? sizeof(nv_bf16) : sizeof(T);
+        return static_cast<const char*>(data) + int64_t{line} * stride * size;
     }
 };
 
-// Copies a line's elements from `column` on to shared memory, 0 where column >= width. With
+// Copies the elements of a line from `column` on to shared memory, 0 where column >= width. With
 // `vectors`, width and the address are whole pieces, and the copy is under way until it is waited
 // for.
 template <class T, bool vectors>
 __device__ __forceinline__ void copy_piece(char* to, const char* line, int column, int width,
                                            bool narrow) {
     if constexpr (vectors) {
-        ptx::cp_async_16(to, line + column * int64_t{sizeof(T)}, column < width ? kPieceBytes : 0);
+        ptx::cp_async_16(to, line + column * static_cast<int>(sizeof(T)),
+                         column < width ? kPieceBytes : 0);
     } else {
-        Vec<T, kPiece<T>> piece;
-        for (int e = 0; e < kPiece<T>; ++e) {
+#pragma unroll 4  // all at once take too many registers
+        for (int e = 0; e < kWide<T>; ++e) {
             const int i = column + e;
-            piece.at[e] = from_float<T>(0);
-            if (i >= width) continue;
-            piece.at[e] = narrow
-                              ? from_float<T>(to_float(reinterpret_cast<const nv_bf16*>(line)[i]))
-                              : reinterpret_cast<const T*>(line)[i];
+            T x = from_float<T>(0);
+            if (i < width)
+                x = narrow ? from_float<T>(to_float(reinterpret_cast<const nv_bf16*>(line)[i]))
+                           : reinterpret_cast<const T*>(line)[i];
+            reinterpret_cast<T*>(to)[e] = x;
         }
-        *reinterpret_cast<Vec<T, kPiece<T>>*>(to) = piece;
     }
 }
 
@@ -88,7 +86,7 @@ class TileLoader<T, span, Along::depth, vectors> {
 public:
     __device__ __forceinline__ TileLoader(const Lines<T>& from, int first, int half = span,
                                           int second = 0)
-        : narrow_(from.narrow) {
+        : column_(threadIdx.x % Layout::kPieces * kWide<T>), narrow_(from.narrow) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
             const int j = threadIdx.x / Layout::kPieces + i * kStep;
@@ -101,18 +99,19 @@ public:
         }
     }
 
-    __device__ __forceinline__ void load(char* tile, int depth) {
-        const int piece = threadIdx.x % Layout::kPieces;
+    __device__ __forceinline__ void load(char* tile) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i)
-            copy_piece<T, vectors>(
-                tile + Layout::offset(threadIdx.x / Layout::kPieces + i * kStep, piece), line_[i],
-                depth + piece * kPiece<T>, width_[i], narrow_);
+            copy_piece<T, vectors>(tile + Layout::offset(threadIdx.x / Layout::kPieces + i * kStep,
+                                                         threadIdx.x % Layout::kPieces),
+                                   line_[i], column_, width_[i], narrow_);
+        column_ += kDepth<T>;
     }
 
 private:
     const char* line_[kCount];
     int width_[kCount];  // 0 of a line that is not there
+    int column_;         // this thread's in the next tile
     bool narrow_;
 };
 
@@ -125,34 +124,37 @@ class TileLoader<T, span, Along::span, vectors> {
 
 public:
     __device__ __forceinline__ TileLoader(const Lines<T>& from, int first)
-        : from_(from), column_(first + threadIdx.x % Layout::kPieces * kPiece<T>) {
-        find(0);
+        : from_(from),
+          column_(first + threadIdx.x % Layout::kPieces * kWide<T>),
+          at_(from.begin + threadIdx.x / Layout::kPieces) {
+        if (column_ >= from.width) at_ = from.end;  // nothing of any line
+        find();
     }
 
-    __device__ __forceinline__ void load(char* tile, int depth) {
+    __device__ __forceinline__ void load(char* tile) {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const int j = threadIdx.x / Layout::kPieces + i * kStep;
-            copy_piece<T, vectors>(
-                tile + Layout::offset(j, threadIdx.x % Layout::kPieces), from_.address(line_[i]),
-                column_, from_.begin + depth + j < from_.end ? from_.width : 0, from_.narrow);
-        }
-        find(depth + kDepth<T>);
+        for (int i = 0; i < kCount; ++i)
+            copy_piece<T, vectors>(tile + Layout::offset(threadIdx.x / Layout::kPieces + i * kStep,
+                                                         threadIdx.x % Layout::kPieces),
+                                   from_.address(line_[i]), column_,
+                                   at_ + i * kStep < from_.end ? from_.width : 0, from_.narrow);
+        at_ += kDepth<T>;
+        find();
     }
 
 private:
     // The lines of the next load, ahead of it since their index has to come from memory.
-    __device__ __forceinline__ void find(int depth) {
+    __device__ __forceinline__ void find() {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-            const int j = threadIdx.x / Layout::kPieces + i * kStep;
-            const int line = min(from_.begin + depth + j, from_.end - 1);
+            const int line = min(at_ + i * kStep, from_.end - 1);
             line_[i] = from_.index ? from_.index[line] : line;
         }
     }
 
     Lines<T> from_;
     int column_;
+    int at_;  // this thread's first line in the next tile
     int line_[kCount];
 };
 

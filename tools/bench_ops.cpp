@@ -40,7 +40,7 @@ Op placed(Backend& backend, Op op, std::map<const void*, void*>& memory) {
         if (!x) return;
         void*& data = memory[x.data];
         if (!data) {
-            data = backend.allocate(x.bytes());
+            data = backend.allocate(x.bytes(), "an operand");
             backend.copy_from_host({data, x.dtype, x.shape}, x.data);
         }
         x.data = data;

@@ -35,7 +35,7 @@ HOMES = [
     (r"yaml-cpp/", ["src/config/"]),
     (r"CLI/", ["src/apps/", "tools/"]),
     (r"spdlog/", ["src/base/log.cpp"]),
-    (r"(oneapi/)?dnnl|oneapi/", ["src/ops/cpu/"]),
+    (r"(oneapi/)?dnnl|oneapi/", ["src/ops/cpu/", "tests/cudaemu/blas/"]),
     (r"catch2/", ["tests/"]),
     (r"(cuda|cublas|nccl|nvml|curand|cudnn|cub/|cutlass/|mma\.h)", ["cuda/", "tests/cudaemu/"]),
 ]

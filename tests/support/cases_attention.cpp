@@ -13,6 +13,7 @@ struct RopeShape {
     QkNormMode mode = QkNormMode::none;
     bool in_place = false;
     float theta = 10000.0f;
+    int64_t positions = 97;
 };
 
 std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
@@ -31,6 +32,13 @@ std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
         {"full_norm", Size::small, {5, 3, 3, 6, 6, full}},
         {"full_norm_one_key", Size::small, {9, 4, 1, 10, 4, full}},
         {"full_norm_in_place_backward", Size::small, {6, 4, 2, 8, 4, full, true, 500.0f}},
+        {"far_positions", Size::small, {9, 2, 1, 16, 16, none, false, 10000.0f, 1 << 20}},
+        {"head_norm_whole_vectors", Size::small, {5, 3, 1, 32, 16, head}},
+        {"full_norm_whole_vectors", Size::small, {3, 2, 2, 24, 16, full, false, 5e5f}},
+        {"many_heads", Size::typical, {2, 36, 18, 48, 48, head}},
+        {"large_heads", Size::typical, {3, 2, 1, 256, 128, head}},
+        {"large_odd_heads", Size::typical, {3, 2, 1, 251, 202, full}},
+        {"more_heads_than_shared_memory", Size::typical, {2, 160, 40, 128, 128, head}},
         {"typical", Size::typical, {256, 8, 4, 32, 32, none, true}},
         {"typical_head_norm", Size::typical, {256, 8, 4, 32, 16, head}},
         {"typical_full_norm", Size::typical, {256, 8, 8, 32, 32, full}},
@@ -56,7 +64,7 @@ Rope rope(Pool& pool, RopeShape s) {
         op.q_weight = pool.normal(Shape(by_head ? Dh : A * Dh), 0.5f, 1.0f);
         op.k_weight = pool.normal(Shape(by_head ? Dh : KV * Dh), 0.5f, 1.0f);
     }
-    op.position = pool.integers(Shape(s.N), 0, 97);
+    op.position = pool.integers(Shape(s.N), 0, s.positions);
     op.heads = s.heads;
     op.kv_heads = s.kv_heads;
     op.rotary_size = s.rotary_size;

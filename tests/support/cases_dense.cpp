@@ -7,6 +7,7 @@ namespace {
 
 struct EmbeddingShape {
     int64_t N, V, D;
+    bool ends = false;  // the first and the last word alone, in turn
 };
 
 std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
@@ -15,10 +16,22 @@ std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
         {"odd", Size::small, {13, 7, 5}},
         {"few_tokens", Size::small, {3, 101, 33}},
         {"one_word", Size::small, {29, 1, 19}},
+        {"ends", Size::small, {37, 301, 8, true}},
+        {"often", Size::small, {419, 3, 4}},
+        {"two_words_often", Size::typical, {2307, 2, 12}},
+        {"often_and_seldom", Size::typical, {1500, 9, 136}},
+        {"wide_rows", Size::typical, {5, 3, 1160}},
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
         {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
     };
+}
+
+Tensor tokens(Pool& pool, EmbeddingShape s) {
+    const Tensor token = pool.integers(Shape(s.N), 0, s.V);
+    for (int64_t n = 0; s.ends && n < s.N; ++n)
+        token.as<int32_t>()[n] = n % 2 ? 0 : static_cast<int32_t>(s.V - 1);
+    return token;
 }
 
 struct NormShape {
@@ -69,16 +82,26 @@ std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
         {"odd_in_place", Size::small, {11, 29, true, true}},
         {"wide_in_place", Size::small, {5, 131, true, true}},
         {"large_values", Size::small, {3, 17, true, false, 1e-5f, 1e3f}},
+        {"whole_vectors", Size::small, {19, 40, true}},
+        {"column", Size::small, {35, 1, true, true}},
+        {"whole_warp", Size::typical, {9, 1024, true}},
+        {"beyond_a_warp", Size::typical, {5, 1032, true, true}},
+        {"beyond_a_block_odd", Size::typical, {3, 1031, true}},
+        {"beyond_a_block", Size::typical, {7, 8200, true, true}},
         {"typical", Size::typical, {512, 256, true, true}},
         {"N2048_D512", Size::bench, {2048, 512, true, true}},
         {"N4096_D256", Size::bench, {4096, 256, true, true}},
     };
 }
 
+// Which of the weight and y are f32 where x is bf16.
+enum class Wider { none, weight_and_y, y };
+
 struct LinearShape {
     int64_t N, I, O;
     bool accumulate = false;
     bool dx = true;
+    Wider wider = Wider::none;  // with `none`, x is f32 too
 };
 
 std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
@@ -98,6 +121,12 @@ std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
         {"wide_and_deep", Size::typical, {71, 523, 541}},
         {"deep", Size::typical, {37, 1031, 67, true}},
         {"long", Size::typical, {1031, 67, 71, true}},
+        {"f32_weight", Size::typical, {37, 48, 16, false, true, Wider::weight_and_y}},
+        {"f32_weight_accumulate", Size::typical, {23, 29, 17, true, true, Wider::weight_and_y}},
+        {"f32_weight_only", Size::typical, {23, 29, 17, false, false, Wider::weight_and_y}},
+        {"f32_weight_long", Size::typical, {8209, 3, 5, true, true, Wider::weight_and_y}},
+        {"f32_result", Size::typical, {37, 48, 16, false, true, Wider::y}},
+        {"f32_result_accumulate", Size::typical, {23, 29, 17, true, true, Wider::y}},
         {"qkv_N2048_D512", Size::bench, {2048, 512, 1536}},
         {"out_N2048_D512_accumulate", Size::bench, {2048, 512, 512, true}},
         {"router_N2048_E16", Size::bench, {2048, 512, 16}},
@@ -127,6 +156,10 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"long_and_wide", Size::typical, {521, 12, 2003, true, 6}},
         {"wide_vocabulary", Size::typical, {67, 20, 5003, true, 5}},
         {"wider_vocabulary_loss_only", Size::typical, {9, 12, 32003, false, 5}},
+        {"very_long", Size::typical, {4163, 2, 3, true, 7}},
+        {"very_long_loss_only", Size::typical, {4163, 2, 3, false, 7}},
+        {"one_word", Size::small, {3, 5, 1}},
+        {"row_of_2052", Size::typical, {3, 8, 2052}},
         {"N2048_D512_V32000", Size::bench, {2048, 512, 32000}},
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
@@ -154,6 +187,7 @@ struct ActivateShape {
     int64_t N, F;
     Activation activation = Activation::swiglu;
     bool in_place = false;
+    float deviation = 2.0f;
 };
 
 std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
@@ -166,6 +200,11 @@ std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
         {"gelu", Size::small, {5, 29, Activation::gelu}},
         {"gelu_in_place", Size::small, {3, 17, Activation::gelu, true}},
         {"relu_in_place", Size::small, {3, 17, Activation::relu, true}},
+        {"swiglu_whole_vectors", Size::small, {3, 24}},
+        {"gelu_long_rows", Size::small, {2, 139, Activation::gelu}},
+        {"swiglu_large_values", Size::small, {5, 16, Activation::swiglu, true, 60.0f}},
+        {"gelu_large_values", Size::small, {5, 16, Activation::gelu, false, 60.0f}},
+        {"swiglu_long_rows", Size::typical, {3, 1304}},
         {"typical_swiglu", Size::typical, {512, 192}},
         {"typical_gelu", Size::typical, {512, 192, Activation::gelu, true}},
         {"swiglu_N2048_F768", Size::bench, {2048, 768}},
@@ -209,13 +248,22 @@ std::vector<Case<Op>> from_table(const Table& table, Build build, double bound =
     return made;
 }
 
+// Where x is bf16, some outputs are, or their operands are rounded.
+template <class Op, class Build>
+std::vector<Case<Op>> from_linear_table(Build build) {
+    std::vector<Case<Op>> made = from_table<Op>(linear_shapes(), build);
+    for (size_t i = 0; i < made.size(); ++i)
+        if (std::get<2>(linear_shapes()[i]).wider != Wider::none) made[i].bound = 2e-5;
+    return made;
+}
+
 }  // namespace
 
 template <>
 std::vector<Case<Embedding>> cases() {
     return from_table<Embedding>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
         return Embedding{.y = pool.blank(Shape(s.N, s.D)),
-                         .token = pool.integers(Shape(s.N), 0, s.V),
+                         .token = tokens(pool, s),
                          .weight = pool.normal(Shape(s.V, s.D))};
     });
 }
@@ -225,7 +273,7 @@ std::vector<Case<EmbeddingBackward>> cases() {
     return from_table<EmbeddingBackward>(embedding_shapes(), [](Pool& pool, EmbeddingShape s) {
         return EmbeddingBackward{.dweight = pool.normal(Shape(s.V, s.D)),
                                  .dy = pool.normal(Shape(s.N, s.D)),
-                                 .token = pool.integers(Shape(s.N), 0, s.V)};
+                                 .token = tokens(pool, s)};
     });
 }
 
@@ -251,18 +299,21 @@ std::vector<Case<RmsNormBackward>> cases() {
 
 template <>
 std::vector<Case<Linear>> cases() {
-    return from_table<Linear>(linear_shapes(), [](Pool& pool, LinearShape s) {
+    return from_linear_table<Linear>([](Pool& pool, LinearShape s) {
         const Shape out(s.N, s.O);
-        return Linear{.y = s.accumulate ? pool.normal(out) : pool.blank(out),
-                      .x = pool.normal(Shape(s.N, s.I)),
-                      .weight = pool.normal(Shape(s.O, s.I)),
-                      .accumulate = s.accumulate};
+        Linear op{.y = s.accumulate ? pool.normal(out) : pool.blank(out),
+                  .x = pool.normal(Shape(s.N, s.I)),
+                  .weight = pool.normal(Shape(s.O, s.I)),
+                  .accumulate = s.accumulate};
+        if (s.wider != Wider::none) op.x = pool.rounded(op.x);
+        if (s.wider == Wider::y) op.weight = pool.rounded(op.weight);
+        return op;
     });
 }
 
 template <>
 std::vector<Case<LinearBackward>> cases() {
-    return from_table<LinearBackward>(linear_shapes(), [](Pool& pool, LinearShape s) {
+    return from_linear_table<LinearBackward>([](Pool& pool, LinearShape s) {
         LinearBackward op;
         if (s.dx) op.dx = s.accumulate ? pool.normal(Shape(s.N, s.I)) : pool.blank(Shape(s.N, s.I));
         op.dweight = pool.normal(Shape(s.O, s.I));
@@ -270,6 +321,11 @@ std::vector<Case<LinearBackward>> cases() {
         op.x = pool.normal(Shape(s.N, s.I));
         op.weight = pool.normal(Shape(s.O, s.I));
         op.accumulate_dx = s.accumulate;
+        if (s.wider != Wider::none) {
+            op.x = pool.rounded(op.x);
+            if (op.dx) op.dx = pool.rounded(op.dx);
+        }
+        if (s.wider == Wider::y) op.weight = pool.rounded(op.weight);
         return op;
     });
 }
@@ -282,9 +338,10 @@ std::vector<Case<LinearCrossEntropy>> cases() {
 template <>
 std::vector<Case<Activate>> cases() {
     return from_table<Activate>(activate_shapes(), [](Pool& pool, ActivateShape s) {
-        return Activate{.y = pool.blank(Shape(s.N, s.F)),
-                        .hidden = pool.normal(Shape(s.N, matrices_in(s.activation) * s.F), 2.0f),
-                        .activation = s.activation};
+        return Activate{
+            .y = pool.blank(Shape(s.N, s.F)),
+            .hidden = pool.normal(Shape(s.N, matrices_in(s.activation) * s.F), s.deviation),
+            .activation = s.activation};
     });
 }
 
@@ -292,7 +349,7 @@ template <>
 std::vector<Case<ActivateBackward>> cases() {
     return from_table<ActivateBackward>(activate_shapes(), [](Pool& pool, ActivateShape s) {
         const Shape wide(s.N, matrices_in(s.activation) * s.F);
-        const Tensor hidden = pool.normal(wide, 2.0f);
+        const Tensor hidden = pool.normal(wide, s.deviation);
         return ActivateBackward{.dhidden = s.in_place ? hidden : pool.blank(wide),
                                 .dy = pool.normal(Shape(s.N, s.F)),
                                 .hidden = hidden,
@@ -309,6 +366,8 @@ std::vector<Case<AdamW>> cases() {
         {"later_step", Size::small, {1009, 1000, 0.01f, 0.125f}},
         {"no_gradient", Size::small, {67, 3, 0.1f, 1.0f, true}},
         {"odd_with_copy", Size::small, {211, 5, 0.1f, 0.5f, false, true}},
+        {"scaled_to_nothing", Size::small, {67, 3, 0.1f, 0.0f}},
+        {"told_to_skip", Size::small, {67, 3, 0.1f, -1.0f}},
         {"typical", Size::typical, {100003, 7}},
         {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},

@@ -1,6 +1,7 @@
 // Cases of the experts and of the movement of tokens.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "support/cases.h"
 #include "support/reference.h"
@@ -38,15 +39,37 @@ Tensor slots(Pool& pool, int64_t N, int64_t K, int64_t R, Split split) {
     return slot;
 }
 
+// One choice for each token, so many of each slot, well mixed.
+Tensor slots(Pool& pool, const std::vector<int64_t>& counts) {
+    std::vector<int32_t> sorted;
+    for (size_t s = 0; s < counts.size(); ++s)
+        sorted.insert(sorted.end(), counts[s], static_cast<int32_t>(s));
+    const int64_t N = std::ssize(sorted);
+    std::vector<int32_t> mixed;
+    for (int64_t n = 0; n < N; ++n) mixed.push_back(sorted[n * 101 % N]);  // 101 is prime
+    return pool.from<int32_t>(mixed, Shape(N, 1));
+}
+
 struct ExpertsShape {
     int64_t N, D, K, R;
     int d_expert;
     Activation activation = Activation::swiglu;
     Split split = Split::even;
-    int64_t spare_rows = 0;  // of hidden and choice beyond N K
-    int64_t frozen = 0;      // of the R
-    bool dweights = true;    // wanted
+    int64_t spare_rows = 0;            // of hidden and choice beyond N K
+    int64_t frozen = 0;                // of the R
+    bool dweights = true;              // wanted
+    int64_t gap = 16, frozen_gap = 3;  // elements before each expert
+    std::vector<int64_t> counts = {};  // choices of each slot instead of `split`
 };
+
+// K = 1, and as many tokens and residents as the counts say.
+ExpertsShape counted(std::vector<int64_t> counts, int64_t D, int d_expert,
+                     Activation activation = Activation::swiglu) {
+    ExpertsShape shape{0, D, 1, std::ssize(counts), d_expert, activation};
+    for (int64_t count : counts) shape.N += count;
+    shape.counts = std::move(counts);
+    return shape;
+}
 
 std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
     const auto swiglu = Activation::swiglu, silu = Activation::silu, relu = Activation::relu,
@@ -79,7 +102,25 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
         {"no_token_frozen", Size::small, {0, 5, 2, 3, 3, swiglu, Split::even, 4, 2}},
         {"no_dweights", Size::small, {17, 11, 2, 5, 7, swiglu, Split::some_absent, 3, 0, false}},
         {"frozen_no_dweights", Size::small, {13, 9, 2, 5, 3, gelu, Split::even, 0, 2, false}},
+        {"rows_at_tile_edges", Size::small, counted({63, 0, 64, 65, 129}, 8, 8)},
+        {"rows_of_a_long_expert", Size::small, counted({257}, 8, 8, silu)},
+        {"whole_pieces", Size::small, {13, 24, 2, 3, 40}},
+        {"whole_pieces_weights_apart",
+         Size::small,
+         {13, 24, 2, 3, 40, swiglu, Split::even, 0, 1, true, 5, 5}},
+        {"wide_hidden", Size::small, {9, 16, 2, 2, 72}},
+        {"wide_input_frozen",
+         Size::small,
+         {5, 136, 2, 2, 16, gelu, Split::even, 0, 1, true, 16, 8}},
+        {"top_8", Size::small, {7, 8, 8, 16, 8, swiglu, Split::some_absent}},
+        {"64_experts", Size::small, {5, 8, 2, 64, 8}},
+        {"300_experts", Size::small, {4, 3, 2, 300, 2, relu}},
         {"typical", Size::typical, {256, 64, 2, 8, 48}},
+        {"D33_F136", Size::typical, {150, 33, 2, 3, 136}},
+        {"D136_F33", Size::typical, {150, 136, 2, 3, 33, silu}},
+        {"D136_F136", Size::typical, {141, 136, 2, 3, 136}},
+        {"D40_F64_all_on_one", Size::typical, {300, 40, 2, 1, 64, gelu, Split::all_on_one}},
+        {"D64_F40_long", Size::typical, counted({127, 0, 385, 128, 640}, 64, 40)},
         {"typical_skip", Size::typical, {257, 65, 2, 8, 33, swiglu, Split::some_absent}},
         {"typical_gelu", Size::typical, {256, 64, 2, 4, 128, gelu}},
         {"long", Size::typical, {389, 33, 2, 5, 23, swiglu, Split::some_absent}},
@@ -113,24 +154,24 @@ ExpertsForward experts_forward(Pool& pool, ExpertsShape s) {
     op.choice = pool.blank(Shape(M), DType::i32);
     op.offset = pool.blank(Shape(s.R + 1), DType::i32);
     op.x = pool.normal(Shape(s.N, s.D));
-    op.slot = slots(pool, s.N, s.K, s.R, s.split);
+    op.slot = s.counts.empty() ? slots(pool, s.N, s.K, s.R, s.split) : slots(pool, s.counts);
     op.gate = pool.normal(Shape(s.N, s.K), 0.3f, 0.7f);
     op.activation = s.activation;
     op.d_expert = s.d_expert;
 
-    // Experts lie in falling order, with a gap before each: of 16 elements, of 3 between the
-    // frozen.
+    // Experts lie in falling order, with a gap before each.
     std::vector<int64_t> offsets;
     const int64_t residents = s.R - s.frozen;
     for (int64_t r = 0; r < residents; ++r)
-        offsets.push_back(16 + (residents - 1 - r) * (expert_size + 16));
+        offsets.push_back(s.gap + (residents - 1 - r) * (expert_size + s.gap));
     for (int64_t r = 0; r < s.frozen; ++r)
-        offsets.push_back(3 + (s.frozen - 1 - r) * (expert_size + 3));
+        offsets.push_back(s.frozen_gap + (s.frozen - 1 - r) * (expert_size + s.frozen_gap));
     op.expert_offset = pool.from<int64_t>(offsets);
     const float deviation = 1.5f / std::sqrt(float(s.D));
-    op.weights = pool.normal(Shape(residents * (expert_size + 16)), deviation);
+    op.weights = pool.normal(Shape(residents * (expert_size + s.gap)), deviation);
     op.n_frozen = static_cast<int>(s.frozen);
-    if (s.frozen) op.frozen = pool.normal_bf16(Shape(s.frozen * (expert_size + 3)), deviation);
+    if (s.frozen)
+        op.frozen = pool.normal_bf16(Shape(s.frozen * (expert_size + s.frozen_gap)), deviation);
     return op;
 }
 
@@ -184,6 +225,8 @@ struct DispatchShape {
 };
 
 std::vector<std::tuple<std::string, Size, DispatchShape>> dispatch_shapes() {
+    std::vector<int32_t> one_slot_each(301);
+    std::iota(one_slot_each.begin(), one_slot_each.end(), 0);
     return {
         {"one", Size::small, {1, 1, 1, {0, 1}}},
         {"one_destination", Size::small, {13, 2, 5, {0, 5}, Split::some_absent}},
@@ -194,6 +237,9 @@ std::vector<std::tuple<std::string, Size, DispatchShape>> dispatch_shapes() {
         {"all_to_one", Size::small, {12, 2, 4, {0, 1, 2, 3, 4}, Split::all_on_one, 5}},
         {"all_absent", Size::small, {7, 2, 4, {0, 2, 4}, Split::all_absent}},
         {"no_resident", Size::small, {5, 2, 0, {0, 0, 0}}},
+        {"no_token", Size::small, {0, 2, 4, {0, 2, 4}, Split::even, 3}},
+        {"300_destinations", Size::small, {37, 3, 300, one_slot_each}},
+        {"long_top_8", Size::typical, {2100, 8, 64, {0, 16, 40, 64}, Split::some_absent}},
         {"typical", Size::typical, {1000, 2, 16, {0, 4, 8, 12, 16}, Split::some_absent, 24}},
         {"N2048_E16_Q4", Size::bench, {2048, 2, 16, {0, 4, 8, 12, 16}}},
     };
@@ -252,6 +298,7 @@ std::vector<Case<Permute>> cases() {
         {"one", Size::small, {1, 1, 1}},
         {"odd", Size::small, {13, 29, 7}},
         {"fewer_rows", Size::small, {31, 3, 17}},
+        {"whole_pieces", Size::small, {13, 29, 24}},
         {"no_row", Size::small, {5, 0, 3}},
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_D512", Size::bench, {2048, 4096, 512}},
@@ -272,6 +319,7 @@ std::vector<Case<Combine>> cases() {
         {"one", Size::small, {1, 1, 1}},
         {"odd", Size::small, {13, 29, 7, 3}},
         {"few_rows", Size::small, {31, 2, 17, 5}},
+        {"whole_pieces", Size::small, {13, 29, 24, 8}},
         {"no_row", Size::small, {5, 0, 3, 2}},
         {"no_token", Size::small, {0, 4, 3, 2}},
         {"typical", Size::typical, {512, 1000, 96, 4}},

@@ -135,6 +135,23 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"typical_layer_scale",
          Size::typical,
          {512, 67, 8, 4, sigmoid, true, true, half, 7, {}, 1.4f, renormalize, 2, 0.7f}},
+        {"sequences_of_one", Size::small, {9, 6, 2, 9, softmax, true, false, half, 4}},
+        {"whole_warp", Size::small, {7, 32, 5, 1, sigmoid, true, true, half, 3}},
+        {"two_experts_a_lane",
+         Size::small,
+         {9, 33, 32, 3, sigmoid, true, true, half, 4, {}, 1, renormalize}},
+        {"all_of_32", Size::small, {5, 32, 32, 1, softmax, false, false, half}},
+        {"experts_130", Size::typical, {35, 130, 6, 1, softmax, true, true, half, 6}},
+        {"experts_512", Size::typical, {19, 512, 8, 1, sigmoid, true, true, half, 6}},
+        {"experts_512_reroute",
+         Size::typical,
+         {19, 512, 8, 1, softmax, true, false, half, 6, {}, 1, reroute, 2, 1.5f}},
+        {"experts_1021",
+         Size::typical,
+         {9, 1021, 32, 3, softmax, true, true, half, 4, {}, 1, renormalize, 2, 1.5f}},
+        {"ties_many_experts",
+         Size::typical,
+         {9, 300, 12, 1, softmax, true, false, half, 0, Logits::all_equal}},
         {"typical", Size::typical, {512, 16, 2, 4, softmax, true, false, half, 7}},
         {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
         {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
@@ -242,6 +259,10 @@ std::vector<Case<Balance>> cases() {
         made.push_back({kind + "_some", Size::small,
                         [=](Pool& pool) { return balance(pool, 5, 7, fraction, 3); }});
     }
+    made.push_back({"many_sequences", Size::small,
+                    [](Pool& pool) { return balance(pool, 150, 3, false, 3); }});
+    made.push_back(
+        {"many_experts", Size::small, [](Pool& pool) { return balance(pool, 3, 261, true, 261); }});
     made.push_back(
         {"B16_E128", Size::bench, [](Pool& pool) { return balance(pool, 16, 128, false, 128); }});
     return made;

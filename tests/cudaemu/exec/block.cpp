@@ -99,10 +99,13 @@ void fault(const Warp& warp, const Instruction& instruction, uint32_t lane,
 std::string describe(const Kernel& kernel, const Instruction& instruction) {
     const Origin& source = kernel.sources[instruction.source];
     std::string text;
-    if (source.line && source.file < kernel.files.size()) {
-        const std::string& file = kernel.files[source.file];
-        text = file.substr(file.rfind('/') + 1) + ":" + std::to_string(source.line) + " ";
-    }
+    const auto add = [&](const char* before, uint32_t number, int line) {
+        if (!line || number >= kernel.files.size()) return;
+        const std::string& file = kernel.files[number];
+        text += before + file.substr(file.rfind('/') + 1) + ":" + std::to_string(line) + " ";
+    };
+    add("", source.file, source.line);
+    for (const auto& [file, line] : source.callers) add("in ", file, line);
     return text + "`" + source.text + "`";
 }
 

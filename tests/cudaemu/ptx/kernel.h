@@ -59,6 +59,8 @@ struct Origin {
     uint32_t file = 0;  // key of Kernel::files
     int line = 0;       // 0: unknown
     std::string text;   // the PTX instruction
+    // Where the function that it stands in was inlined, and where that one was, ...
+    std::vector<std::pair<uint32_t, int>> callers;  // file and line
 };
 
 enum class Special : uint8_t {

@@ -81,13 +81,38 @@ void KernelBuilder::body(size_t at) {
     }
 }
 
+// .loc file line column [, function_name label[+offset], inlined_at file line column]
+void KernelBuilder::location(TokenStream& tokens) {
+    tokens.expect(".loc");
+    const auto place = [&] {
+        std::array<uint64_t, 3> numbers{};
+        for (uint64_t& number : numbers) number = tokens.number();
+        return numbers;
+    };
+    const std::array<uint64_t, 3> here = place();
+    file_ = static_cast<uint32_t>(here[0]);
+    line_ = static_cast<int>(here[1]);
+    callers_.clear();
+    while (tokens.accept(",")) {
+        if (!tokens.accept("inlined_at")) {
+            tokens.next();
+            tokens.next();
+            if (tokens.accept("+")) tokens.next();
+            continue;
+        }
+        const std::array<uint64_t, 3> caller = place();
+        callers_ = {{static_cast<uint32_t>(caller[0]), static_cast<int>(caller[1])}};
+        // The caller's own callers stand in an earlier directive, for the caller's place.
+        const Callers& outer = inlined_[caller];
+        callers_.insert(callers_.end(), outer.begin(), outer.end());
+    }
+    inlined_[here] = callers_;
+}
+
 void KernelBuilder::directive(TokenStream& tokens) {
     const Token& token = tokens.peek();
     if (token.is(".loc")) {
-        tokens.next();
-        file_ = tokens.number();
-        line_ = static_cast<int>(tokens.number());
-        tokens.skip_line();
+        location(tokens);
     } else if (token.is(".reg")) {
         registers(tokens);
     } else if (token.is(".shared") || token.is(".local") || token.is(".param")) {
@@ -240,9 +265,9 @@ void KernelBuilder::expand(const Function& function, const std::vector<Atom>& re
     scopes_.back() = std::move(names);
     expanding_.push_back(function.name);
     returns_.emplace_back();
-    const auto place = std::pair(file_, line_);
+    const auto place = std::tuple(file_, line_, callers_);
     body(function.body);
-    std::tie(file_, line_) = place;
+    std::tie(file_, line_, callers_) = place;
     for (const size_t pc : returns_.back())
         kernel_->code[pc].target = static_cast<uint32_t>(kernel_->code.size());
     returns_.pop_back();

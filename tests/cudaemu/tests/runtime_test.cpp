@@ -89,7 +89,7 @@ TEST_CASE("the error of a failed launch sticks", "[cuda]") {
             CHECK(cudaPeekAtLastError() == cudaErrorLaunchFailure);
         },
         false);
-    CHECK_THAT(findings, Contains("out-of-bounds"));
+    CHECK_THAT(findings, Contains("out of bounds"));
     CHECK(cudaDeviceSynchronize() == cudaSuccess);  // findings_of has reset the device
 }
 
