@@ -26,8 +26,8 @@ void run_shuffle(Warp& warp, const Instruction& i, uint32_t lanes) {
                                : mode == Shuffle::down ? lane + distance
                                : mode == Shuffle::bfly ? lane ^ distance
                                                        : (lane & segment) | (distance & ~segment);
-        good[lane] = mode == Shuffle::up ? static_cast<int>(other) >= static_cast<int>(last)
-                                         : other <= last;
+        good[lane] =
+            mode == Shuffle::up ? static_cast<int>(other) >= static_cast<int>(last) : other <= last;
         from[lane] = good[lane] ? other : lane;
         absent[lane] = ~(lanes & members[lane]) >> (from[lane] & 31) & 1;
     }

@@ -21,13 +21,13 @@ inline double nudge_to_odd(double value, double error) {
     const bool finite = std::fabs(value) <= std::numeric_limits<double>::max();
     const bool even = finite && (error < 0 || error > 0) && !(bits & 1);
     const uint64_t odd = (error > 0) == (value > 0) ? bits + 1 : bits - 1;
-    const double beside_zero =
-        error > 0 ? std::bit_cast<double>(uint64_t{1}) : std::bit_cast<double>(uint64_t{1} | uint64_t{1} << 63);
+    const double beside_zero = error > 0 ? std::bit_cast<double>(uint64_t{1})
+                                         : std::bit_cast<double>(uint64_t{1} | uint64_t{1} << 63);
     return !even ? value : value == 0 ? beside_zero : std::bit_cast<double>(odd);
 }
 
-// The double nearest to a + b, or, where that is inexact, the neighbour with an odd last bit: so that
-// rounding it again to at most 51 bits gives what rounding the exact sum would.
+// The double nearest to a + b, or, where that is inexact, the neighbour with an odd last bit: so
+// that rounding it again to at most 51 bits gives what rounding the exact sum would.
 inline double add_to_odd(double a, double b) {
     const double sum = a + b;
     const double part = sum - a;
@@ -59,9 +59,7 @@ struct Bf16 {
         const uint32_t rounded = (x + 0x7fff + (x >> 16 & 1)) >> 16;
         return {static_cast<uint16_t>(value != value ? 0x7fff : rounded)};
     }
-    static Bf16 from_double(double value) {
-        return from_float(float_to_odd(value));
-    }
+    static Bf16 from_double(double value) { return from_float(float_to_odd(value)); }
 };
 
 struct Half {
