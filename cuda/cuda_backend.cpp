@@ -1,6 +1,8 @@
 // Memory, copies, streams and events of the CUDA backend.
 #include "cuda/cuda_backend.h"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -14,14 +16,20 @@ constexpr int kEvents = 256;
 // Uploads up to this size pass through pinned memory and do not wait for the device.
 constexpr int64_t kStaging = 4 * kMiB;
 
+// Rounded up, to a tenth.
+std::string mebibytes(int64_t bytes) {
+    const int64_t tenths = (bytes * 10 + kMiB - 1) / kMiB;
+    return concat(tenths / 10, '.', tenths % 10, " MiB");
+}
+
 }  // namespace
 
 // Two halves of pinned memory take turns; each waits for its last copy before it is filled again.
 struct CudaBackend::Lane {
     explicit Lane(CudaBackend& backend)
-        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes); },
+        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
                   [&backend](void* data) { backend.release(data); }),
-          blas([&backend](int64_t bytes) { return backend.allocate(bytes); },
+          blas([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
                [&backend](void* data) { backend.release(data); }) {
         check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
         check_cuda(cudaMallocHost(&staging, 2 * kStaging), "cudaMallocHost");
@@ -71,10 +79,23 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
 CudaBackend::~CudaBackend() {
     for (auto& lane : lanes_) lane.reset();
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
-    for (const auto& [data, bytes] : allocations_) cudaFree(data);
+    for (const auto& [data, allocation] : allocations_) cudaFree(data);
 }
 
-void* CudaBackend::allocate(int64_t bytes) {
+std::string CudaBackend::held() const {
+    std::map<std::string, int64_t> by_purpose;
+    for (const auto& [data, allocation] : allocations_)
+        by_purpose[allocation.purpose] += allocation.bytes;
+    std::vector<std::pair<int64_t, std::string>> sizes;
+    for (const auto& [purpose, bytes] : by_purpose) sizes.push_back({bytes, purpose});
+    std::sort(sizes.rbegin(), sizes.rend());
+    std::string text;
+    for (const auto& [bytes, purpose] : sizes)
+        text += concat(text.empty() ? "" : ", ", purpose, ' ', mebibytes(bytes));
+    return text.empty() ? "nothing" : text;
+}
+
+void* CudaBackend::allocate(int64_t bytes, std::string_view purpose) {
     FOMOE_CHECK(bytes >= 0, "allocate ", bytes, " bytes");
     void* data = nullptr;
     const cudaError_t status = cudaMalloc(&data, std::max<int64_t>(bytes, 1));
@@ -82,16 +103,14 @@ void* CudaBackend::allocate(int64_t bytes) {
         cudaGetLastError();
         size_t free = 0, total = 0;
         cudaMemGetInfo(&free, &total);
-        throw Error(Exit::internal, concat("no GPU memory left: ", bytes / kMiB,
-                                           " MiB were asked for, this rank "
-                                           "holds ",
-                                           allocated_ / kMiB, " MiB, and ", free / kMiB, " of the ",
-                                           total / kMiB, " MiB of device ", options_.device,
-                                           " are free; lower train.micro_batch or use more ranks"));
+        throw Error(Exit::internal,
+                    concat("no GPU memory left: ", mebibytes(bytes), " were asked for ", purpose,
+                           ", and ", mebibytes(free), " of the ", mebibytes(total), " of device ",
+                           options_.device, " are free; this rank holds ", held(),
+                           "; lower train.micro_batch or spread the experts over more groups"));
     }
     check_cuda(status, "cudaMalloc");
-    allocations_[data] = bytes;
-    allocated_ += bytes;
+    allocations_[data] = {bytes, std::string(purpose)};
     return data;
 }
 
@@ -99,10 +118,12 @@ void CudaBackend::release(void* data) {
     if (!data) return;
     const auto found = allocations_.find(data);
     FOMOE_CHECK(found != allocations_.end(), "not of this backend");
-    allocated_ -= found->second;
     allocations_.erase(found);
     check_cuda(cudaFree(data), "cudaFree");
 }
+
+void CudaBackend::op_begins(const char* name) { nvtxRangePushA(name); }
+void CudaBackend::op_ends() { nvtxRangePop(); }
 
 cudaStream_t CudaBackend::stream_of(Queue queue) const {
     return lanes_[static_cast<int>(queue)]->stream;

@@ -4,7 +4,7 @@
 
 #include <array>
 #include <map>
-#include <mutex>
+#include <string>
 #include <vector>
 
 #include "cuda/error.h"
@@ -33,8 +33,9 @@ public:
     CudaBackend& operator=(const CudaBackend&) = delete;
 
     std::string_view name() const override { return "cuda"; }
+    bool host_memory() const override { return false; }
 
-    void* allocate(int64_t bytes) override;
+    void* allocate(int64_t bytes, std::string_view purpose) override;
     void release(void* data) override;
     void copy_to_host(void* host, ConstTensor device, Queue queue) override;
     void copy_from_host(Tensor device, const void* host, Queue queue) override;
@@ -45,6 +46,9 @@ public:
     void synchronize() override;
 
 protected:
+    void op_begins(const char* name) override;
+    void op_ends() override;
+
     void execute(const Embedding&, Queue) override;
     void execute(const RmsNorm&, Queue) override;
     void execute(const Linear&, Queue) override;
@@ -69,7 +73,9 @@ protected:
     void execute(const EmbeddingBackward&, Queue) override;
 
     void execute(const Cast&, Queue) override;
+    void execute(const Sum&, Queue) override;
     void execute(const SumSquares&, Queue) override;
+    void execute(const ClipScale&, Queue) override;
     void execute(const AdamW&, Queue) override;
 
 private:
@@ -81,8 +87,13 @@ private:
 
     CudaOptions options_;
     int multiprocessors_ = 0;
-    std::map<void*, int64_t> allocations_;  // bytes by address
-    int64_t allocated_ = 0;
+    struct Allocation {
+        int64_t bytes;
+        std::string purpose;
+    };
+    std::string held() const;  // by purpose, the most first
+
+    std::map<void*, Allocation> allocations_;  // by address
     std::array<std::unique_ptr<Lane>, 2> lanes_;
     std::vector<cudaEvent_t> events_;  // a ring: the event of id i is i mod its size
     int64_t recorded_ = 0;

@@ -8,9 +8,8 @@
 namespace fomoe {
 namespace {
 
-// Of rows that are widened to f32 at a time.
-constexpr int64_t kWideBytes = int64_t{64} << 20;
-constexpr int64_t kRowMultiple = 64;  // keeps the first row of each chunk aligned
+// Rows that are widened to f32 at a time: enough for a matmul, few enough to stay in the L2 cache.
+constexpr int64_t kWideRows = 4096;
 
 struct RoundBody {
     nv_bf16* y;            // (P)
@@ -50,11 +49,9 @@ Matrix matrix(const ConstTensor& x, bool transposed = false) {
 template <class Body>
 void for_each_wide_chunk(const Stream& s, const ConstTensor& x, Body body) {
     const int64_t N = x.shape[0], I = x.shape[1];
-    const int64_t fitting = kWideBytes / (I * int64_t{sizeof(float)}) / kRowMultiple * kRowMultiple;
-    const int64_t chunk = std::min(N, std::max(fitting, kRowMultiple));
-    float* wide = s.scratch.take<float>(chunk * I);
-    for (int64_t begin = 0; begin < N; begin += chunk) {
-        const int64_t rows = std::min(chunk, N - begin);
+    float* wide = s.scratch.take<float>(std::min(N, kWideRows) * I);
+    for (int64_t begin = 0; begin < N; begin += kWideRows) {
+        const int64_t rows = std::min(kWideRows, N - begin);
         body(begin, rows, Tensor{wide, DType::f32, Shape(rows, I)});
     }
 }

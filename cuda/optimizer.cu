@@ -48,10 +48,11 @@ struct AdamBody {
 
     template <int width>
     __device__ void at(int64_t i) const {
+        const float scale = *grad_scale;
+        if (!(scale >= 0)) return;
         const auto g_in = load<width>(grad + i);
         auto w = load<width>(weight + i), mean = load<width>(m + i), square = load<width>(v + i);
         Vec<nv_bf16, width> rounded;
-        const float scale = *grad_scale;
         for (int j = 0; j < width; ++j) {
             const float g = g_in.at[j] * scale;
             mean.at[j] = rates.beta1 * mean.at[j] + rates.keep1 * g;

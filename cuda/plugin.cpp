@@ -1,4 +1,6 @@
 // The entry of libfomoe_cuda.so: which devices there are, and a backend on one of them.
+#include <cstring>
+
 #include "cuda/cuda_backend.h"
 
 namespace fomoe {
@@ -32,6 +34,15 @@ std::string describe(int device) {
                   ", ", properties.totalGlobalMem >> 20, " MiB");
 }
 
+uint64_t identity(int device) {
+    cudaDeviceProp properties;
+    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    uint64_t halves[2];
+    static_assert(sizeof halves == sizeof properties.uuid);
+    std::memcpy(halves, &properties.uuid, sizeof halves);
+    return halves[0] ^ halves[1] << 1;
+}
+
 std::unique_ptr<Backend> open(const CudaOptions& options) {
     int major = 0, minor = 0;
     check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.device),
@@ -49,7 +60,9 @@ std::unique_ptr<Backend> open(const CudaOptions& options) {
 }  // namespace fomoe
 
 extern "C" const fomoe::CudaPlugin* fomoe_cuda_plugin() {
-    static const fomoe::CudaPlugin plugin{
-        .device_count = fomoe::device_count, .describe = fomoe::describe, .open = fomoe::open};
+    static const fomoe::CudaPlugin plugin{.device_count = fomoe::device_count,
+                                          .describe = fomoe::describe,
+                                          .identity = fomoe::identity,
+                                          .open = fomoe::open};
     return &plugin;
 }

@@ -20,6 +20,7 @@ namespace {
 struct Options {
     std::string path;
     std::string backend = "auto";
+    std::string dtype = "f32";
     bool json = false;
     int batch = 8;
     std::vector<std::string> modes{"union", "own"};
@@ -50,7 +51,14 @@ void add_options(CLI::App& app, Options& options) {
                    "experts")
         ->check(CLI::IsMember({"loss", "router"}))
         ->capture_default_str();
-    app.add_option("--backend", options.backend, "auto, cpu or cuda")->capture_default_str();
+    app.add_option("--backend", options.backend,
+                   "cpu; cuda: a GPU, or an error; auto: a GPU, or the CPU where there is none")
+        ->capture_default_str();
+    app.add_option("--dtype", options.dtype,
+                   "f32: the same figures for every checkpoint and device, whatever it was trained "
+                   "in; bf16: as a training in bf16 computes, with half the memory traffic")
+        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->capture_default_str();
     app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
         ->excludes(mode);
     app.add_option("--max-tokens", options.generate.max_tokens, "Tokens to generate")
@@ -136,8 +144,11 @@ int run(const Options& options, Communicator& job) {
     const Checkpoint checkpoint(find_checkpoint(options.path));
     Config config = checkpoint.config();
     config.model.vocab_size = vocab_size(config.model);
+    config.train.dtype = options.dtype == "bf16" ? ComputeType::bf16 : ComputeType::f32;
     const Threads threads = threads_per_rank(job);
-    Device device = make_device(backend_choice(options.backend), threads);
+    const Device device = make_device(
+        {.choice = backend_choice(options.backend), .tf32 = false, .group_ranks = job.size()},
+        threads, job);
 
     if (!options.prompt) return evaluate_all(options, checkpoint, config, *device.backend, job);
     UnionModel model(checkpoint, config, 1, *device.backend, job);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <optional>
 
 #include "apps/program.h"
@@ -15,6 +16,7 @@
 #include "ops/trace_backend.h"
 #include "train/profile.h"
 #include "train/run.h"
+#include "train/signals.h"
 
 namespace fomoe {
 namespace {
@@ -47,7 +49,11 @@ void add_options(CLI::App& app, Options& options) {
                    "Calibrate the union for so many steps when the run is done: "
                    "calibration.steps")
         ->check(CLI::NonNegativeNumber);
-    app.add_option("--backend", options.backend, "auto, cpu or cuda")->capture_default_str();
+    app.add_option(
+           "--backend", options.backend,
+           "cpu; cuda: a GPU for every rank, or an error; auto: GPUs, or the CPU where there "
+           "are none")
+        ->capture_default_str();
     app.add_flag("--check", options.check, "Check config, data and run directory; start nothing");
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
@@ -65,14 +71,22 @@ Config resolved_config(const Options& options) {
 int train_rank(const Config& config, const Options& options, const RunPlan& plan,
                Communicator& job) {
     const Threads threads = threads_per_rank(job);
-    const Device device = make_device(backend_choice(options.backend), threads);
+    int group_ranks = 1;
+    for (const GroupConfig& group : config.topology.groups)
+        group_ranks = std::max(group_ranks, group.ranks);
+    const Device device = make_device({.choice = backend_choice(options.backend),
+                                       .tf32 = config.train.tf32,
+                                       .group_ranks = group_ranks},
+                                      threads, job);
     std::unique_ptr<Backend> reference;
     std::unique_ptr<CheckBackend> check;
     std::unique_ptr<TraceBackend> trace;
     Backend* backend = device.backend.get();
     if (options.check_backend) {
         reference = make_cpu_backend(1);
-        check = std::make_unique<CheckBackend>(*backend, *reference);
+        CheckBackend::Bounds bounds;
+        if (config.train.tf32) bounds.f32 = CheckBackend::kTf32Bound;
+        check = std::make_unique<CheckBackend>(*backend, *reference, bounds);
         backend = check.get();
     }
     if (options.profile) {
@@ -80,13 +94,17 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) log_info(device.description);
-    const auto [exit, steps_done] = train_run(config, plan, job, *backend, threads);
+    const StopSignals signals;
+    const auto [exit, steps_done] =
+        train_run(config, plan, job, *backend, threads, [&] { return signals.requested(); });
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}",
-                   profile_table(trace->report(), cpu_matmul_ceiling(threads.count), steps_done));
+        fmt::print("{}", profile_table(trace->report(),
+                                       matmul_ceiling(*device.backend, dtype_of(config.train.dtype),
+                                                      threads.count),
+                                       steps_done));
     return static_cast<int>(exit);
 }
 

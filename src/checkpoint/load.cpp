@@ -204,10 +204,10 @@ std::vector<std::string> config_differences(const Config& then, const Config& no
 }
 
 std::vector<std::string> bit_changes(const Checkpoint& checkpoint, const Config& config,
-                                     int threads_per_rank) {
+                                     int threads_per_rank, std::string_view backend) {
     const Config then = checkpoint.config();
     std::vector<std::string> found =
-        differences(checkpoint.manifest(), describe_run(config, threads_per_rank));
+        differences(checkpoint.manifest(), describe_run(config, threads_per_rank, backend));
     for (std::string& line : config_differences(then, config)) found.push_back(std::move(line));
     const auto compare = [&](const char* key, auto old, auto here) {
         if (old != here) found.push_back(fmt::format("{}: {} then, {} now", key, old, here));

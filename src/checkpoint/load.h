@@ -55,9 +55,9 @@ void check_same_groups(const Checkpoint& checkpoint, const Config& config);
 std::vector<std::string> config_differences(const Config& then, const Config& now);
 
 // Why a run that goes on from the checkpoint has other bits than one that never stopped: build,
-// CPU, ranks, threads and keys of the config that differ.
+// CPU, backend, ranks, threads and keys of the config that differ.
 std::vector<std::string> bit_changes(const Checkpoint& checkpoint, const Config& config,
-                                     int threads_per_rank);
+                                     int threads_per_rank, std::string_view backend = "cpu");
 
 // Fills a rank's arena from the union model, for any layout.
 void load_union(const Checkpoint& checkpoint, const ArenaLayout& layout, Tensor weights);

@@ -112,7 +112,7 @@ bool is_inside(const std::string& path) {
 
 }  // namespace
 
-Manifest describe_run(const Config& config, int threads_per_rank) {
+Manifest describe_run(const Config& config, int threads_per_rank, std::string_view backend) {
     Manifest manifest;
     for (const GroupConfig& group : config.topology.groups) {
         manifest.groups.push_back({group.name, group.ranks, group.expert_parallel});
@@ -121,6 +121,7 @@ Manifest describe_run(const Config& config, int threads_per_rank) {
     manifest.config = hex(config_fingerprint(config));
     manifest.build = build_name();
     manifest.cpu = cpu_name();
+    manifest.backend = backend;
     return manifest;
 }
 
@@ -135,6 +136,7 @@ std::string to_json(const Manifest& manifest) {
     out["config"] = manifest.config;
     out["build"] = manifest.build;
     out["cpu"] = manifest.cpu;
+    out["backend"] = manifest.backend;
     out["threads_per_rank"] = manifest.threads_per_rank;
     out["groups"] = ordered_json::array();
     for (const Manifest::Group& group : manifest.groups) {
@@ -175,6 +177,7 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     manifest.config = in.text("config");
     manifest.build = in.text("build");
     manifest.cpu = in.text("cpu");
+    if (parsed.contains("backend")) manifest.backend = in.text("backend");
     manifest.threads_per_rank = in.small("threads_per_rank");
     for (const json& value : in.list("groups")) {
         const Fields group(value, path.string() + ": groups");
@@ -220,6 +223,7 @@ std::vector<std::string> differences(const Manifest& saved, const Manifest& now)
     };
     compare("build", saved.build, now.build);
     compare("CPU", saved.cpu, now.cpu);
+    compare("backend", saved.backend, now.backend);
     compare("threads per rank", saved.threads_per_rank, now.threads_per_rank);
     compare("groups", saved.groups.size(), now.groups.size());
     if (saved.groups.size() != now.groups.size()) return found;

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/config.h"
@@ -35,16 +36,17 @@ struct Manifest {
     TrafficBytes bytes;  // between groups so far, all together
     std::vector<Group> groups;
     int threads_per_rank = 1;
-    std::string config;  // hash of the effective config
-    std::string build;   // version and compiler
-    std::string cpu;     // model name of rank 0's
+    std::string config;           // hash of the effective config
+    std::string build;            // version and compiler
+    std::string cpu;              // model name of rank 0's
+    std::string backend = "cpu";  // that computed
     std::vector<FileRecord> files;
     bool operator==(const Manifest&) const = default;
 };
 
 // What a run with this config knows of itself: everything but step, round, tokens, bytes
 // and files.
-Manifest describe_run(const Config& config, int threads_per_rank);
+Manifest describe_run(const Config& config, int threads_per_rank, std::string_view backend = "cpu");
 
 std::string to_json(const Manifest& manifest);
 // Throws Error(data) that names the file when it is not a manifest of a format that this build

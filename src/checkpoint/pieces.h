@@ -46,6 +46,9 @@ Range share_in_group(const Parameter& parameter, const Placement& placement, con
 // The same for the union model: the lowest owner's ranks write.
 Range share_in_union(const Parameter& parameter, const Placement& placement, const World& world);
 
+// What a save only reads, as its pieces want it.
+inline Tensor to_save(ConstTensor x) { return {const_cast<void*>(x.data), x.dtype, x.shape}; }
+
 // This rank's shares of a whole arena. `weights` is as large as the layout.
 std::vector<TensorPiece> group_shares(const ArenaLayout& layout, const Placement& placement,
                                       const World& world, const std::string& prefix,

@@ -89,9 +89,13 @@ struct OptimizerConfig {
     bool operator==(const OptimizerConfig&) const = default;
 };
 
+// Of activations, their gradients and the weights that matmuls read. All else is f32.
+enum class ComputeType { f32, bf16 };
+
 struct TrainConfig {
     int64_t steps = 1000;
-    std::string dtype = "f32";
+    ComputeType dtype = ComputeType::f32;
+    bool tf32 = false;    // f32 matmuls of a GPU on TF32 tensor cores
     int batch = 16;       // sequences of one group's step
     int micro_batch = 8;  // sequences one rank computes at once
     int log_every = 10;   // steps between step lines

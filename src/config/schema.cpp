@@ -180,8 +180,11 @@ void add_train_keys(Keys& keys) {
                 "train.steps", [](Config& c) { return &c.train.steps; }, at_least(1),
                 "steps of the run")),
             choice(
-                "train.dtype", [](Config& c) { return &c.train.dtype; }, {"f32"},
-                "what is computed in"),
+                "train.dtype", [](Config& c) { return &c.train.dtype; }, {"f32", "bf16"},
+                "of activations and of the weights in matmuls; weights are kept in f32"),
+            key(
+                "train.tf32", [](Config& c) { return &c.train.tf32; },
+                "f32 matmuls of a GPU keep 10 bits of each factor's mantissa (TF32)"),
             key(
                 "train.batch", [](Config& c) { return &c.train.batch; }, at_least(1),
                 "sequences of one group's step, over all its ranks"),

@@ -26,6 +26,8 @@ int share_of_cores(const std::vector<RankCores>& ranks, int rank);
 struct Threads {
     int count = 1;
     int host_ranks = 1;  // ranks of the job on this host
+    int host_rank = 0;   // this one's index among them
+    uint64_t host = 0;   // hash of its name
     std::string reason;  // for the log
 };
 Threads threads_per_rank(Communicator& job);
@@ -33,12 +35,22 @@ Threads threads_per_rank(Communicator& job);
 enum class BackendChoice { automatic, cpu, cuda };
 BackendChoice backend_choice(std::string_view name);  // "auto", "cpu", "cuda"; else Error(usage)
 
+struct DeviceRequest {
+    BackendChoice choice = BackendChoice::automatic;
+    bool tf32 = false;    // train.tf32
+    int group_ranks = 1;  // the most that one group has
+};
+
 // The backend, and one line that says what was chosen and why.
 struct Device {
     std::unique_ptr<Backend> backend;
     std::string description;
 };
-// Throws Error(internal) for cuda: this build has no CUDA plugin.
-Device make_device(BackendChoice choice, const Threads& threads);
+
+// A rank's GPU is that of its index on the host. Collective over the job: all ranks compute on the
+// same kind of device. `automatic` takes the CPU where GPUs cannot be had; `cuda` throws on every
+// rank: Error(usage) where the host has more ranks than GPUs or a group has several ranks, and
+// Error(internal) without plugin, driver or usable device.
+Device make_device(const DeviceRequest& request, const Threads& threads, Communicator& job);
 
 }  // namespace fomoe

@@ -25,15 +25,14 @@ UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int s
       world_(one_group(ranks.size(), config.model.moe.n_experts), ranks.rank(), ranks.size()),
       layout_(arena_layout(all_parameters(config.model, everything_), everything_, world_)),
       shape_(Transformer::batch_shape(config.model, layout_, world_, sequences, config.data.seq_len,
-                                      config.data.document_mask)),
+                                      config.data.document_mask, nullptr,
+                                      dtype_of(config.train.dtype))),
       expert_parallel_(ranks.split(world_.expert_parallel_color())),
-      memory_(backend, layout_.size() * size_of(DType::f32)),
+      weights_(layout_.size(), shape_.dtype, backend),
       transformer_(config_.model, config_.federation, layout_, everything_, world_, shape_, backend,
                    *expert_parallel_) {
-    const Tensor weights = memory_.take(DType::f32, Shape(layout_.size()));
-    backend.zero(weights);
-    load_union(checkpoint, layout_, weights);
-    transformer_.bind(weights, {});
+    weights_.change_on_host([&](Tensor weights) { load_union(checkpoint, layout_, weights); });
+    transformer_.bind(weights_.tensors(), {});
 }
 
 void UnionModel::use_union() {

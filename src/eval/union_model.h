@@ -11,7 +11,8 @@ namespace fomoe {
 class UnionModel {
 public:
     // Collective. The ranks spread the experts among them as far as their number allows. Micro-
-    // batches have `sequences` sequences of config.data.seq_len tokens.
+    // batches have `sequences` sequences of config.data.seq_len tokens and compute in
+    // config.train.dtype.
     UnionModel(const Checkpoint& checkpoint, const Config& config, int sequences, Backend& backend,
                Communicator& ranks);
 
@@ -35,7 +36,7 @@ private:
     ArenaLayout layout_;
     BatchShape shape_;
     std::unique_ptr<Communicator> expert_parallel_;
-    Arena memory_;
+    WeightArena weights_;
     Transformer transformer_;
 };
 

@@ -9,8 +9,6 @@ namespace {
 
 using Slice = InnerOptimizer::Slice;
 
-Tensor moment_of(const Slice& slice, int moment) { return moment == 0 ? slice.m : slice.v; }
-
 // Calls f(first element of the arena, of the slice, elements) where the span lies in the slice.
 template <class F>
 void for_each_overlap(const OwnedSpan& span, const Slice& slice, F f) {
@@ -29,15 +27,16 @@ MomentAverage::MomentAverage(const std::vector<OwnedSpan>& spans, InnerOptimizer
 
 bool MomentAverage::finite(const Participants& participants) const {
     bool finite = true;
-    for (const OwnedSpan& span : spans_) {
-        if (span.n_owners() == 1 || !participants.has(span.cls)) continue;
-        for (int moment = 0; moment < kMoments; ++moment) {
-            if (!participants.moments[moment]) continue;
-            for (const Slice& slice : optimizer_.slices())
+    for (int moment = 0; moment < kMoments; ++moment) {
+        if (!participants.moments[moment]) continue;
+        for (const Slice& slice : optimizer_.slices()) {
+            const OnHost values = optimizer_.moment_on_host(slice, moment);
+            for (const OwnedSpan& span : spans_) {
+                if (span.n_owners() == 1 || !participants.has(span.cls)) continue;
                 for_each_overlap(span, slice, [&](int64_t, int64_t at, int64_t n) {
-                    const float* x = moment_of(slice, moment).as<float>();
-                    finite = finite && all_finite(x + at, n);
+                    finite = finite && all_finite(values.tensor().as<float>() + at, n);
                 });
+            }
         }
     }
     return finite;
@@ -51,8 +50,9 @@ std::vector<float> MomentAverage::gather(int moment) const {
         return view(all.data() + part.begin, Shape(part.size));
     };
     const auto& [dense, expert] = optimizer_.slices();
-    group_.all_gather(section(layout.dense), moment_of(dense, moment));
-    replicas_.all_gather(section(layout.expert), moment_of(expert, moment));
+    group_.all_gather(section(layout.dense), optimizer_.moment_on_host(dense, moment).tensor());
+    replicas_.all_gather(section(layout.expert),
+                         optimizer_.moment_on_host(expert, moment).tensor());
     return all;
 }
 
@@ -78,17 +78,20 @@ Failure MomentAverage::stage(Link& link, const Participants& participants,
 
 void MomentAverage::commit() {
     std::vector<float> values(staged_.empty() ? 0 : optimizer_.layout().size());
-    for (Staged& staged : staged_)
+    for (Staged& staged : staged_) {
         for (OuterStep& step : staged.steps) {
-            const OwnedSpan& span = step.span();
             step.commit();
-            step.spread(view(values.data(), Shape(std::ssize(values))), holders(span));
-            for (const Slice& slice : optimizer_.slices())
-                for_each_overlap(span, slice, [&](int64_t from, int64_t at, int64_t n) {
-                    float* to = moment_of(slice, staged.moment).as<float>() + at;
-                    std::copy_n(values.data() + from, n, to);
-                });
+            step.spread(view(values.data(), Shape(std::ssize(values))), holders(step.span()));
         }
+        for (const Slice& slice : optimizer_.slices()) {
+            OnHost moments = optimizer_.moment_on_host(slice, staged.moment);
+            for (const OuterStep& step : staged.steps)
+                for_each_overlap(step.span(), slice, [&](int64_t from, int64_t at, int64_t n) {
+                    std::copy_n(values.data() + from, n, moments.tensor().as<float>() + at);
+                });
+            moments.write_back();
+        }
+    }
     discard();
 }
 

@@ -12,7 +12,8 @@ namespace fomoe {
 
 // The moments lie in slices over the ranks of a group, while a span's lane is carried by one
 // holder: they are gathered inside the group, exchanged like weights, and each rank takes back its
-// slice. All of it is in host memory and lives during the round only.
+// slice. All of it is in host memory, apart from the moments, and lives during the
+// round only.
 class MomentAverage {
 public:
     // All outlive it. `group` has the ranks of this group, `replicas` those of them that hold the

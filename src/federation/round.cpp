@@ -64,7 +64,7 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
         steps_.emplace_back(span, outer_rule(config, span.cls, span.n_owners()), kFormat);
 }
 
-void Federation::start(Tensor weights) {
+void Federation::start(ConstTensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
     rounds_ = copies_age_ = 0;
     counts_ = TrainedCounts(counts_.n_choices());

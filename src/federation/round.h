@@ -55,15 +55,15 @@ public:
     Federation(const Federation&) = delete;
     Federation& operator=(const Federation&) = delete;
 
-    // From now on rounds also average this rank's moments, of its group's weights. The optimizer,
-    // in host memory, outlives this.
+    // From now on rounds also average this rank's moments, of its group's weights. The optimizer
+    // outlives this.
     void average_moments(InnerOptimizer& optimizer) {
         moments_.emplace(spans_, optimizer, group_, replicas_);
     }
 
     // Anchor = these weights, momentum = 0, no rounds yet. weights (layout.size()) f32, in host
     // memory, the same in every owner of a span.
-    void start(Tensor weights);
+    void start(ConstTensor weights);
 
     // From now on every `every`-th committed round that exchanges experts refreshes the copies:
     // `values` (FrozenLayout::size) bf16, in host memory. Groups that do not contribute do not send

@@ -9,6 +9,10 @@
 
 namespace fomoe {
 
+inline DType dtype_of(ComputeType type) {
+    return type == ComputeType::bf16 ? DType::bf16 : DType::f32;
+}
+
 // Sizes of a rank's micro-batch.
 struct BatchShape {
     int sequences = 1;        // B
@@ -16,31 +20,33 @@ struct BatchShape {
     int expert_parallel = 1;  // EP
     int shard_experts = 0;    // the most routed experts this rank holds in a layer, frozen or not
     bool document_mask = false;
+    DType dtype = DType::f32;                                        // the compute dtype C
     int64_t tokens() const { return int64_t(sequences) * seq_len; }  // N
 };
 
+// C is the compute dtype, f32 or bf16; tensors without a type are f32.
 // M' rows of tokens come to this rank's experts, M choices are executed: with EP = 1, M' = N and no
 // row travels. Both are bounds; the rows in use are counted per micro-batch.
 struct LayerActivations {
-    Tensor sum1;        // (N, D) residual stream before attention
+    Tensor sum1;        // (N, D) C residual stream before attention
     Tensor rstd1;       // (N)
-    Tensor normed1;     // (N, D)
-    Tensor qkv;         // (N, W) rotated
-    Tensor qkv_raw;     // (N, W) before the norm of queries and keys; empty without one
+    Tensor normed1;     // (N, D) C
+    Tensor qkv;         // (N, W) C rotated
+    Tensor qkv_raw;     // (N, W) C before the norm of queries and keys; empty without one
     Tensor qk_rstd;     // as Rope::rstd
-    Tensor attended;    // (N, A Dh)
+    Tensor attended;    // (N, A Dh) C
     Tensor lse;         // (N, A)
-    Tensor sum2;        // (N, D) residual stream before the MLP
+    Tensor sum2;        // (N, D) C residual stream before the MLP
     Tensor rstd2;       // (N)
-    Tensor normed2;     // (N, D)
-    Tensor mlp_hidden;  // (N, U F') of the dense MLP or the shared experts
+    Tensor normed2;     // (N, D) C
+    Tensor mlp_hidden;  // (N, U F') C of the dense MLP or the shared experts
 
     Tensor logits;  // (N, E)
     Tensor gate;    // (N, K)
     Tensor expert;  // (N, K) i32
     Tensor slot;    // (N, K) i32
     Tensor dmass;   // (B, E)
-    Tensor hidden;  // (M, U F)
+    Tensor hidden;  // (M, U F) C
     Tensor choice;  // (M) i32
     Tensor offset;  // (R + 1) i32
 
@@ -48,7 +54,7 @@ struct LayerActivations {
     Tensor send_offset;                       // (EP + 1) i32
     Tensor send_token;                        // (N min(K, EP)) i32
     Tensor position;                          // (N, EP) i32
-    Tensor row_x;                             // (M', D) rows that came here
+    Tensor row_x;                             // (M', D) C rows that came here
     Tensor row_gate;                          // (M', K)
     Tensor row_slot;                          // (M', K) i32
     std::vector<int64_t> rows_to, rows_from;  // (EP)
@@ -58,29 +64,29 @@ struct Activations {
     std::vector<LayerActivations> layers;
     Tensor token, target, position;  // (N) i32
     Tensor begin;                    // (N) i32 with document_mask
-    Tensor last_sum;                 // (N, D)
+    Tensor last_sum;                 // (N, D) C
     Tensor last_rstd;                // (N)
-    Tensor last_normed;              // (N, D)
+    Tensor last_normed;              // (N, D) C
     Tensor loss;                     // (N)
 
     // Scratch.
-    Tensor stream;       // (N, D) output of a branch; in the backward pass its gradient
-    Tensor dstream;      // (N, D) gradient of the residual stream
-    Tensor dnormed;      // (N, D)
-    Tensor dqkv;         // (N, W)
-    Tensor dattended;    // (N, A Dh)
-    Tensor mlp_act;      // (N, F')
-    Tensor dmlp_act;     // (N, F')
-    Tensor dmlp_hidden;  // (N, U F')
+    Tensor stream;       // (N, D) C output of a branch; in the backward pass its gradient
+    Tensor dstream;      // (N, D) C gradient of the residual stream
+    Tensor dnormed;      // (N, D) C
+    Tensor dqkv;         // (N, W) C
+    Tensor dattended;    // (N, A Dh) C
+    Tensor mlp_act;      // (N, F') C
+    Tensor dmlp_act;     // (N, F') C
+    Tensor dmlp_hidden;  // (N, U F') C
     Tensor count, mass;  // (B, E)
     Tensor z, affinity;  // (B)
     Tensor dgate;        // (N, K)
     Tensor dlogits;      // (N, E)
-    Tensor send_x;       // (N min(K, EP), D), with EP > 1
+    Tensor send_x;       // (N min(K, EP), D) C, with EP > 1
     Tensor send_gate;    // (N min(K, EP), K)
     Tensor send_slot;    // (N min(K, EP), K) i32
-    Tensor row_y;        // (M', D)
-    Tensor row_dy;       // (M', D)
+    Tensor row_y;        // (M', D) C
+    Tensor row_dy;       // (M', D) C
     Tensor row_dgate;    // (M', K)
 };
 

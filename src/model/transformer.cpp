@@ -13,7 +13,7 @@ Activations allocate_activations(const ModelConfig& model, const BatchShape& sha
                                  Backend& backend, Arena& memory) {
     Arena tape;
     lay_out_activations(model, shape, tape);
-    memory = Arena(backend, tape.bytes());
+    memory = Arena(backend, tape.bytes(), "activations");
     return lay_out_activations(model, shape, memory);
 }
 
@@ -62,17 +62,20 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
     auto lay_out = [&](Arena& arena) {
         routing_.assign(L, {});
         totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
+        loss_total_ = arena.take(DType::f64, Shape(1));
+        if (given) fractions_ = arena.take(DType::f32, Shape(L, E));
         row_logits_ = arena.take(DType::f32, Shape(1, model_.vocab_size));
-        for (LayerRouting& layer : routing_) {
+        for (int64_t l = 0; l < L; ++l) {
+            LayerRouting& layer = routing_[l];
             layer.resident = arena.take(DType::i32, Shape(E));
             layer.first_slot = arena.take(DType::i32, Shape(EP + 1));
             layer.expert_offset = arena.take(DType::i64, Shape(std::max(1, shape.shard_experts)));
-            if (given) layer.fraction = arena.take(DType::f32, Shape(E));
+            if (given) layer.fraction = fractions_.slice(l * E, E);
         }
     };
     Arena tape;
     lay_out(tape);
-    tables_ = Arena(backend, tape.bytes());
+    tables_ = Arena(backend, tape.bytes(), "routing tables");
     lay_out(tables_);
 
     default_slots_.assign(L * E, -1);
@@ -104,7 +107,7 @@ int64_t Transformer::activation_bytes(const ModelConfig& model, const BatchShape
 
 BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout& layout,
                                     const World& world, int sequences, int seq_len,
-                                    bool document_mask, const FrozenLayout* frozen) {
+                                    bool document_mask, const FrozenLayout* frozen, DType dtype) {
     std::vector<int> last(model.n_layers, -1), experts(model.n_layers, 0);
     const auto count = [&](const std::vector<Parameter>& parameters) {
         for (const Parameter& p : parameters)
@@ -119,13 +122,16 @@ BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout&
             .seq_len = seq_len,
             .expert_parallel = world.own().expert_parallel,
             .shard_experts = *std::ranges::max_element(experts),
-            .document_mask = document_mask};
+            .document_mask = document_mask,
+            .dtype = dtype};
 }
 
-void Transformer::bind(Tensor weights, Tensor gradients, Tensor copies) {
+void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor copies) {
+    FOMOE_CHECK(bool(weights.rounded) == (shape_.dtype == DType::bf16), "activations in ",
+                name_of(shape_.dtype), weights.rounded ? " with" : " without", " rounded weights");
     FOMOE_CHECK(copies.count() == (frozen_ ? frozen_->size : 0), copies.count(),
                 " elements of frozen experts, not ", frozen_ ? frozen_->size : 0);
-    weights_ = model_views(model_, layout_, weights);
+    weights_ = weight_views(model_, layout_, weights.values, weights.rounded);
     if (frozen_) add_frozen_views(model_, *frozen_, copies, weights_);
     gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
     for (size_t l = 0; l < routing_.size(); ++l) {
@@ -193,7 +199,7 @@ void Transformer::forward(const BalanceWeights& balance) {
                          .eps = eps});
 }
 
-double Transformer::train(const TokenBatch& batch, double loss_scale) {
+void Transformer::train(const TokenBatch& batch, double loss_scale) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
     const BlockContext ctx = context();
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
@@ -242,9 +248,7 @@ double Transformer::train(const TokenBatch& batch, double loss_scale) {
     backend_.run(
         EmbeddingBackward{.dweight = gradients_.embedding, .dy = a.dstream, .token = a.token});
 
-    std::vector<float> loss(shape_.tokens());
-    backend_.copy_to_host(loss.data(), a.loss);
-    return std::accumulate(loss.begin(), loss.end(), 0.0);
+    backend_.run(Sum{.sum = loss_total_, .x = a.loss});
 }
 
 double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_loss) {
@@ -309,6 +313,7 @@ Transformer::Totals Transformer::totals() const {
     Totals out;
     out.load.resize(totals_.load.count());
     double balance[3];
+    backend_.copy_to_host(&out.loss, loss_total_);
     backend_.copy_to_host(out.load.data(), totals_.load);
     backend_.copy_to_host(balance, totals_.balance);
     out.balance = balance[0];
@@ -320,13 +325,13 @@ Transformer::Totals Transformer::totals() const {
 void Transformer::reset_totals() {
     backend_.zero(totals_.load);
     backend_.zero(totals_.balance);
+    backend_.zero(loss_total_);
 }
 
 void Transformer::set_fractions(std::span<const float> fractions) {
     const int64_t E = model_.moe.n_experts;
     FOMOE_CHECK(static_cast<int64_t>(fractions.size()) == model_.n_layers * E, "fractions");
-    for (int64_t l = 0; l < model_.n_layers; ++l)
-        backend_.copy_from_host(routing_[l].fraction, fractions.data() + l * E);
+    backend_.copy_from_host(fractions_, fractions.data());
 }
 
 void Transformer::set_residents(std::span<const int32_t> slots) {

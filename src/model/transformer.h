@@ -5,6 +5,7 @@
 #include <span>
 
 #include "model/moe_block.h"
+#include "model/weight_arena.h"
 
 namespace fomoe {
 
@@ -33,18 +34,19 @@ public:
     // The shape for a rank of this world, with the experts of its largest layer counted.
     static BatchShape batch_shape(const ModelConfig& model, const ArenaLayout& layout,
                                   const World& world, int sequences, int seq_len,
-                                  bool document_mask, const FrozenLayout* frozen = nullptr);
+                                  bool document_mask, const FrozenLayout* frozen = nullptr,
+                                  DType dtype = DType::f32);
 
-    // The weights (layout.size()) f32 that forward and backward read, and where train() adds
-    // gradients, laid out alike; empty for evaluation. Gradients of the dense section's size have
-    // no place for those of the experts, which are then not computed. With frozen experts their
-    // copies (frozen.size) bf16.
-    void bind(Tensor weights, Tensor gradients, Tensor copies = {});
+    // The weights (layout.size()) that forward and backward read, and where train() adds gradients,
+    // f32, laid out alike; empty for evaluation. Gradients of the dense section's size have no
+    // place for those of the experts, which are then not computed. With frozen experts their copies
+    // (frozen.size) bf16.
+    void bind(const WeightTensors& weights, Tensor gradients, Tensor copies = {});
 
     // Forward and backward. Adds the gradients of
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
-    // where loss_scale is 1 / (valid tokens of the group's step). Returns the sum of the losses.
-    double train(const TokenBatch& batch, double loss_scale);
+    // where loss_scale is 1 / (valid tokens of the group's step). Waits for nothing.
+    void train(const TokenBatch& batch, double loss_scale);
 
     // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
     double evaluate(const TokenBatch& batch, std::span<float> token_loss);
@@ -63,14 +65,16 @@ public:
     std::vector<float> router_logits(int layer) const;
     std::vector<int32_t> executed_choices() const;
 
-    // Sums over the forward passes since the last reset: choices of valid tokens by (layer,
-    // expert), the balancing loss sum over layers of E f mass, the sum of logsumexp^2, and that of
-    // -log(the router's mass on the residents); of this rank.
+    // Sums since the last reset, of this rank: of the tokens' losses in train(); over the forward
+    // passes, of the choices of valid tokens by (layer, expert), of the balancing loss sum over
+    // layers of E f mass, of logsumexp^2, and of -log(the router's mass on the residents).
     struct Totals {
         std::vector<float> load;  // (L, E)
-        double balance = 0, z = 0, affinity = 0;
+        double loss = 0, balance = 0, z = 0, affinity = 0;
     };
     Totals totals() const;
+    const RoutingTotals& device_totals() const { return totals_; }
+    Tensor loss_total() const { return loss_total_; }  // (1) f64, on the device
     void reset_totals();
 
     // The f of the balancing loss for the next steps, (L, E) shares that sum to 1 in each layer;
@@ -105,6 +109,8 @@ private:
     std::vector<LayerRouting> routing_;
     std::vector<int32_t> default_slots_;  // (L, E)
     RoutingTotals totals_;
+    Tensor loss_total_;  // (1) f64
+    Tensor fractions_;   // (L, E), or empty
     Tensor row_logits_;  // (1, V)
     ModelViews weights_, gradients_;
 };

@@ -98,6 +98,24 @@ ModelViews model_views(const ModelConfig& model, const ArenaLayout& layout, Tens
     return views;
 }
 
+ModelViews weight_views(const ModelConfig& model, const ArenaLayout& layout, Tensor values,
+                        Tensor rounded) {
+    ModelViews views = model_views(model, layout, values);
+    if (!rounded) return views;
+    ModelViews computed = model_views(model, layout, rounded);
+    views.embedding = computed.embedding;
+    views.head = computed.head;
+    for (size_t l = 0; l < views.layers.size(); ++l) {
+        LayerViews &to = views.layers[l], &from = computed.layers[l];
+        to.qkv = from.qkv;
+        to.output = from.output;
+        to.mlp_in = from.mlp_in;
+        to.mlp_out = from.mlp_out;
+        to.experts = from.experts;
+    }
+    return views;
+}
+
 void add_frozen_views(const ModelConfig& model, const FrozenLayout& layout, Tensor copies,
                       ModelViews& views) {
     std::vector<Stretch> experts = expert_stretches(model, layout.parameters, copies);

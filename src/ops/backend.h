@@ -24,6 +24,8 @@ namespace fomoe {
 class Backend : public Memory {
 public:
     virtual std::string_view name() const = 0;
+    // Whether the host may read and write what allocate() gives.
+    virtual bool host_memory() const = 0;
 
     // Copies between host and device memory; the host side is free again when they return.
     virtual void copy_to_host(void* host, ConstTensor device, Queue queue = Queue::compute) = 0;
@@ -39,10 +41,16 @@ public:
     template <class Op>
     void run(const Op& op, Queue queue = Queue::compute) {
         op.check();
+        op_begins(Op::name);
         execute(op, queue);
+        op_ends();
     }
 
 protected:
+    // Around the issue of every op, for profilers and the like.
+    virtual void op_begins(const char* /*name*/) {}
+    virtual void op_ends() {}
+
     virtual void execute(const Embedding&, Queue) = 0;
     virtual void execute(const RmsNorm&, Queue) = 0;
     virtual void execute(const Linear&, Queue) = 0;
@@ -67,7 +75,9 @@ protected:
     virtual void execute(const EmbeddingBackward&, Queue) = 0;
 
     virtual void execute(const Cast&, Queue) = 0;
+    virtual void execute(const Sum&, Queue) = 0;
     virtual void execute(const SumSquares&, Queue) = 0;
+    virtual void execute(const ClipScale&, Queue) = 0;
     virtual void execute(const AdamW&, Queue) = 0;
 };
 

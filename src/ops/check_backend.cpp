@@ -56,12 +56,16 @@ int64_t elements_written(const DispatchPlan& op, const Tensor& output) {
     return output.data == op.row_slot.data ? rows * output.shape[1] : output.count();
 }
 
+double value_of(float x) { return x; }
+double value_of(double x) { return x; }
+double value_of(bf16 x) { return to_f32(x); }
+
 template <class T>
 double nmse_of(const T* x, const T* reference, int64_t count) {
     double error = 0, energy = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const double r = reference[i], difference = x[i] - r;
-        if (x[i] == reference[i] || (std::isnan(x[i]) && std::isnan(r))) {
+        const double value = value_of(x[i]), r = value_of(reference[i]), difference = value - r;
+        if (value == r || (std::isnan(value) && std::isnan(r))) {
             if (std::isfinite(r)) energy += r * r;
             continue;
         }
@@ -72,6 +76,12 @@ double nmse_of(const T* x, const T* reference, int64_t count) {
     }
     constexpr double kSmallest = 1e-30;  // an error below this in each element is none
     return error <= kSmallest * count ? 0 : error / energy;
+}
+
+template <class Op>
+bool computes_in_bf16(const Op& op) {
+    return std::apply([](const auto&... x) { return ((x && x.dtype == DType::bf16) || ...); },
+                      Op::computed(op));
 }
 
 template <class T>
@@ -95,25 +105,25 @@ char* CheckBackend::mirror_memory(int64_t bytes) {
     if (bytes > memory_bytes_) {
         if (memory_) reference_.release(memory_);
         memory_ = nullptr;
-        memory_ = reference_.allocate(bytes);
+        memory_ = reference_.allocate(bytes, "operands to check");
         memory_bytes_ = bytes;
     }
     return static_cast<char*>(memory_);
 }
 
 double CheckBackend::nmse(std::string_view op, int operand, DType dtype, int64_t count,
-                          const void* tested, const void* reference) const {
+                          const Bounds& bounds, const void* tested, const void* reference) const {
     double error = 0, bound = 0;
     switch (dtype) {
         case DType::f32:
             error = nmse_of(static_cast<const float*>(tested), static_cast<const float*>(reference),
                             count);
-            bound = bounds_.f32;
+            bound = bounds.f32;
             break;
         case DType::f64:
             error = nmse_of(static_cast<const double*>(tested),
                             static_cast<const double*>(reference), count);
-            bound = bounds_.f64;
+            bound = bounds.f64;
             break;
         case DType::i32:
             error = differs<int32_t>(tested, reference, count);
@@ -122,11 +132,14 @@ double CheckBackend::nmse(std::string_view op, int operand, DType dtype, int64_t
             error = differs<int64_t>(tested, reference, count);
             break;
         case DType::bf16:
-            error = differs<uint16_t>(tested, reference, count);
+            error = bounds.bf16 == 0 ? differs<uint16_t>(tested, reference, count)
+                                     : nmse_of(static_cast<const bf16*>(tested),
+                                               static_cast<const bf16*>(reference), count);
+            bound = bounds.bf16;
             break;
     }
     if (error <= bound) return error;
-    const bool exact = dtype != DType::f32 && dtype != DType::f64;
+    const bool exact = bound == 0;
     throw Error(Exit::internal,
                 concat("backend check: ", op, ": operand ", operand, " (", name_of(dtype), ", ",
                        count, " elements) of ", tested_.name(), " differs from ", reference_.name(),
@@ -163,6 +176,12 @@ void CheckBackend::compare(const Op& op, Queue queue) {
     tested_.run(op, queue);
     reference_.run(mirrored, queue);
 
+    Bounds bounds = bounds_;
+    if (tested_.name() == reference_.name())
+        bounds.bf16 = 0;
+    else if (computes_in_bf16(op))
+        bounds.f32 = std::max(bounds.f32, bounds.bf16);
+
     // Both results on the host, the reference's as an op that can be asked what it has written.
     std::vector<std::vector<char>> results[2];
     Op expected = mirrored;
@@ -186,8 +205,9 @@ void CheckBackend::compare(const Op& op, Queue queue) {
     for_each_operand(expected, [&](auto& x) {
         if constexpr (std::is_same_v<std::decay_t<decltype(x)>, Tensor>) {
             if (!results[1][operand].empty()) {
-                const double error = nmse(Op::name, operand, x.dtype, elements_written(expected, x),
-                                          results[0][operand].data(), results[1][operand].data());
+                const double error =
+                    nmse(Op::name, operand, x.dtype, elements_written(expected, x), bounds,
+                         results[0][operand].data(), results[1][operand].data());
                 if (error > worst_nmse_ || worst_op_.empty()) {
                     worst_nmse_ = error;
                     worst_op_ = Op::name;
@@ -223,7 +243,9 @@ void CheckBackend::execute(const RmsNormBackward& op, Queue queue) { compare(op,
 void CheckBackend::execute(const EmbeddingBackward& op, Queue queue) { compare(op, queue); }
 
 void CheckBackend::execute(const Cast& op, Queue queue) { compare(op, queue); }
+void CheckBackend::execute(const Sum& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const SumSquares& op, Queue queue) { compare(op, queue); }
+void CheckBackend::execute(const ClipScale& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const AdamW& op, Queue queue) { compare(op, queue); }
 
 }  // namespace fomoe

@@ -9,15 +9,17 @@
 namespace fomoe {
 
 // Memory lies on the tested backend, whose results stand; for each op its operands are copied to
-// the reference first. Integers and bf16 must be equal, f32 and f64 close by normalised mean
-// square error (NMSE), both NaN counts as equal. A difference throws an Error that names op and
-// operand.
+// the reference first. Integers must be equal, f32 and f64 close by normalised mean square error
+// (NMSE), both NaN counts as equal. bf16 must be equal on two backends of one kind; on others it is
+// close, and so is f32 that comes of it. A difference throws an Error that names op and operand.
 class CheckBackend final : public Backend {
 public:
     struct Bounds {
         double f32 = 1e-10;  // of the NMSE
         double f64 = 1e-12;
+        double bf16 = 2e-5;  // values are rounded by up to 2^-9, also inside an op
     };
+    static constexpr double kTf32Bound = 1e-5;  // of f32 where matmuls round to 10 bits
 
     // Both must outlive this.
     CheckBackend(Backend& tested, Backend& reference) : CheckBackend(tested, reference, Bounds()) {}
@@ -26,11 +28,14 @@ public:
     ~CheckBackend() override;
 
     std::string_view name() const override { return tested_.name(); }
+    bool host_memory() const override { return tested_.host_memory(); }
     int64_t ops_compared() const { return ops_compared_; }
     double worst_nmse() const { return worst_nmse_; }
     std::string_view worst_op() const { return worst_op_; }
 
-    void* allocate(int64_t bytes) override { return tested_.allocate(bytes); }
+    void* allocate(int64_t bytes, std::string_view purpose) override {
+        return tested_.allocate(bytes, purpose);
+    }
     void release(void* data) override { tested_.release(data); }
     void copy_to_host(void* host, ConstTensor device, Queue queue) override {
         tested_.copy_to_host(host, device, queue);
@@ -69,7 +74,9 @@ protected:
     void execute(const EmbeddingBackward&, Queue) override;
 
     void execute(const Cast&, Queue) override;
+    void execute(const Sum&, Queue) override;
     void execute(const SumSquares&, Queue) override;
+    void execute(const ClipScale&, Queue) override;
     void execute(const AdamW&, Queue) override;
 
 private:
@@ -79,8 +86,8 @@ private:
     // The reference's memory for operands; what it held before is lost.
     char* mirror_memory(int64_t bytes);
     // NMSE of the first `count` elements, both in host memory; throws when it is too large.
-    double nmse(std::string_view op, int operand, DType dtype, int64_t count, const void* tested,
-                const void* reference) const;
+    double nmse(std::string_view op, int operand, DType dtype, int64_t count, const Bounds& bounds,
+                const void* tested, const void* reference) const;
 
     Backend& tested_;
     Backend& reference_;

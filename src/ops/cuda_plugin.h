@@ -1,6 +1,7 @@
 // What libfomoe_cuda.so exports: src/device finds it with dlsym, cuda/plugin.cpp defines it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,8 @@ struct CudaPlugin {
     int (*device_count)() = nullptr;
     // One line about a device: name, compute capability, memory.
     std::string (*describe)(int device) = nullptr;
+    // The same number for the same device in every process that sees it.
+    uint64_t (*identity)(int device) = nullptr;
     // Throws Error(internal) for a device that the kernels are not built for.
     std::unique_ptr<Backend> (*open)(const CudaOptions& options) = nullptr;
 };

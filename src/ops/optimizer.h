@@ -8,6 +8,7 @@ namespace fomoe {
 // AdamW (arXiv 1711.05101) in one pass, with the gradient g = grad * grad_scale:
 //   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   weight -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay * weight)
+// Nothing changes unless grad_scale >= 0.
 struct AdamW {
     static constexpr const char* name = "adamw";
     Tensor weight;           // (P) +=
@@ -56,6 +57,21 @@ struct Cast {
     }
 };
 
+// sum += x, added in f64 in an order that depends on P and the threads only. For few elements.
+struct Sum {
+    static constexpr const char* name = "sum";
+    Tensor sum;     // (1) f64 +=
+    ConstTensor x;  // (P)
+
+    static auto operands(auto& op) { return std::tie(op.sum, op.x); }
+    static auto computed(auto&) { return std::tie(); }
+    double flops() const { return 0; }
+    void check() const {
+        require(name, "sum", sum, DType::f64, Shape(1));
+        require(name, "x", x, DType::f32, Shape(x.shape[0]));
+    }
+};
+
 // sum += the squares of x, added in f64 in an order that depends on P and the threads only.
 struct SumSquares {
     static constexpr const char* name = "sum_squares";
@@ -68,6 +84,27 @@ struct SumSquares {
     void check() const {
         require(name, "sum", sum, DType::f64, Shape(1));
         require(name, "x", x, DType::f32, Shape(x.shape[0]));
+    }
+};
+
+// The factor that brings a gradient to a norm of at most `clip` (0: any norm):
+//   norm = sqrt(squares);  grad_scale = clip / norm where that is below 1, else 1,
+// and -1, with which AdamW changes nothing, where squares or loss are not finite.
+struct ClipScale {
+    static constexpr const char* name = "clip_scale";
+    Tensor grad_scale;    // (1)
+    ConstTensor squares;  // (1) f64, the sum of the gradient's squares
+    ConstTensor loss;     // (1) f64
+    double clip = 0;
+
+    static auto operands(auto& op) { return std::tie(op.grad_scale, op.squares, op.loss); }
+    static auto computed(auto&) { return std::tie(); }
+    double flops() const { return 0; }
+    void check() const {
+        require(name, "grad_scale", grad_scale, DType::f32, Shape(1));
+        require(name, "squares", squares, DType::f64, Shape(1));
+        require(name, "loss", loss, DType::f64, Shape(1));
+        FOMOE_CHECK(clip >= 0, name, ": clip ", clip);
     }
 };
 

@@ -72,7 +72,9 @@ void TraceBackend::execute(const RmsNormBackward& op, Queue queue) { trace(op, q
 void TraceBackend::execute(const EmbeddingBackward& op, Queue queue) { trace(op, queue); }
 
 void TraceBackend::execute(const Cast& op, Queue queue) { trace(op, queue); }
+void TraceBackend::execute(const Sum& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const SumSquares& op, Queue queue) { trace(op, queue); }
+void TraceBackend::execute(const ClipScale& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const AdamW& op, Queue queue) { trace(op, queue); }
 
 }  // namespace fomoe

@@ -26,7 +26,10 @@ public:
     void reset() { rows_.clear(); }
 
     std::string_view name() const override { return inner_.name(); }
-    void* allocate(int64_t bytes) override { return inner_.allocate(bytes); }
+    bool host_memory() const override { return inner_.host_memory(); }
+    void* allocate(int64_t bytes, std::string_view purpose) override {
+        return inner_.allocate(bytes, purpose);
+    }
     void release(void* data) override { inner_.release(data); }
     void copy_to_host(void* host, ConstTensor device, Queue queue) override {
         inner_.copy_to_host(host, device, queue);
@@ -65,7 +68,9 @@ protected:
     void execute(const EmbeddingBackward&, Queue) override;
 
     void execute(const Cast&, Queue) override;
+    void execute(const Sum&, Queue) override;
     void execute(const SumSquares&, Queue) override;
+    void execute(const ClipScale&, Queue) override;
     void execute(const AdamW&, Queue) override;
 
 private:

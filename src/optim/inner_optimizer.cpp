@@ -31,7 +31,7 @@ InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout&
     };
     Arena tape;
     lay_out(tape);
-    state_ = Arena(backend, tape.bytes());
+    state_ = Arena(backend, tape.bytes(), "moments");
     lay_out(state_);
     for (const Slice& slice : slices_) {
         backend_.zero(slice.m);
@@ -89,17 +89,18 @@ const ClassOptimizerConfig& InnerOptimizer::of(ParamClass cls) const {
                                        : config_.expert;
 }
 
-void InnerOptimizer::step(Tensor weights, ConstTensor gradients, ConstTensor grad_scale, double lr,
-                          int64_t step) {
+void InnerOptimizer::step(const WeightTensors& weights, ConstTensor gradients,
+                          ConstTensor grad_scale, double lr, int64_t step) {
     for (int i = 0; i < 2; ++i)
         for (const Run& run : runs_[i]) {
             const ClassOptimizerConfig& cls = of(run.cls);
             const double decay = cls.weight_decay < 0 ? config_.weight_decay : cls.weight_decay;
             const int64_t in_slice = run.begin - slices_[i].begin;
             backend_.run(AdamW{
-                .weight = weights.slice(run.begin, run.size),
+                .weight = weights.values.slice(run.begin, run.size),
                 .m = slices_[i].m.slice(in_slice, run.size),
                 .v = slices_[i].v.slice(in_slice, run.size),
+                .copy = weights.rounded ? weights.rounded.slice(run.begin, run.size) : Tensor{},
                 .grad = gradients.slice(run.begin, run.size),
                 .grad_scale = grad_scale,
                 .lr = static_cast<float>(lr * cls.lr_scale),

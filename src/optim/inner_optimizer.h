@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "model/parameters.h"
-#include "ops/backend.h"
+#include "model/weight_arena.h"
+#include "ops/on_host.h"
 
 namespace fomoe {
 
@@ -28,10 +29,16 @@ public:
 
     const ArenaLayout& layout() const { return layout_; }
 
-    // One step on the own slices of weights, from the summed gradients at the same places.
-    // grad_scale (1) f32 multiplies the gradient; step counts from 1. The layout outlives this.
-    void step(Tensor weights, ConstTensor gradients, ConstTensor grad_scale, double lr,
-              int64_t step);
+    // One step on the own slices of weights, and of what is rounded of them, from the summed
+    // gradients at the same places. grad_scale (1) f32 is that of AdamW; step counts from 1. The
+    // layout outlives this.
+    void step(const WeightTensors& weights, ConstTensor gradients, ConstTensor grad_scale,
+              double lr, int64_t step);
+
+    // The first moments (0) or the second (1) of a slice in the hands of the host.
+    OnHost moment_on_host(const Slice& slice, int moment) const {
+        return OnHost(backend_, moment == 0 ? slice.m : slice.v);
+    }
 
     // The parameters of a range of the arena, all of each, start anew after step `step`: their
     // moments become 0, and the correction of their bias counts from there.

@@ -20,9 +20,4 @@ inline double learning_rate(const OptimizerConfig& config, int64_t step, int64_t
     return config.min_lr + (config.lr - config.min_lr) * share;
 }
 
-// The factor that brings a gradient of this norm to at most `clip` (0: never).
-inline float clip_scale(double norm, double clip) {
-    return clip > 0 && norm > clip ? static_cast<float>(clip / norm) : 1.0f;
-}
-
 }  // namespace fomoe

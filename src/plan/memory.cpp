@@ -30,18 +30,61 @@ int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
     const MoeConfig& moe = model.moe;
     const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
     const double K = moe.top_k, R = shape.shard_experts, D = model.d_model;
-    const double U = moe.expert == ExpertKind::swiglu ? 2 : 1;
+    const double C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
     const double layers = model.n_layers - moe.first_dense_layers;
     const Routed used = balanced(moe, shape);
 
-    const double rows_bound = EP == 1 ? N : N * EP;
-    double bytes =
-        layers * (rows_bound * std::min(K, R) - used.choices) * (U * moe.d_expert + 1) * 4;
+    const double rows_bound = EP == 1 ? N : N * EP, each = std::min(K, R);
+    // In bf16 all rows that there could be are widened and rounded.
+    const double hidden = shape.dtype == DType::f32 ? used.choices : used.rows * each;
+    double bytes = layers * ((rows_bound * each - hidden) * U * moe.d_expert * C +
+                             (rows_bound * each - used.choices) * 4);
     if (EP == 1) return static_cast<int64_t>(bytes);
     const double rows = rows_bound - used.rows, sent = N * std::min(K, EP) - used.sent;
-    bytes += layers * (rows * (D + 2 * K) + sent) * 4;
-    bytes += (rows * (2 * D + K) + sent * (D + 2 * K)) * 4;
+    bytes += layers * (rows * (D * C + 2 * K * 4) + sent * 4);
+    bytes += rows * (2 * D * C + K * 4) + sent * (D * C + 2 * K * 4);
     return static_cast<int64_t>(bytes);
+}
+
+int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int threads) {
+    const int64_t all = Transformer::activation_bytes(model, shape);
+    return threads > 0 ? all - untouched_bytes(model, shape) : all;
+}
+
+// The longest stretch of the arena that experts of a layer lie in.
+int64_t longest_stretch(const ArenaLayout& layout, int n_layers) {
+    std::vector<Range> stretch(n_layers, {INT64_MAX, 0});
+    for (const Parameter& p : layout.parameters) {
+        if (p.cls != ParamClass::expert) continue;
+        Range& own = stretch[p.layer];
+        own = {std::min(own.begin, p.offset), std::max(own.end, p.offset + p.count())};
+    }
+    int64_t longest = 0;
+    for (const Range& own : stretch) longest = std::max(longest, own.end - own.begin);
+    return longest;
+}
+
+// f32 of all bf16 operands of one op, of the one with the most.
+int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
+                      const ArenaLayout& layout) {
+    if (shape.dtype == DType::f32) return 0;
+    const MoeConfig& moe = model.moe;
+    const int64_t N = shape.tokens(), D = model.d_model, V = model.vocab_size;
+    const int64_t A = int64_t{model.n_heads} * model.head_size();
+    const int64_t W = A + 2 * int64_t{model.n_kv_heads} * model.head_size();
+    const int64_t U = moe.expert == ExpertKind::swiglu ? 2 : 1;
+    const int64_t F = std::max<int64_t>(int64_t{moe.n_shared_experts} * moe.d_expert,
+                                        moe.first_dense_layers ? moe.d_dense : 0);
+    const auto linear_backward = [&](int64_t I, int64_t O) { return 2 * N * I + N * O + O * I; };
+    const int64_t rows = static_cast<int64_t>(balanced(moe, shape).rows);
+    const int64_t choices = rows * std::min(moe.top_k, shape.shard_experts);
+    const bool routed = moe.first_dense_layers < model.n_layers;
+    const int64_t experts =
+        routed ? 3 * rows * D + choices * U * moe.d_expert + longest_stretch(layout, model.n_layers)
+               : 0;
+    return 4 * std::max({4 * N * D, 2 * N * D + V * D, linear_backward(D, W), linear_backward(A, D),
+                         2 * N * (W + A), F > 0 ? linear_backward(D, U * F) : 0,
+                         F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
 int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool frozen, int threads) {
@@ -60,38 +103,41 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool fr
 
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
                        const FrozenLayout* frozen, int threads, int64_t outer) {
-    const BatchShape shape =
-        Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                 config.data.seq_len, config.data.document_mask, frozen);
+    const BatchShape shape = Transformer::batch_shape(
+        config.model, layout, world, config.train.micro_batch, config.data.seq_len,
+        config.data.document_mask, frozen, dtype_of(config.train.dtype));
     const World::Group& group = world.own();
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
     const int64_t expert_slice = trained / (group.ranks / group.expert_parallel);
     MemoryPlan plan;
     plan.weights = layout.size() * 4;
+    if (shape.dtype == DType::bf16) plan.rounded = layout.size() * size_of(DType::bf16);
     plan.gradients = (layout.dense.size + trained) * 4;
     plan.moments = (dense_slice + expert_slice) * 8;
-    plan.activations =
-        Transformer::activation_bytes(config.model, shape) - untouched_bytes(config.model, shape);
+    plan.activations = resident_activations(config.model, shape, threads);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
-    plan.scratch = scratch_bytes(config.model, shape, plan.copies > 0, threads);
+    if (threads > 0)
+        plan.scratch = scratch_bytes(config.model, shape, plan.copies > 0, threads) +
+                       widened_bytes(config.model, shape, layout);
     plan.outer = outer;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
 }
 
 int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,
-                         const FrozenLayout& copies) {
+                         const FrozenLayout& copies, int threads) {
     const FederationConfig& federation = config.federation;
-    const BatchShape shape =
-        Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                 config.data.seq_len, config.data.document_mask, &copies);
-    int64_t bytes =
-        Transformer::activation_bytes(config.model, shape) - untouched_bytes(config.model, shape);
+    const BatchShape shape = Transformer::batch_shape(
+        config.model, layout, world, config.train.micro_batch, config.data.seq_len,
+        config.data.document_mask, &copies, dtype_of(config.train.dtype));
+    int64_t bytes = resident_activations(config.model, shape, threads);
     if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
         federation.reject_above > 0 || !one_period(federation))
         bytes += copies.size * size_of(DType::bf16);
-    if (!one_period(federation)) bytes += layout.size() * size_of(DType::f32);
+    if (!one_period(federation))
+        bytes += layout.size() *
+                 (size_of(DType::f32) + (shape.dtype == DType::bf16 ? size_of(DType::bf16) : 0));
     return bytes;
 }
 

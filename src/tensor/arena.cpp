@@ -4,8 +4,8 @@
 
 namespace fomoe {
 
-Arena::Arena(Memory& memory, int64_t bytes)
-    : memory_(&memory), data_(static_cast<char*>(memory.allocate(bytes))), size_(bytes) {}
+Arena::Arena(Memory& memory, int64_t bytes, std::string_view purpose)
+    : memory_(&memory), data_(static_cast<char*>(memory.allocate(bytes, purpose))), size_(bytes) {}
 
 Arena::~Arena() {
     if (memory_) memory_->release(data_);

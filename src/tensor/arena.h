@@ -1,7 +1,7 @@
 // One allocation, many views. Also a measuring tape: without memory it only counts.
 #pragma once
 
-#include <string>
+#include <string_view>
 
 #include "tensor/tensor.h"
 
@@ -11,7 +11,9 @@ namespace fomoe {
 class Memory {
 public:
     virtual ~Memory() = default;
-    virtual void* allocate(int64_t bytes) = 0;  // aligned to 64 bytes; throws Error
+    // Aligned to 64 bytes. `purpose` names what it is for when memory runs out: "weights". Throws
+    // Error.
+    virtual void* allocate(int64_t bytes, std::string_view purpose) = 0;
     virtual void release(void* data) = 0;
 };
 
@@ -22,7 +24,7 @@ public:
     static constexpr int64_t kAlign = 64;
 
     Arena() = default;  // measures: views have no data
-    Arena(Memory& memory, int64_t bytes);
+    Arena(Memory& memory, int64_t bytes, std::string_view purpose = "tensors");
     ~Arena();
     Arena(Arena&& other) noexcept;
     Arena& operator=(Arena&& other) noexcept;

@@ -69,8 +69,8 @@ Calibration::Calibration(const Config& config, const RunPlan& plan, Communicator
       config_(calibrating(config)),
       plan_(plan),
       job_(job),
-      backend_(backend),
       threads_(threads),
+      plan_threads_(backend.host_memory() ? threads.count : 0),
       world_(config.topology, job.rank(), job.size()),
       placement_(config.federation, config.topology, config.model.moe.n_experts),
       all_(calibrated_parameters(config.model, placement_, config.calibration.weights)),
@@ -95,8 +95,9 @@ void Calibration::start() {
                                        " is not a calibrated model; nothing was overwritten: move "
                                        "it away"));
     job_.barrier();
-    load_union(checkpoint_, model_, step_.weights());
-    federation_.start(step_.weights());
+    step_.weights().change_on_host(
+        [&](Tensor weights) { load_union(checkpoint_, model_, weights); });
+    federation_.start(step_.weights().on_host());
     take_copies();
     if (speaks()) describe();
     if (world_.local_rank == 0) {
@@ -108,7 +109,8 @@ void Calibration::start() {
 
 void Calibration::take_copies() {
     const std::vector<bool> senders(world_.n_groups(), true);
-    copies_.exchange(step_.weights(), step_.copies(), senders);
+    copies_.exchange(step_.weights().on_host(), step_.copies_on_host(), senders);
+    step_.upload_copies();
     for (const TrafficBytes& bytes : copies_.predict(senders))
         predicted_bytes_ += bytes.total_sent();
 }
@@ -118,7 +120,7 @@ void Calibration::describe() const {
     for (const Parameter& p : trained_only(all_)) (is_scale(p) ? scales : weights) += p.count();
     const bool router = config_.calibration.weights == CalibratedWeights::router;
     const MemoryPlan plan =
-        memory_plan(config_, world_, layout_, &frozen_, threads_.count, federation_.bytes());
+        memory_plan(config_, world_, layout_, &frozen_, plan_threads_, federation_.bytes());
     log_info(
         fmt::format("calibration of {} for {} steps: {} ({} weights) and {} scales of layers | "
                     "copies of absent experts {}, memory planned for rank 0 {}",
@@ -161,7 +163,9 @@ void Calibration::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the job was asked to stop.
 bool Calibration::round(int64_t step, bool stop) {
-    const RoundResult result = federation_.round(step_.weights(), {.stop = stop});
+    RoundResult result;
+    step_.weights().change_on_host(
+        [&](Tensor weights) { result = federation_.round(weights, {.stop = stop}); });
     predicted_bytes_ += result.predicted.total_sent();
     if (result.committed) return result.stop;
     if (step == config_.calibration.steps)
@@ -179,18 +183,15 @@ bool Calibration::round(int64_t step, bool stop) {
 
 // A scale of the gates is one of what the experts put out.
 void Calibration::fold_scales() {
-    std::vector<float> scale(config_.model.n_layers, 1.0f);
-    for (const Parameter& p : layout_.parameters)
-        if (is_scale(p)) backend_.copy_to_host(&scale[p.layer], step_.weights().slice(p.offset, 1));
-    std::vector<float> values;
-    for (const Parameter& p : layout_.parameters) {
-        if (p.cls != ParamClass::expert || !p.name.ends_with(".down_proj.weight")) continue;
-        const Tensor stored = step_.weights().slice(p.offset, p.count());
-        values.resize(p.count());
-        backend_.copy_to_host(values.data(), stored);
-        for (float& x : values) x *= scale[p.layer];
-        backend_.copy_from_host(stored, values.data());
-    }
+    step_.weights().change_on_host([&](Tensor weights) {
+        float* values = weights.as<float>();
+        std::vector<float> scale(config_.model.n_layers, 1.0f);
+        for (const Parameter& p : layout_.parameters)
+            if (is_scale(p)) scale[p.layer] = values[p.offset];
+        for (const Parameter& p : layout_.parameters)
+            if (p.cls == ParamClass::expert && p.name.ends_with(".down_proj.weight"))
+                for (int64_t i = 0; i < p.count(); ++i) values[p.offset + i] *= scale[p.layer];
+    });
 }
 
 void Calibration::save() {
@@ -202,9 +203,10 @@ void Calibration::save() {
     about.tokens = before.tokens + config_.calibration.steps * config_.train.batch *
                                        config_.data.seq_len * world_.n_groups();
     for (Manifest::Group& group : about.groups) group.step = before.step;
-    const TensorSet model{.directory = kModelDirectory,
-                          .tensors = model_tensors(all_parameters(config_.model, placement_)),
-                          .pieces = union_shares(model_, placement_, world_, step_.weights())};
+    const TensorSet model{
+        .directory = kModelDirectory,
+        .tensors = model_tensors(all_parameters(config_.model, placement_)),
+        .pieces = union_shares(model_, placement_, world_, to_save(step_.weights().on_host()))};
     replace_checkpoint(job_, directory(plan_), {.about = about, .config = &run_, .sets = {model}});
 }
 

@@ -32,7 +32,7 @@ public:
 
     // What this rank holds; after run() with the scales, which the experts then have in them.
     const ArenaLayout& layout() const { return layout_; }
-    Tensor weights() const { return step_.weights(); }
+    ConstTensor weights() { return step_.weights().on_host(); }
 
 private:
     void start();
@@ -51,8 +51,8 @@ private:
     const Config config_;  // as its steps see it here
     const RunPlan plan_;
     Communicator& job_;
-    Backend& backend_;
     Threads threads_;
+    const int plan_threads_;  // of the CPU backend, 0: a device
     World world_;
     Placement placement_;
     std::vector<Parameter> all_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <optional>
 
 #include "base/timer.h"
 
@@ -84,31 +85,40 @@ EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classe
 
     const bool anchors = exchanged == kAllClasses;  // the weights are the anchors
     const bool fresh = round.refreshed && round.contributed == round.groups;
-    Arena tape, memory;
-    const auto lay_out = [&](Arena& arena) {
-        return std::pair{
-            anchors ? run_.step.weights() : arena.take(DType::f32, Shape(run_.layout.size())),
-            fresh ? run_.step.copies() : arena.take(DType::bf16, Shape(layout_of_copies_.size))};
-    };
-    lay_out(tape);
-    memory = Arena(backend_, tape.bytes());
-    const auto [weights, copies] = lay_out(memory);
+    const DType dtype = dtype_of(config.train.dtype);
+    std::optional<WeightArena> of_anchors;
     if (!anchors) {
-        backend_.copy(weights, run_.step.weights());
-        run_.federation.write_anchors(weights);
+        of_anchors.emplace(run_.layout.size(), dtype, backend_);
+        of_anchors->change_on_host([&](Tensor weights) {
+            const float* own = run_.step.weights().on_host().as<float>();
+            std::copy_n(own, weights.count(), weights.as<float>());
+            run_.federation.write_anchors(weights);
+        });
     }
+    WeightArena& weights = anchors ? run_.step.weights() : *of_anchors;
+    Arena tape, memory;
+    Tensor copies = run_.step.copies();
     if (!fresh) {
-        copies_.exchange(weights, copies, all_groups);
+        const auto lay_out = [&](Arena& arena) {
+            return arena.take(DType::bf16, Shape(layout_of_copies_.size));
+        };
+        lay_out(tape);
+        memory = Arena(backend_, tape.bytes(), "copies of experts");
+        copies = lay_out(memory);
+        OnHost received(backend_, copies);
+        copies_.exchange(weights.on_host(), received.tensor(), all_groups);
+        received.write_back();
         for (const TrafficBytes& bytes : copies_.predict(all_groups))
             result.predicted_bytes += bytes.total_sent();
     }
 
-    Transformer model(config.model, config.federation, run_.layout, run_.placement, world,
-                      Transformer::batch_shape(config.model, run_.layout, world,
-                                               config.train.micro_batch, config.data.seq_len,
-                                               config.data.document_mask, &layout_of_copies_),
-                      backend_, expert_parallel_, &layout_of_copies_);
-    model.bind(weights, {}, copies);
+    Transformer model(
+        config.model, config.federation, run_.layout, run_.placement, world,
+        Transformer::batch_shape(config.model, run_.layout, world, config.train.micro_batch,
+                                 config.data.seq_len, config.data.document_mask, &layout_of_copies_,
+                                 dtype),
+        backend_, expert_parallel_, &layout_of_copies_);
+    model.bind(weights.tensors(), {}, copies);
     std::vector<Score> mine = score(model, world.n_ranks(), world.rank);
     if (own_models_) {
         model.set_residents(own_slots(model, run_.placement, world.group));

@@ -5,8 +5,8 @@
 namespace fomoe {
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend& backend,
-                 const Threads& threads) {
-    RunHold hold;
+                 const Threads& threads, const std::function<bool()>& stop_requested) {
+    RunHold hold{.stop_requested = stop_requested, .lock = {}};
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {
@@ -19,7 +19,7 @@ RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend&
     }
     if (config.calibration.steps == 0) return end;
     Calibration calibration(config, plan, job, backend, threads);
-    end.exit = calibration.run([&] { return hold.signals.requested(); });
+    end.exit = calibration.run(stop_requested);
     end.steps_done += config.calibration.steps;
     return end;
 }

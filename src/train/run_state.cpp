@@ -64,11 +64,16 @@ TensorSet group_set(const RunState& run, const std::vector<Parameter>& all, int 
     return set;
 }
 
-void add_moments(const RunState& run, TensorSet& set) {
-    for (const InnerOptimizer::Slice& slice : run.step.optimizer().slices()) {
-        append(set.pieces, pieces_of(run.layout, kMoments[0], slice.begin, slice.m));
-        append(set.pieces, pieces_of(run.layout, kMoments[1], slice.begin, slice.v));
-    }
+// Returns what the pieces point into.
+std::vector<OnHost> add_moments(const RunState& run, TensorSet& set) {
+    std::vector<OnHost> moments;
+    for (const InnerOptimizer::Slice& slice : run.step.optimizer().slices())
+        for (int moment = 0; moment < 2; ++moment) {
+            moments.push_back(run.step.optimizer().moment_on_host(slice, moment));
+            append(set.pieces,
+                   pieces_of(run.layout, kMoments[moment], slice.begin, moments.back().tensor()));
+        }
+    return moments;
 }
 
 // One element for each parameter that this rank holds; `starts` is by parameter of its layout, the
@@ -105,7 +110,7 @@ std::vector<TensorPiece> copy_pieces(const RunState& run, int parts, int part) {
         const Range own = cut(p.count(), parts, part);
         if (own.size() > 0)
             pieces.push_back({kCopy + p.name, own.begin,
-                              run.step.copies().slice(p.offset + own.begin, own.size())});
+                              run.step.copies_on_host().slice(p.offset + own.begin, own.size())});
     }
     return pieces;
 }
@@ -119,24 +124,27 @@ void copy_from_union(const RunState& run, const Checkpoint& checkpoint) {
     for (const Parameter& p : run.frozen.parameters)
         model.pieces.push_back({p.name, 0, view(values.data() + p.offset, Shape(p.count()))});
     checkpoint.read(model, Checkpoint::Tensors::some);
-    std::ranges::transform(values, run.step.copies().as<bf16>(), to_bf16);
+    std::ranges::transform(values, run.step.copies_on_host().as<bf16>(), to_bf16);
 }
 
 }  // namespace
 
-std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
-                                     std::vector<int64_t>& starts) {
-    std::vector<TensorSet> sets{model_set(run), anchor_set(run)};
-    sets[0].pieces = pieces_of(run.federation.union_model(run.step.weights()), "");
+StateToSave state_to_save(const RunState& run) {
+    StateToSave state{.sets = {model_set(run), anchor_set(run)},
+                      .load = run.step.load(),
+                      .starts = run.step.optimizer().starts(),
+                      .moments = {}};
+    std::vector<TensorSet>& sets = state.sets;
+    const Tensor weights = to_save(run.step.weights().on_host());
+    sets[0].pieces = pieces_of(run.federation.union_model(weights), "");
     for (int group = 0; group < run.world.n_groups(); ++group) {
         const bool copies = keeps_copies(run.config, run.all);
         TensorSet& set = sets.emplace_back(group_set(run, run.all, group, copies));
         if (group != run.world.group) continue;
-        set.pieces =
-            group_shares(run.layout, run.placement, run.world, kWeight, run.step.weights());
-        add_moments(run, set);
+        set.pieces = group_shares(run.layout, run.placement, run.world, kWeight, weights);
+        state.moments = add_moments(run, set);
         if (run.world.local_rank == 0) {
-            set.pieces.push_back(load_piece(load));
+            set.pieces.push_back(load_piece(state.load));
             append(set.pieces, count_pieces(run));
         }
         if (copies) {
@@ -148,14 +156,14 @@ std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& lo
                 set.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
         }
         // Of several holders, the one that writes the first element.
-        const std::vector<TensorPiece> held = start_pieces(run, run.all, starts);
+        const std::vector<TensorPiece> held = start_pieces(run, run.all, state.starts);
         for (size_t i = 0; i < held.size(); ++i) {
             const Range share = share_in_group(run.layout.parameters[i], run.placement, run.world);
             if (share.begin == 0 && share.size() > 0) set.pieces.push_back(held[i]);
         }
     }
     if (sets[1].tensors.empty()) sets.erase(sets.begin() + 1);
-    return sets;
+    return state;
 }
 
 void restore(const RunState& run, const Checkpoint& checkpoint) {
@@ -177,8 +185,7 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     const bool copies = keeps_copies(run.config, run.all);
     const bool saved_copies = keeps_copies(checkpoint.config(), saved);
     TensorSet group = group_set(run, saved, run.world.group, copies && saved_copies);
-    group.pieces = pieces_of(run.layout, kWeight, 0, run.step.weights());
-    add_moments(run, group);
+    std::vector<OnHost> moments = add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
     group.pieces.push_back(load_piece(load));
     append(group.pieces, count_pieces(run));
@@ -189,8 +196,13 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
         group.pieces.push_back({kCopiesAge, 0, run.federation.copies_age()});
     }
     using Tensors = Checkpoint::Tensors;
-    checkpoint.read(group, saved_copies && !copies ? Tensors::some : Tensors::exact);
+    run.step.weights().change_on_host([&](Tensor weights) {
+        append(group.pieces, pieces_of(run.layout, kWeight, 0, weights));
+        checkpoint.read(group, saved_copies && !copies ? Tensors::some : Tensors::exact);
+    });
+    for (OnHost& moment : moments) moment.write_back();
     if (copies && !saved_copies) copy_from_union(run, checkpoint);
+    if (copies) run.step.upload_copies();
     run.step.set_load(load);
     run.step.set_exchanged(run.federation.exchanged_choices());
     run.step.optimizer().set_starts(std::move(starts));

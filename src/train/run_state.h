@@ -21,10 +21,15 @@ struct RunState {
 };
 
 // Everything that this rank writes: its parts of the union model, of the outer momentum and of its
-// group's weights, moments and counts. `load` (L, E) and `starts`, those of the step and its
-// optimizer, must live until the save is over.
-std::vector<TensorSet> state_to_save(const RunState& run, std::vector<float>& load,
-                                     std::vector<int64_t>& starts);
+// group's weights, moments and counts. Good until the run goes on.
+struct StateToSave {
+    std::vector<TensorSet> sets;
+    // What they point into, beside the run itself.
+    std::vector<float> load;  // (L, E) of the last step
+    std::vector<int64_t> starts;
+    std::vector<OnHost> moments;
+};
+StateToSave state_to_save(const RunState& run);
 
 // Fills the run from a checkpoint of the same groups that holds the same residents, or every
 // expert: then the state of those that a group no longer holds is left behind.

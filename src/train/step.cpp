@@ -2,33 +2,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "optim/schedule.h"
 
 namespace fomoe {
 namespace {
 
-struct StepMemory {
-    Tensor weights, gradients, copies, sum_squares, grad_scale;
-};
-StepMemory lay_out(const ArenaLayout& layout, const FrozenLayout* frozen, Arena& arena) {
-    return {
-        arena.take(DType::f32, Shape(layout.size())),
-        arena.take(DType::f32, Shape(layout.trains_experts() ? layout.size() : layout.dense.size)),
-        frozen ? arena.take(DType::bf16, Shape(frozen->size)) : Tensor{},
-        arena.take(DType::f64, Shape(1)), arena.take(DType::f32, Shape(1))};
-}
+// Of the sums of a step.
+enum Sums { kSquares, kLoss, kBalance, kSums = kBalance + 3 };
 
-// `start` is initial_values or initial_copies.
-template <class T, class Start>
-void fill(const std::vector<Parameter>& parameters, uint64_t seed, Start start, Backend& backend,
-          Tensor arena) {
+void fill(const std::vector<Parameter>& parameters, uint64_t seed, Backend& backend, Tensor arena) {
     constexpr int64_t kPiece = 1 << 20;
-    std::vector<T> values(kPiece);
+    std::vector<float> values(kPiece);
     for (const Parameter& p : parameters)
         for (int64_t begin = 0; begin < p.count(); begin += kPiece) {
             const int64_t n = std::min(kPiece, p.count() - begin);
-            start(p, seed, begin, n, values.data());
+            initial_values(p, seed, begin, n, values.data());
             backend.copy_from_host(arena.slice(p.offset + begin, n), values.data());
         }
 }
@@ -55,24 +45,31 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
       trains_experts_(layout.trains_experts()),
       backend_(backend),
       ranks_(ranks),
+      weights_(layout.size(), dtype_of(config.train.dtype), backend),
       optimizer_(config.train.optimizer, layout, world, backend),
       transformer_(config.model, config.federation, layout, placement, world,
                    Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                            config.data.seq_len, config.data.document_mask, frozen),
+                                            config.data.seq_len, config.data.document_mask, frozen,
+                                            dtype_of(config.train.dtype)),
                    backend, *ranks.expert_parallel, frozen) {
-    Arena tape;
-    fomoe::lay_out(layout, frozen, tape);
-    memory_ = Arena(backend, tape.bytes());
-    const StepMemory memory = fomoe::lay_out(layout, frozen, memory_);
-    weights_ = memory.weights;
-    gradients_ = memory.gradients;
-    copies_ = memory.copies;
-    sum_squares_ = memory.sum_squares;
-    grad_scale_ = memory.grad_scale;
-    backend.zero(weights_);
-    fill<float>(layout.parameters, config.seed, initial_values, backend, weights_);
-    if (frozen) fill<bf16>(frozen->parameters, config.seed, initial_copies, backend, copies_);
-    transformer_.bind(weights_, gradients_, copies_);
+    const auto take = [&](Arena& memory, const char* purpose, DType dtype, int64_t n) {
+        Arena tape;
+        tape.take(dtype, Shape(n));
+        memory = Arena(backend, tape.bytes(), purpose);
+        return memory.take(dtype, Shape(n));
+    };
+    gradients_ = take(gradient_memory_, "gradients", DType::f32,
+                      trains_experts_ ? layout.size() : layout.dense.size);
+    weights_.change([&](Tensor values) { fill(layout.parameters, config.seed, backend, values); });
+    if (frozen) {
+        copies_ = take(copy_memory_, "frozen copies", DType::bf16, frozen->size);
+        const Tensor copies = copies_on_host();
+        for (const Parameter& p : frozen->parameters)
+            initial_copies(p, config.seed, 0, p.count(), copies.as<bf16>() + p.offset);
+        upload_copies();
+    }
+    transformer_.bind(weights_.tensors(), gradients_, copies_);
+    lay_out_report();
 
     const int L = config.model.n_layers, E = config.model.moe.n_experts;
     load_.assign(int64_t(L) * E, 0.0f);
@@ -81,24 +78,50 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
         for (int e : placement.residents(l, world.group)) resident_[l * E + e] = true;
 }
 
-double InnerStep::accumulate(const Batch& batch) {
+void InnerStep::lay_out_report() {
+    const int64_t n = int64_t{config_.model.n_layers} * config_.model.moe.n_experts;
+    const bool moves_bias = config_.model.moe.bias_update > 0;
+    const auto lay_out = [&](Arena& arena) {
+        report_ = arena.take(DType::f32, Shape(2 * kSums + (moves_bias ? 2 : 1) * n));
+        grad_scale_ = arena.take(DType::f32, Shape(1));
+    };
+    Arena tape;
+    lay_out(tape);
+    report_memory_ = Arena(backend_, tape.bytes(), "sums of a step");
+    lay_out(report_memory_);
+    backend_.zero(report_);
+    sums_ = {report_.data, DType::f64, Shape(kSums)};
+    load_sums_ = report_.slice(2 * kSums, n);
+    if (moves_bias) bias_ = report_.slice(2 * kSums + n, n);
+    report_on_host_.resize(report_.count());
+}
+
+Tensor InnerStep::copies_on_host() {
+    if (backend_.host_memory() || !copies_) return copies_;
+    copies_mirror_.resize(copies_.count());
+    return view(copies_mirror_.data(), copies_.shape);
+}
+
+void InnerStep::upload_copies() {
+    if (!copies_mirror_.empty()) backend_.copy_from_host(copies_, copies_mirror_.data());
+}
+
+void InnerStep::accumulate(const Batch& batch) {
     const int64_t micro = config_.train.micro_batch, T = config_.data.seq_len;
     const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
     FOMOE_CHECK(batch.n_sequences % micro == 0, batch.n_sequences, " sequences, micro batch ",
                 micro);
-    double loss = 0;
     for (int64_t first = 0; first < batch.n_sequences; first += micro) {
         auto part = [&](const std::vector<int32_t>& all) {
             return all.empty() ? std::span<const int32_t>{}
                                : std::span(all).subspan(first * T, micro * T);
         };
-        loss += transformer_.train({.token = part(batch.tokens),
-                                    .target = part(batch.targets),
-                                    .position = part(batch.positions),
-                                    .begin = part(batch.begin)},
-                                   scale);
+        transformer_.train({.token = part(batch.tokens),
+                            .target = part(batch.targets),
+                            .position = part(batch.positions),
+                            .begin = part(batch.begin)},
+                           scale);
     }
-    return loss;
 }
 
 // Afterwards the slices that this rank steps hold the sums over the ranks that share them; what is
@@ -107,48 +130,98 @@ void InnerStep::reduce_gradients() {
     for (const Parameter& p : layout_.parameters)
         if (!p.trained && p.cls != ParamClass::expert)
             backend_.zero(gradients_.slice(p.offset, p.count()));
+    const auto reduce = [&](Communicator& ranks, const ArenaSection& section,
+                            const InnerOptimizer::Slice& own) {
+        if (ranks.size() == 1) return;  // the slice is the section
+        ranks.reduce_scatter_sum(gradients_.slice(own.begin, own.size),
+                                 gradients_.slice(section.begin, section.size));
+    };
     const auto& [dense, expert] = optimizer_.slices();
-    ranks_.group->reduce_scatter_sum(gradients_.slice(dense.begin, dense.size),
-                                     gradients_.slice(layout_.dense.begin, layout_.dense.size));
-    if (!trains_experts_) return;
-    ranks_.expert_replicas->reduce_scatter_sum(
-        gradients_.slice(expert.begin, expert.size),
-        gradients_.slice(layout_.expert.begin, layout_.expert.size));
+    reduce(*ranks_.group, layout_.dense, dense);
+    if (trains_experts_) reduce(*ranks_.expert_replicas, layout_.expert, expert);
+}
+
+// Of this rank, on the device.
+void InnerStep::sum_up() {
+    backend_.zero(sums_);
+    for (const InnerOptimizer::Slice& slice : optimizer_.slices())
+        backend_.run(SumSquares{.sum = sums_.slice(kSquares, 1),
+                                .x = gradients_.slice(slice.begin, slice.size)});
+    const RoutingTotals& totals = transformer_.device_totals();
+    backend_.copy(sums_.slice(kLoss, 1), transformer_.loss_total());
+    backend_.copy(sums_.slice(kBalance, 3), totals.balance);
+    backend_.copy(load_sums_, totals.load);
+    if (!bias_) return;
+    const int64_t E = config_.model.moe.n_experts;
+    for (const Parameter& p : layout_.parameters)
+        if (p.follows_counts)
+            backend_.copy(bias_.slice(p.layer * E, E), weights_.values().slice(p.offset, E));
+}
+
+// The host reads the sums, and the ranks of the group add theirs: one message for all that they
+// must agree on. The sums, whether some rank is asked to stop, the load (L, E).
+std::vector<double> InnerStep::agree(bool stop_requested) {
+    backend_.copy_to_host(report_on_host_.data(), report_);
+    std::vector<double> sums(kSums);
+    std::memcpy(sums.data(), report_on_host_.data(), kSums * sizeof(double));
+    sums.push_back(stop_requested ? 1.0 : 0.0);
+    const auto load = report_on_host_.begin() + 2 * kSums;
+    sums.insert(sums.end(), load, load + load_sums_.count());
+    ranks_.group->all_reduce_sum(view(sums.data(), Shape(std::ssize(sums))));
+    return sums;
+}
+
+// The other ranks' slices.
+void InnerStep::gather_weights() {
+    const auto gather = [&](Communicator& ranks, const ArenaSection& section,
+                            const InnerOptimizer::Slice& own) {
+        if (ranks.size() == 1) return;
+        weights_.change({section.begin, section.begin + section.size}, [&](Tensor values) {
+            ranks.all_gather(values, values.slice(own.begin - section.begin, own.size));
+        });
+    };
+    const auto& [dense, expert] = optimizer_.slices();
+    gather(*ranks_.group, layout_.dense, dense);
+    if (trains_experts_) gather(*ranks_.expert_replicas, layout_.expert, expert);
 }
 
 StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested) {
+    StepResult result;
+    result.valid_tokens = batch.group_valid_tokens;
+    result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
+
     backend_.zero(gradients_);
     transformer_.reset_totals();
-    const double loss_sum = accumulate(batch);
+    accumulate(batch);
     reduce_gradients();
+    sum_up();
 
-    backend_.zero(sum_squares_);
-    for (const InnerOptimizer::Slice& slice : optimizer_.slices())
-        backend_.run(
-            SumSquares{.sum = sum_squares_, .x = gradients_.slice(slice.begin, slice.size)});
-    double squares = 0;
-    backend_.copy_to_host(&squares, sum_squares_);
-
-    // One message for all that the ranks of the group must agree on.
-    const Transformer::Totals totals = transformer_.totals();
-    std::vector<double> sums{squares,  loss_sum,        totals.balance,
-                             totals.z, totals.affinity, stop_requested ? 1.0 : 0.0};
-    const auto load_at = std::ssize(sums);
-    sums.insert(sums.end(), totals.load.begin(), totals.load.end());
-    ranks_.group->all_reduce_sum(view(sums.data(), Shape(static_cast<int64_t>(sums.size()))));
+    // Alone, the device goes on without the host.
+    const bool alone = ranks_.group->size() == 1;
+    std::vector<double> sums;
+    if (!alone) {
+        sums = agree(stop_requested);
+        backend_.copy_from_host(sums_, sums.data());
+    }
+    backend_.run(ClipScale{.grad_scale = grad_scale_,
+                           .squares = sums_.slice(kSquares, 1),
+                           .loss = sums_.slice(kLoss, 1),
+                           .clip = config_.train.optimizer.clip});
+    weights_.change_both([&](const WeightTensors& weights) {
+        optimizer_.step(weights, gradients_, grad_scale_, result.lr, step);
+    });
+    gather_weights();
+    if (alone) sums = agree(stop_requested);
 
     const double valid = static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
     const double moe_layers =
         std::max(1, config_.model.n_layers - config_.model.moe.first_dense_layers);
-    StepResult result;
-    result.grad_norm = std::sqrt(sums[0]);
-    result.loss = sums[1] / valid;
-    result.aux = sums[2] / (valid * moe_layers);
-    result.z = sums[3] / (valid * moe_layers);
-    result.affinity = sums[4] / (valid * moe_layers);
-    result.stop = sums[5] > 0;
-    result.valid_tokens = batch.group_valid_tokens;
-    result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
+    result.grad_norm = std::sqrt(sums[kSquares]);
+    result.loss = sums[kLoss] / valid;
+    result.aux = sums[kBalance] / (valid * moe_layers);
+    result.z = sums[kBalance + 1] / (valid * moe_layers);
+    result.affinity = sums[kBalance + 2] / (valid * moe_layers);
+    result.stop = sums[kSums] > 0;
     if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
         throw Error(Exit::diverged,
                     concat("step ", step, " of group '", world_.own().name, "': loss ", result.loss,
@@ -156,19 +229,10 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
                            "; lower train.optimizer.lr or raise warmup, and resume from the last "
                            "checkpoint"));
 
-    const float scale = clip_scale(result.grad_norm, config_.train.optimizer.clip);
-    backend_.copy_from_host(grad_scale_, &scale);
-    optimizer_.step(weights_, gradients_, grad_scale_, result.lr, step);
-    const auto& [dense, expert] = optimizer_.slices();
-    ranks_.group->all_gather(weights_.slice(layout_.dense.begin, layout_.dense.size),
-                             weights_.slice(dense.begin, dense.size));
-    if (trains_experts_)
-        ranks_.expert_replicas->all_gather(
-            weights_.slice(layout_.expert.begin, layout_.expert.size),
-            weights_.slice(expert.begin, expert.size));
-
-    set_load({sums.begin() + load_at, sums.end()});
-    if (config_.model.moe.aux_scope != AuxScope::federation) update_selection_bias(counts(load_));
+    set_load({sums.begin() + kSums + 1, sums.end()});
+    if (bias_ && config_.model.moe.aux_scope != AuxScope::federation)
+        move_selection_bias(counts(load_),
+                            std::span(report_on_host_).last(static_cast<size_t>(bias_.count())));
     describe_load(result);
     return result;
 }
@@ -207,24 +271,33 @@ std::vector<int> InnerStep::candidates(int layer) const {
 }
 
 void InnerStep::update_selection_bias(std::span<const int64_t> choices) {
-    const float rate = static_cast<float>(config_.model.moe.bias_update);
-    if (rate == 0) return;
+    if (!bias_) return;
     const int64_t E = config_.model.moe.n_experts;
-    std::vector<float> bias(E);
+    std::vector<float> bias(bias_.count());
+    for (const Parameter& p : layout_.parameters)
+        if (p.follows_counts)
+            backend_.copy_to_host(bias.data() + p.layer * E, weights_.values().slice(p.offset, E));
+    move_selection_bias(choices, bias);
+}
+
+// `bias` (L, E) as it is.
+void InnerStep::move_selection_bias(std::span<const int64_t> choices, std::span<float> bias) {
+    const float rate = static_cast<float>(config_.model.moe.bias_update);
+    const int64_t E = config_.model.moe.n_experts;
     for (const Parameter& p : layout_.parameters) {
         if (!p.follows_counts) continue;
         const int64_t* load = choices.data() + p.layer * E;
+        float* own = bias.data() + p.layer * E;
         const std::vector<int> experts = candidates(p.layer);
         double mean = 0;
         for (int e : experts)
             mean += static_cast<double>(load[e]) / static_cast<double>(experts.size());
-        const Tensor stored = weights_.slice(p.offset, E);
-        backend_.copy_to_host(bias.data(), stored);
         for (int e : experts) {
-            if (load[e] < mean) bias[e] += rate;
-            if (load[e] > mean) bias[e] -= rate;
+            if (load[e] < mean) own[e] += rate;
+            if (load[e] > mean) own[e] -= rate;
         }
-        backend_.copy_from_host(stored, bias.data());
+        weights_.change({p.offset, p.offset + E},
+                        [&](Tensor stored) { backend_.copy_from_host(stored, own); });
     }
 }
 

@@ -45,15 +45,19 @@ public:
 
     // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
     // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was
-    // updated then.
+    // updated then. With one rank in the group the host waits for the device once, at the end.
     StepResult run(int64_t step, const Batch& batch, bool stop_requested);
 
     // This rank's sequences of a group's batch.
     static Range sequences(const Config& config, const World& world);
 
-    Tensor weights() const { return weights_; }      // the arena (layout.size())
-    Tensor copies() const { return copies_; }        // (frozen->size) bf16, or empty
+    WeightArena& weights() { return weights_; }
     Tensor gradients() const { return gradients_; }  // after run(): summed, at the own slices
+    // The frozen copies (frozen->size) bf16, or empty: as forward passes read them, and where the
+    // host changes them, which reaches the device with upload_copies().
+    Tensor copies() const { return copies_; }
+    Tensor copies_on_host();
+    void upload_copies();
     InnerOptimizer& optimizer() { return optimizer_; }
     Transformer& transformer() { return transformer_; }
 
@@ -70,8 +74,13 @@ public:
     void update_selection_bias(std::span<const int64_t> choices);
 
 private:
-    double accumulate(const Batch& batch);
+    void lay_out_report();
+    void accumulate(const Batch& batch);
     void reduce_gradients();
+    void sum_up();
+    std::vector<double> agree(bool stop_requested);
+    void gather_weights();
+    void move_selection_bias(std::span<const int64_t> choices, std::span<float> bias);
     // The experts that tokens of the group may choose.
     std::vector<int> candidates(int layer) const;
     void describe_load(StepResult& result) const;
@@ -85,10 +94,18 @@ private:
     GroupCommunicators& ranks_;
     std::vector<bool> resident_;  // (L, E) held by the group
 
-    Arena memory_;
-    Tensor weights_, gradients_, copies_;
-    Tensor sum_squares_;  // (1) f64
-    Tensor grad_scale_;   // (1) f32
+    WeightArena weights_;
+    Arena gradient_memory_, copy_memory_, report_memory_;
+    Tensor gradients_;
+    Tensor copies_;                    // (frozen->size) bf16
+    std::vector<bf16> copies_mirror_;  // of them, where the host cannot reach the device
+    // What the host reads of a step, in one piece: sums, load, bias.
+    Tensor report_;      // (n) f32
+    Tensor sums_;        // (5) f64: squares of the gradient, loss, Transformer's balance
+    Tensor load_sums_;   // (L, E)
+    Tensor bias_;        // (L, E), where a step moves the selection bias
+    Tensor grad_scale_;  // (1)
+    std::vector<float> report_on_host_;
     InnerOptimizer optimizer_;
     Transformer transformer_;
     std::vector<float> load_;

@@ -22,9 +22,10 @@ int64_t tokens_of_steps(const Config& config, int64_t steps) {
 }
 
 // Measured on all ranks at once, since that is how they will run.
-double measure_ceiling(Communicator& job, Communicator& group, int threads) {
+double measure_ceiling(Communicator& job, Communicator& group, Backend& backend, DType dtype,
+                       int threads) {
     job.barrier();
-    double ceiling = cpu_matmul_ceiling(threads);
+    double ceiling = matmul_ceiling(backend, dtype, threads);
     group.all_reduce_sum(view(&ceiling, Shape(1)));
     return ceiling;
 }
@@ -76,7 +77,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       layout_(arena_layout(all_, placement_, world_)),
       frozen_(keeps_copies(config) ? frozen_layout(all_, placement_, world_) : FrozenLayout{}),
       ranks_(job, world_),
-      ceiling_(measure_ceiling(job, *ranks_.group, threads.count)),
+      ceiling_(measure_ceiling(job, *ranks_.group, backend, dtype_of(config.train.dtype),
+                               threads.count)),
       memory_before_(memory_now()),
       step_(config_, world_, placement_, layout_, backend, ranks_,
             keeps_copies(config) ? &frozen_ : nullptr),
@@ -89,7 +91,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
-        federation_.keep_frozen(frozen_copies_, step_.copies(), config.federation.refresh);
+        federation_.keep_frozen(frozen_copies_, step_.copies_on_host(), config.federation.refresh);
     if (Probe::wanted(config_)) probe_.emplace(config_, ValidLoader(config_));
     if (config_.federation.evaluate_every > 0)
         evaluation_.emplace(state(), link_, ranks_, backend_);
@@ -112,21 +114,31 @@ void Trainer::describe() const {
                         placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
     }
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
+    const int threads = backend_.host_memory() ? threads_.count : 0;
     MemoryPlan plan =
-        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
-                    threads_.count, federation_.bytes());
+        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
+                    federation_.bytes());
     if (evaluation_)
-        plan.evaluation = evaluation_bytes(config_, world_, layout_, evaluation_->copies());
+        plan.evaluation =
+            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), threads);
     const auto if_any = [](const char* name, int64_t bytes) {
         return bytes > 0 ? fmt::format(", {} {}", name, mebibytes(bytes)) : "";
     };
-    log_info(
-        fmt::format("memory planned for rank 0: {} (weights {}, gradients {}, moments {}, "
-                    "activations {}, scratch {}, outer state {}{}{})",
-                    mebibytes(plan.total()), mebibytes(plan.weights), mebibytes(plan.gradients),
-                    mebibytes(plan.moments), mebibytes(plan.activations), mebibytes(plan.scratch),
-                    mebibytes(plan.outer), if_any("frozen copies", plan.copies),
-                    if_any("evaluation", plan.evaluation)));
+    const std::string parts =
+        fmt::format("weights {}, gradients {}, moments {}, activations {}{}{}{}",
+                    mebibytes(plan.weights), mebibytes(plan.gradients), mebibytes(plan.moments),
+                    mebibytes(plan.activations), if_any("bf16 weights", plan.rounded),
+                    if_any("frozen copies", plan.copies), if_any("evaluation", plan.evaluation));
+    if (threads > 0)
+        log_info(fmt::format("memory planned for rank 0: {} ({}, scratch {}, outer state {})",
+                             mebibytes(plan.total()), parts, mebibytes(plan.scratch),
+                             mebibytes(plan.outer)));
+    else
+        log_info(fmt::format(
+            "memory planned for rank 0: {} of the device ({}) beside the scratch of its ops, {} of "
+            "the host (outer state {}, weights on their way {})",
+            mebibytes(plan.total() - plan.outer), parts, mebibytes(plan.outer + plan.weights),
+            mebibytes(plan.outer), mebibytes(plan.weights)));
 }
 
 void Trainer::start_or_resume() {
@@ -141,16 +153,17 @@ void Trainer::start_or_resume() {
         if (speaks() && !hold_.lock) {
             log_info(
                 fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
-            for (const std::string& why : bit_changes(checkpoint, config_, threads_.count))
+            for (const std::string& why :
+                 bit_changes(checkpoint, config_, threads_.count, backend_.name()))
                 log_warning("the bits will not be those of a run that never stopped: " + why);
         }
     } else {
-        federation_.start(step_.weights());
+        federation_.start(step_.weights().on_host());
     }
     if (speaks() && !hold_.lock) {
         hold_.lock.emplace(claim_run(plan_));
-        refuse_conflicts(plan_.checkpoints(), describe_run(config_, threads_.count),
-                         first_step_ - 1);
+        refuse_conflicts(plan_.checkpoints(),
+                         describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
         atomic_write_file(plan_.config_file().string(), dump_config(config_));
     }
     job_.barrier();
@@ -206,7 +219,10 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
                             ? kAllMoments
                             : moments_due(phase_.federation, step - phase_.begin);
     if (probe_) input.probe = probe_->choices(step_.transformer());
-    const RoundResult result = federation_.round(step_.weights(), input);
+    RoundResult result;
+    step_.weights().change_on_host(
+        [&](Tensor weights) { result = federation_.round(weights, input); });
+    if (result.refreshed) step_.upload_copies();
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
     if (config_.model.moe.aux_scope == AuxScope::federation && result.committed &&
@@ -262,17 +278,15 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
 void Trainer::save(int64_t step) {
     if (step == saved_step_) return;
     const Timer timer;
-    Manifest about = describe_run(config_, threads_.count);
+    Manifest about = describe_run(config_, threads_.count, backend_.name());
     about.step = step;
     for (Manifest::Group& group : about.groups) group.step = step;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
     about.bytes = sent_;
-    std::vector<float> load = step_.load();
-    std::vector<int64_t> starts = step_.optimizer().starts();
+    const StateToSave saved = state_to_save(state());
     const std::filesystem::path path = save_checkpoint(
-        job_, plan_.checkpoints(),
-        {.about = about, .config = &config_, .sets = state_to_save(state(), load, starts)},
+        job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
         {.keep = config_.checkpoint.keep});
     saved_step_ = step;
     if (metrics_) metrics_->checkpoint(step, path.string(), timer.seconds());
@@ -292,7 +306,7 @@ Exit Trainer::run() {
         if (step > phase_.end) enter_phase(step);
         const Batch batch = loader_.get(step - 1);
         const Timer timer;
-        const StepResult result = step_.run(step, batch, hold_.signals.requested());
+        const StepResult result = step_.run(step, batch, hold_.stop_requested());
         step_seconds_ += timer.seconds();
         // A frozen expert has no gradient of its weights, a third of the work.
         const double choices = result.executed_choices;
@@ -305,7 +319,7 @@ Exit Trainer::run() {
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due =
             step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
-        if (due != Classes{}) stop = round(step, due, hold_.signals.requested());
+        if (due != Classes{}) stop = round(step, due, hold_.stop_requested());
         stop = stop || (alone && result.stop);
         if (stop || step == last_step_ ||
             (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))

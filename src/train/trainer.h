@@ -2,6 +2,8 @@
 // checkpoints, and what is said about it all.
 #pragma once
 
+#include <functional>
+
 #include "base/timer.h"
 #include "config/phases.h"
 #include "device/device.h"
@@ -11,7 +13,6 @@
 #include "train/probe.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
-#include "train/signals.h"
 
 namespace fomoe {
 
@@ -24,8 +25,8 @@ void check_tokens(const Config& config, int64_t most);
 
 // What a process holds from the start of a run to its end.
 struct RunHold {
-    StopSignals signals;
-    std::optional<FileLock> lock;  // of the run's directory; rank 0
+    std::function<bool()> stop_requested;  // of this rank
+    std::optional<FileLock> lock;          // of the run's directory; rank 0
 };
 
 class Trainer {

@@ -22,8 +22,8 @@ void check_on_plugin() {
 
 TEMPLATE_TEST_CASE("cuda: as the reference", "[cuda]", Embedding, EmbeddingBackward, RmsNorm,
                    RmsNormBackward, Linear, LinearBackward, LinearCrossEntropy, Activate,
-                   ActivateBackward, AdamW, Cast, SumSquares, Rope, RopeBackward, Attention,
-                   AttentionBackward, Router, Balance, RouterBackward, DispatchPlan, Permute,
-                   Combine, ExpertsForward, ExpertsBackward) {
+                   ActivateBackward, AdamW, Cast, Sum, SumSquares, ClipScale, Rope, RopeBackward,
+                   Attention, AttentionBackward, Router, Balance, RouterBackward, DispatchPlan,
+                   Permute, Combine, ExpertsForward, ExpertsBackward) {
     check_on_plugin<TestType>();
 }

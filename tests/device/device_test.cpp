@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <mutex>
@@ -62,6 +63,7 @@ TEST_CASE("the ranks of a job find each other on the host") {
             const Threads threads = threads_per_rank(job);
             const std::lock_guard lock(mutex);
             CHECK(threads.host_ranks == n);
+            CHECK(threads.host_rank == job.rank());
             CHECK(threads.count == std::max(1, CPU_COUNT(&mask) / n));
         });
     }
@@ -74,22 +76,31 @@ TEST_CASE("OMP_NUM_THREADS decides when it is set") {
     CHECK_THAT(threads_per_rank(*alone).reason, Contains("OMP_NUM_THREADS"));
 }
 
-TEST_CASE("the backend is the CPU's, and its description says why") {
+// test_device lies where no plugin does.
+TEST_CASE("without a plugin the backend is the CPU's, and its description says why") {
     const Threads threads{.count = 1, .host_ranks = 2, .reason = "2 ranks on 2 cores"};
-    const Device automatic = make_device(backend_choice("auto"), threads);
+    const auto alone = make_self_communicator();
+    const Device automatic = make_device({}, threads, *alone);
     REQUIRE(automatic.backend);
     CHECK(automatic.backend->name() == "cpu");
-    CHECK_THAT(automatic.description, Contains("no CUDA plugin") && Contains("2 ranks on 2 cores"));
-    CHECK_THAT(make_device(backend_choice("cpu"), threads).description, Contains("asked for"));
+    CHECK(automatic.description ==
+          "backend cpu (this build has no CUDA plugin), 1 thread a rank (2 ranks on 2 cores)");
+    CHECK_THAT(make_device({.choice = BackendChoice::cpu}, threads, *alone).description,
+               Contains("asked for"));
 }
 
-TEST_CASE("a backend that does not exist is an error, never a silent fall-back") {
-    try {
-        make_device(backend_choice("cuda"), {});
-        FAIL("cuda was accepted");
-    } catch (const Error& error) {
-        CHECK(error.exit == Exit::internal);
-        CHECK_THAT(error.what(), Contains("CUDA plugin"));
-    }
+TEST_CASE("a backend that does not exist is an error on every rank, never a silent fall-back") {
+    std::atomic<int> thrown = 0;
+    run_ranks(2, [&](Communicator& job) {
+        try {
+            make_device({.choice = BackendChoice::cuda}, threads_per_rank(job), job);
+        } catch (const Error& error) {
+            const bool right =
+                error.exit == Exit::internal &&
+                error.what() == std::string("--backend cuda: this build has no CUDA plugin");
+            thrown += right;
+        }
+    });
+    CHECK(thrown == 2);
     CHECK_THROWS_AS(backend_choice("gpu"), Error);
 }

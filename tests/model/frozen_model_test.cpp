@@ -64,10 +64,10 @@ Computed compute(const Config& config, const Values& weights, bool copies) {
 
         const Batch batch = tiny_batch(config, 5, cut(kSequences, P, ranks.rank()));
         const double scale = 1.0 / static_cast<double>(batch.group_valid_tokens);
-        const double loss = scale * model.train(token_batch(batch), scale);
+        model.train(token_batch(batch), scale);
         const Transformer::Totals totals = model.totals();
         std::lock_guard lock(mutex);
-        sum.loss += loss;
+        sum.loss += scale * totals.loss;
         sum.balance += totals.balance;
         sum.z += totals.z;
         sum.affinity += totals.affinity;

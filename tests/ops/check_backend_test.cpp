@@ -11,6 +11,8 @@ namespace {
 // A CPU backend of which one test spoils what an op has written, after it ran.
 class Spoiled final : public Backend {
 public:
+    explicit Spoiled(std::string_view kind = "spoiled") : kind_(kind) {}
+
     template <class Op>
     Spoiled& after(std::function<void(const Op&)> spoil) {
         name_ = Op::name;
@@ -18,8 +20,11 @@ public:
         return *this;
     }
 
-    std::string_view name() const override { return "spoiled"; }
-    void* allocate(int64_t bytes) override { return inner_->allocate(bytes); }
+    std::string_view name() const override { return kind_; }
+    bool host_memory() const override { return true; }
+    void* allocate(int64_t bytes, std::string_view purpose) override {
+        return inner_->allocate(bytes, purpose);
+    }
     void release(void* data) override { inner_->release(data); }
     void copy_to_host(void* host, ConstTensor x, Queue queue) override {
         inner_->copy_to_host(host, x, queue);
@@ -56,7 +61,9 @@ protected:
     void execute(const RmsNormBackward& op, Queue queue) override { spoil(op, queue); }
     void execute(const EmbeddingBackward& op, Queue queue) override { spoil(op, queue); }
     void execute(const Cast& op, Queue queue) override { spoil(op, queue); }
+    void execute(const Sum& op, Queue queue) override { spoil(op, queue); }
     void execute(const SumSquares& op, Queue queue) override { spoil(op, queue); }
+    void execute(const ClipScale& op, Queue queue) override { spoil(op, queue); }
     void execute(const AdamW& op, Queue queue) override { spoil(op, queue); }
 
 private:
@@ -67,7 +74,8 @@ private:
     }
 
     std::unique_ptr<Backend> inner_ = make_cpu_backend(1);
-    std::string_view name_;
+    std::string_view kind_;  // what it says it is
+    std::string_view name_;  // of the op that is spoiled
     std::function<void(const void*)> spoil_;
 };
 
@@ -202,4 +210,45 @@ TEST_CASE("check backend: sums start from the same values, and shared operands s
     const Tensor total = pool.from<double>({1000.0});
     REQUIRE_NOTHROW(check.run(SumSquares{total, weight}));
     CHECK(*total.as<double>() > 1000.0);
+}
+
+TEST_CASE("check backend: bf16 is equal on one kind of backend and close on two") {
+    Pool pool("bf16");
+    const Tensor x = pool.rounded(pool.normal(Shape(30, 8)));
+    const Tensor weight = pool.rounded(pool.normal(Shape(8, 8)));
+    const Linear op{pool.blank(Shape(30, 8), DType::bf16), x, weight};
+    const auto shift = [](int bits) {
+        return [bits](const Linear& op) {
+            op.y.as<bf16>()[0].bits = static_cast<uint16_t>(op.y.as<bf16>()[0].bits + bits);
+        };
+    };
+    Spoiled other;
+    other.after<Linear>(shift(1));
+    CHECK_NOTHROW(run_checked(other, op));
+    other.after<Linear>(shift(0x100));
+    CHECK_THROWS_WITH(run_checked(other, op), Contains("linear: operand 0") && Contains("NMSE"));
+    Spoiled same("cpu");
+    same.after<Linear>(shift(1));
+    CHECK_THROWS_WITH(run_checked(same, op), Contains("linear: operand 0"));
+
+    // What f32 comes of bf16 is as close as that; of f32 it is closer.
+    for (const bool narrow : {false, true}) {
+        const auto made = [&](Shape shape) {
+            const Tensor values = pool.normal(shape);
+            return narrow ? pool.rounded(values) : values;
+        };
+        const LinearBackward backward{.dx = {},
+                                      .dweight = pool.normal(Shape(8, 8)),
+                                      .dy = made(Shape(30, 8)),
+                                      .x = made(Shape(30, 8)),
+                                      .weight = made(Shape(8, 8))};
+        Spoiled rough;
+        rough.after<LinearBackward>([](const LinearBackward& op) {
+            for (int i = 0; i < 64; ++i) op.dweight.as<float>()[i] *= 1.0f + (i % 2) * 1e-3f;
+        });
+        if (narrow)
+            CHECK_NOTHROW(run_checked(rough, backward));
+        else
+            CHECK_THROWS_WITH(run_checked(rough, backward), Contains("linear_backward"));
+    }
 }

@@ -40,11 +40,3 @@ TEST_CASE("a run that is all warm-up, and one without") {
     CHECK(learning_rate(config, 1, 100) > 1.99);
     CHECK(learning_rate(config, 1, 1) == Approx(0.5));
 }
-
-TEST_CASE("a gradient is scaled down to the largest norm, never up") {
-    CHECK(clip_scale(4.0, 1.0) == 0.25f);
-    CHECK(clip_scale(1.0, 1.0) == 1.0f);
-    CHECK(clip_scale(0.5, 1.0) == 1.0f);
-    CHECK(clip_scale(0.0, 1.0) == 1.0f);
-    CHECK(clip_scale(1e30, 0.0) == 1.0f);
-}

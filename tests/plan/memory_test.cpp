@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "ops/cpu/cpu_backend.h"
 #include "optim/inner_optimizer.h"
 #include "support/tiny.h"
 
@@ -112,7 +113,7 @@ TEST_CASE("an evaluation needs activations, and what of copies and weights is no
         const auto bytes = [&](auto... change) {
             Config changed = config;
             (change(changed.federation), ...);
-            return evaluation_bytes(changed, world, layout, copies);
+            return evaluation_bytes(changed, world, layout, copies, 1);
         };
         const auto proxy = [](FederationConfig& f) { f.absent = AbsentPolicy::proxy; };
         const int64_t activations = bytes(proxy);
@@ -128,5 +129,57 @@ TEST_CASE("an evaluation needs activations, and what of copies and weights is no
         CHECK(bytes(proxy, [](FederationConfig& f) { f.reject_above = 3; }) == bytes());
         CHECK(bytes([](FederationConfig& f) { f.router_steps = 8; }) ==
               bytes() + 4 * layout.size());
+    }
+}
+
+TEST_CASE("bf16 halves activations and adds a copy of the weights") {
+    Config config = tiny_config();
+    config.topology = tiny_topology({{1, 1}});
+    const Placement placement = placement_of(config);
+    const World world(config.topology, 0, 1);
+    const ArenaLayout layout =
+        arena_layout(all_parameters(config.model, placement), placement, world);
+    const MemoryPlan f32 = plan_of(config, 0);
+    config.train.dtype = ComputeType::bf16;
+    const MemoryPlan bf16 = plan_of(config, 0);
+    CHECK(f32.rounded == 0);
+    CHECK(bf16.rounded == 2 * layout.size());
+    CHECK(bf16.weights == f32.weights);
+    CHECK(bf16.gradients == f32.gradients);
+    CHECK(bf16.activations < 0.65 * f32.activations);
+    const BatchShape shape =
+        Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
+                                 config.data.seq_len, false, nullptr, DType::bf16);
+    CHECK(bf16.activations == Transformer::activation_bytes(config.model, shape));
+}
+
+TEST_CASE("what the CPU widens of bf16 is planned as it is held") {
+    for (const bool softmax : {false, true}) {
+        Config config = softmax ? tiny_softmax_config() : tiny_sigmoid_config();
+        config.topology = tiny_topology({{1, 1}});
+        config.train.dtype = ComputeType::bf16;
+        config.model.vocab_size = softmax ? 512 : 48;  // the output layer, the experts
+        const Placement placement = placement_of(config);
+        const World world(config.topology, 0, 1);
+        const ArenaLayout layout =
+            arena_layout(all_parameters(config.model, placement), placement, world);
+        CpuBackend backend(1);
+        const auto alone = make_self_communicator();
+        const BatchShape shape = Transformer::batch_shape(
+            config.model, layout, world, config.train.micro_batch, config.data.seq_len,
+            config.data.document_mask, nullptr, DType::bf16);
+        Transformer model(config.model, config.federation, layout, placement, world, shape, backend,
+                          *alone);
+        WeightArena weights(layout.size(), DType::bf16, backend);
+        weights.change_on_host(
+            [&](Tensor values) { fill_initial_values(layout, config.seed, values); });
+        Arena memory(backend, 4 * layout.size());
+        const Tensor gradients = memory.take(DType::f32, Shape(layout.size()));
+        backend.zero(gradients);
+        model.bind(weights.tensors(), gradients);
+        const Batch batch = tiny_batch(config, 1, {0, config.train.micro_batch});
+        model.train(token_batch(batch), 1.0);
+        const double planned = static_cast<double>(plan_of(config, 0).scratch);
+        CHECK(static_cast<double>(backend.scratch_bytes()) == Approx(planned).epsilon(0.05));
     }
 }

@@ -17,6 +17,7 @@ enum class Size {
     small,    // odd and edge shapes; differentiated numerically too
     typical,  // compared with the reference only
     bench,    // timed, never tested
+    large,    // timed on a GPU, never tested
 };
 
 template <class Op>
@@ -55,7 +56,11 @@ std::vector<Case<AdamW>> cases();
 template <>
 std::vector<Case<Cast>> cases();
 template <>
+std::vector<Case<Sum>> cases();
+template <>
 std::vector<Case<SumSquares>> cases();
+template <>
+std::vector<Case<ClipScale>> cases();
 template <>
 std::vector<Case<Rope>> cases();
 template <>
@@ -83,9 +88,9 @@ std::vector<Case<ExpertsBackward>> cases();
 
 using AllOps =
     std::tuple<Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward, Linear, LinearBackward,
-               LinearCrossEntropy, Activate, ActivateBackward, AdamW, Cast, SumSquares, Rope,
-               RopeBackward, Attention, AttentionBackward, Router, Balance, RouterBackward,
-               DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
+               LinearCrossEntropy, Activate, ActivateBackward, AdamW, Cast, Sum, SumSquares,
+               ClipScale, Rope, RopeBackward, Attention, AttentionBackward, Router, Balance,
+               RouterBackward, DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
 
 // Calls body.template operator()<Op>() for each op.
 template <class Body>

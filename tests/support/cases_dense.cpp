@@ -24,6 +24,7 @@ std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
         {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
+        {"N16384_V50304_D1024", Size::large, {16384, 50304, 1024}},
     };
 }
 
@@ -91,13 +92,18 @@ std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
         {"typical", Size::typical, {512, 256, true, true}},
         {"N2048_D512", Size::bench, {2048, 512, true, true}},
         {"N4096_D256", Size::bench, {4096, 256, true, true}},
+        {"N16384_D2048", Size::large, {16384, 2048, true, true}},
     };
 }
+
+// Which of the weight and y are f32 where x is bf16.
+enum class Wider { none, weight_and_y, y };
 
 struct LinearShape {
     int64_t N, I, O;
     bool accumulate = false;
     bool dx = true;
+    Wider wider = Wider::none;  // with `none`, x is f32 too
 };
 
 std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
@@ -117,10 +123,18 @@ std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
         {"wide_and_deep", Size::typical, {71, 523, 541}},
         {"deep", Size::typical, {37, 1031, 67, true}},
         {"long", Size::typical, {1031, 67, 71, true}},
+        {"f32_weight", Size::typical, {37, 48, 16, false, true, Wider::weight_and_y}},
+        {"f32_weight_accumulate", Size::typical, {23, 29, 17, true, true, Wider::weight_and_y}},
+        {"f32_weight_only", Size::typical, {23, 29, 17, false, false, Wider::weight_and_y}},
+        {"f32_weight_long", Size::typical, {8209, 3, 5, true, true, Wider::weight_and_y}},
+        {"f32_result", Size::typical, {37, 48, 16, false, true, Wider::y}},
+        {"f32_result_accumulate", Size::typical, {23, 29, 17, true, true, Wider::y}},
         {"qkv_N2048_D512", Size::bench, {2048, 512, 1536}},
         {"out_N2048_D512_accumulate", Size::bench, {2048, 512, 512, true}},
         {"router_N2048_E16", Size::bench, {2048, 512, 16}},
         {"qkv_N4096_D256", Size::bench, {4096, 256, 768}},
+        {"qkv_N16384_D2048", Size::large, {16384, 2048, 6144}},
+        {"router_N16384_E64", Size::large, {16384, 2048, 64}},
     };
 }
 
@@ -146,9 +160,14 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"long_and_wide", Size::typical, {521, 12, 2003, true, 6}},
         {"wide_vocabulary", Size::typical, {67, 20, 5003, true, 5}},
         {"wider_vocabulary_loss_only", Size::typical, {9, 12, 32003, false, 5}},
+        {"very_long", Size::typical, {4163, 2, 3, true, 7}},
+        {"very_long_loss_only", Size::typical, {4163, 2, 3, false, 7}},
+        {"one_word", Size::small, {3, 5, 1}},
+        {"row_of_2052", Size::typical, {3, 8, 2052}},
         {"N2048_D512_V32000", Size::bench, {2048, 512, 32000}},
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
+        {"N8192_D1024_V32000", Size::large, {8192, 1024, 32000}},
     };
 }
 
@@ -195,6 +214,7 @@ std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
         {"typical_gelu", Size::typical, {512, 192, Activation::gelu, true}},
         {"swiglu_N2048_F768", Size::bench, {2048, 768}},
         {"gelu_N4096_F256", Size::bench, {4096, 256, Activation::gelu}},
+        {"swiglu_N16384_F2048", Size::large, {16384, 2048}},
     };
 }
 
@@ -231,6 +251,15 @@ std::vector<Case<Op>> from_table(const Table& table, Build build, double bound =
     for (const auto& [name, size, shape] : table)
         made.push_back(
             {name, size, [=, shape = shape](Pool& pool) { return build(pool, shape); }, bound});
+    return made;
+}
+
+// Where x is bf16, some outputs are, or their operands are rounded.
+template <class Op, class Build>
+std::vector<Case<Op>> from_linear_table(Build build) {
+    std::vector<Case<Op>> made = from_table<Op>(linear_shapes(), build);
+    for (size_t i = 0; i < made.size(); ++i)
+        if (std::get<2>(linear_shapes()[i]).wider != Wider::none) made[i].bound = 2e-5;
     return made;
 }
 
@@ -276,18 +305,21 @@ std::vector<Case<RmsNormBackward>> cases() {
 
 template <>
 std::vector<Case<Linear>> cases() {
-    return from_table<Linear>(linear_shapes(), [](Pool& pool, LinearShape s) {
+    return from_linear_table<Linear>([](Pool& pool, LinearShape s) {
         const Shape out(s.N, s.O);
-        return Linear{.y = s.accumulate ? pool.normal(out) : pool.blank(out),
-                      .x = pool.normal(Shape(s.N, s.I)),
-                      .weight = pool.normal(Shape(s.O, s.I)),
-                      .accumulate = s.accumulate};
+        Linear op{.y = s.accumulate ? pool.normal(out) : pool.blank(out),
+                  .x = pool.normal(Shape(s.N, s.I)),
+                  .weight = pool.normal(Shape(s.O, s.I)),
+                  .accumulate = s.accumulate};
+        if (s.wider != Wider::none) op.x = pool.rounded(op.x);
+        if (s.wider == Wider::y) op.weight = pool.rounded(op.weight);
+        return op;
     });
 }
 
 template <>
 std::vector<Case<LinearBackward>> cases() {
-    return from_table<LinearBackward>(linear_shapes(), [](Pool& pool, LinearShape s) {
+    return from_linear_table<LinearBackward>([](Pool& pool, LinearShape s) {
         LinearBackward op;
         if (s.dx) op.dx = s.accumulate ? pool.normal(Shape(s.N, s.I)) : pool.blank(Shape(s.N, s.I));
         op.dweight = pool.normal(Shape(s.O, s.I));
@@ -295,6 +327,11 @@ std::vector<Case<LinearBackward>> cases() {
         op.x = pool.normal(Shape(s.N, s.I));
         op.weight = pool.normal(Shape(s.O, s.I));
         op.accumulate_dx = s.accumulate;
+        if (s.wider != Wider::none) {
+            op.x = pool.rounded(op.x);
+            if (op.dx) op.dx = pool.rounded(op.dx);
+        }
+        if (s.wider == Wider::y) op.weight = pool.rounded(op.weight);
         return op;
     });
 }
@@ -335,6 +372,8 @@ std::vector<Case<AdamW>> cases() {
         {"later_step", Size::small, {1009, 1000, 0.01f, 0.125f}},
         {"no_gradient", Size::small, {67, 3, 0.1f, 1.0f, true}},
         {"odd_with_copy", Size::small, {211, 5, 0.1f, 0.5f, false, true}},
+        {"scaled_to_nothing", Size::small, {67, 3, 0.1f, 0.0f}},
+        {"told_to_skip", Size::small, {67, 3, 0.1f, -1.0f}},
         {"typical", Size::typical, {100003, 7}},
         {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},

@@ -156,6 +156,7 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
         {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
         {"N4096_E16_K2", Size::bench, {4096, 16, 2, 16}},
+        {"N16384_E64_K8", Size::large, {16384, 64, 8, 8}},
         {"N2048_E128_K8_sigmoid", Size::bench, {2048, 128, 8, 4, sigmoid, true, true}},
     };
 }

@@ -70,11 +70,11 @@ public:
         backend_->zero(gradients_);
         model_.reset_totals();
         const double scale = 1.0 / static_cast<double>(batch_.valid_tokens);
-        const double token_losses = model_.train(token_batch(batch_), scale);
+        model_.train(token_batch(batch_), scale);
         const Transformer::Totals totals = model_.totals();
         const MoeConfig& moe = config_.model.moe;
         const int layers = config_.model.n_layers - moe.first_dense_layers;
-        return {scale * (token_losses + moe.aux_loss / layers * totals.balance +
+        return {scale * (totals.loss + moe.aux_loss / layers * totals.balance +
                          moe.z_loss / layers * totals.z +
                          config_.federation.affinity_loss / layers * totals.affinity),
                 totals.load};

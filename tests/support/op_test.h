@@ -46,7 +46,7 @@ Op run_on(Backend& backend, const Op& op, Pool& pool) {
         if (!data) {
             std::vector<int32_t> words(words_of(x), kUnwritten);
             if (x.bytes()) std::memcpy(words.data(), x.data, x.bytes());
-            data = backend.allocate(words.size() * 4);
+            data = backend.allocate(words.size() * 4, "an operand");
             backend.copy_from_host({data, DType::i32, Shape(words.size())}, words.data());
         }
         x.data = data;

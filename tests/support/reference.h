@@ -17,7 +17,9 @@ void reference(const Activate& op);
 void reference(const ActivateBackward& op);
 void reference(const AdamW& op);
 void reference(const Cast& op);
+void reference(const Sum& op);
 void reference(const SumSquares& op);
+void reference(const ClipScale& op);
 
 void reference(const Rope& op);
 void reference(const RopeBackward& op);

@@ -138,6 +138,7 @@ void reference(const AdamW& op) {
     const auto weight = f64(op.weight), m = f64(op.m), v = f64(op.v);
     const auto grad = f64(op.grad), grad_scale = f64(op.grad_scale);
     const double b1 = op.beta1, b2 = op.beta2;
+    if (!(grad_scale(0) >= 0)) return;
     for (int64_t i = 0; i < weight.rows; ++i) {
         const double g = grad(i) * grad_scale(0);
         m(i) = b1 * m(i) + (1 - b1) * g;
@@ -156,6 +157,22 @@ void reference(const Cast& op) {
         else
             op.y.as<double>()[i] = to_f32(op.x.as<bf16>()[i]);
     }
+}
+
+void reference(const Sum& op) {
+    const auto sum = f64(op.sum);
+    const auto x = f64(op.x);
+    long double exact = sum(0);
+    for (int64_t i = 0; i < x.rows; ++i) exact += x(i);
+    sum(0) = static_cast<double>(exact);
+}
+
+void reference(const ClipScale& op) {
+    const double squares = f64(op.squares)(0), norm = std::sqrt(squares);
+    double scale = 1;
+    if (op.clip > 0 && norm > op.clip) scale = op.clip / norm;
+    if (!std::isfinite(squares) || !std::isfinite(f64(op.loss)(0))) scale = -1;
+    f64(op.grad_scale)(0) = scale;
 }
 
 void reference(const SumSquares& op) {

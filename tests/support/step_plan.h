@@ -81,7 +81,7 @@ inline Outcome train(const Plan& plan) {
         for (const InnerOptimizer::Slice& slice : step.optimizer().slices())
             gather(layout, step.gradients(), slice.begin, slice.size, outcome.gradients);
         for (const Parameter& p : layout.parameters) {
-            const float* w = step.weights().as<float>() + p.offset;
+            const float* w = step.weights().values().as<float>() + p.offset;
             const std::vector<float> own_weights(w, w + p.count());
             const auto [known, first] = outcome.weights.try_emplace(p.name, own_weights);
             disagreements += known->second != own_weights;

@@ -10,7 +10,7 @@ namespace {
 
 class CountedMemory : public Memory {
 public:
-    void* allocate(int64_t bytes) override {
+    void* allocate(int64_t bytes, std::string_view) override {
         ++live;
         return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
     }

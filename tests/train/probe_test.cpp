@@ -49,8 +49,8 @@ struct Rank {
           ranks(job, world),
           step(config, world, placement, layout, backend, ranks) {}
 
-    std::vector<float> weights() const {
-        const float* w = step.weights().as<float>();
+    std::vector<float> weights() {
+        const float* w = step.weights().values().as<float>();
         return {w, w + layout.size()};
     }
 

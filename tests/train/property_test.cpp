@@ -125,7 +125,7 @@ public:
         if (proxy_) federation_.keep_frozen(copies_, step_.copies(), config.federation.refresh);
     }
 
-    void start() { federation_.start(step_.weights()); }
+    void start() { federation_.start(step_.weights().on_host()); }
     StepResult train(int64_t s) {
         const Batch batch = tiny_batch(config_, combine_bits(s, world_.group),
                                        InnerStep::sequences(config_, world_));
@@ -139,11 +139,9 @@ public:
         Manifest about = describe_run(config_, 1);
         about.step = step;
         about.round = federation_.rounds();
-        std::vector<float> load = step_.load();
-        std::vector<int64_t> starts = step_.optimizer().starts();
-        save_checkpoint(
-            job_, directory,
-            {.about = about, .config = &config_, .sets = state_to_save(state(), load, starts)}, {});
+        const StateToSave saved = state_to_save(state());
+        save_checkpoint(job_, directory, {.about = about, .config = &config_, .sets = saved.sets},
+                        {});
     }
     void load(const std::filesystem::path& directory) { restore(state(), Checkpoint(directory)); }
 
@@ -153,7 +151,7 @@ public:
         const auto add = [&](const Tensor& x) {
             all.insert(all.end(), x.as<float>(), x.as<float>() + x.count());
         };
-        add(step_.weights());
+        add(step_.weights().tensors().values);
         for (const InnerOptimizer::Slice& slice : step_.optimizer().slices()) {
             add(slice.m);
             add(slice.v);
@@ -177,8 +175,9 @@ private:
     }
     void round(int64_t s) {
         const InnerState inner = config_.federation.inner_state;
-        const RoundResult result = federation_.round(
-            step_.weights(), {.moments = inner == InnerState::average ? kAllMoments : kNoMoments});
+        const RoundResult result =
+            federation_.round(step_.weights().tensors().values,
+                              {.moments = inner == InnerState::average ? kAllMoments : kNoMoments});
         FOMOE_CHECK(result.committed && result.counted == result.predicted);
         if (inner == InnerState::reset)
             for (const Range& range : result.stepped) step_.optimizer().restart(range, s);
@@ -237,7 +236,7 @@ Played play(const Config& config, int64_t restored_at) {
 
         const std::lock_guard lock(mutex);
         for (const Parameter& p : rank.layout().parameters) {
-            const float* x = rank.step().weights().as<float>() + p.offset;
+            const float* x = rank.step().weights().values().as<float>() + p.offset;
             std::vector<float>& known = played.weights[concat(rank.world().group, "/", p.name)];
             if (known.empty()) known.assign(x, x + p.count());
             FOMOE_CHECK(std::memcmp(known.data(), x, p.count() * sizeof(float)) == 0, p.name,

@@ -58,7 +58,7 @@ public:
         whole_config_.topology = tiny_topology({{1, 1}});
         whole_config_.federation.absent = AbsentPolicy::skip;
         federation_.keep_frozen(copies_, step_.copies(), config.federation.refresh);
-        federation_.start(step_.weights());
+        federation_.start(step_.weights().on_host());
     }
 
     // Trains one step with the copies, and says how far it is from a replica that starts from the
@@ -72,10 +72,10 @@ public:
         GroupCommunicators ranks(*alone, world);
         InnerStep whole(whole_config_, world, placement, layout, *backend_, ranks);
         for (const Parameter& p : layout.parameters) {
-            float* to = whole.weights().as<float>() + p.offset;
+            float* to = whole.weights().tensors().values.as<float>() + p.offset;
             const auto held = std::ranges::find(layout_.parameters, p.name, &Parameter::name);
             if (held != layout_.parameters.end())
-                std::copy_n(step_.weights().as<float>() + held->offset, p.count(), to);
+                std::copy_n(step_.weights().values().as<float>() + held->offset, p.count(), to);
             else
                 std::ranges::copy(sent.of(p), to);
         }
@@ -105,8 +105,8 @@ public:
         difference.compared = std::ssize(mine);
         return difference;
     }
-    RoundResult round() { return federation_.round(step_.weights()); }
-    void say(SentValues& sent) { sent.set(layout_, step_.weights().as<float>()); }
+    RoundResult round() { return federation_.round(step_.weights().tensors().values); }
+    void say(SentValues& sent) { sent.set(layout_, step_.weights().values().as<float>()); }
 
 private:
     const Config config_;

@@ -28,7 +28,7 @@ public:
     }
     // Weights and moments, to the bit.
     std::vector<Tensor> state() {
-        std::vector<Tensor> all{step_.weights()};
+        std::vector<Tensor> all{step_.weights().tensors().values};
         for (const InnerOptimizer::Slice& slice : step_.optimizer().slices()) {
             all.push_back(slice.m);
             all.push_back(slice.v);
@@ -50,7 +50,7 @@ public:
     }
     InnerStep& step() { return step_; }
     float* weight(const std::string& name) {
-        return step_.weights().as<float>() + layout_.find(name).offset;
+        return step_.weights().tensors().values.as<float>() + layout_.find(name).offset;
     }
 
 private:

@@ -34,7 +34,7 @@ auto favour(std::map<int, float> experts) {
         for (const Parameter& p : layout.parameters)
             if (!p.trained)
                 for (const auto& [expert, bias] : experts)
-                    step.weights().as<float>()[p.offset + expert] += bias;
+                    step.weights().tensors().values.as<float>()[p.offset + expert] += bias;
     };
 }
 

@@ -57,8 +57,8 @@ Config averaging_config(const Elsewhere& place, int local_steps) {
 std::map<std::string, std::vector<float>> trained(const Config& config) {
     const auto backend = make_cpu_backend(1);
     const auto job = make_self_communicator();
-    const RunEnd end =
-        train_run(config, plan_run(config, "auto"), *job, *backend, Threads{.reason = "asked for"});
+    const RunEnd end = train_run(config, plan_run(config, "auto"), *job, *backend,
+                                 Threads{.reason = "asked for"}, [] { return false; });
     REQUIRE(end.exit == Exit::done);
     REQUIRE(end.steps_done == config.train.steps);
 
@@ -94,8 +94,8 @@ TEST_CASE("one group that averages is plain training, bit for bit") {
     GroupCommunicators ranks(*job, world);
     InnerStep step(config, world, placement, layout, *backend, ranks);
     Loader loader(config, 0, InnerStep::sequences(config, world));
-    const std::vector<float> start(step.weights().as<float>(),
-                                   step.weights().as<float>() + layout.size());
+    const std::vector<float> start(step.weights().values().as<float>(),
+                                   step.weights().values().as<float>() + layout.size());
     for (int64_t s = 1; s <= config.train.steps; ++s) step.run(s, loader.get(s - 1), false);
 
     for (int local_steps : {1, 4, 100}) {
@@ -104,7 +104,7 @@ TEST_CASE("one group that averages is plain training, bit for bit") {
         REQUIRE(values.size() == layout.parameters.size());
         int moved = 0;
         for (const Parameter& p : layout.parameters) {
-            const float* expected = step.weights().as<float>() + p.offset;
+            const float* expected = step.weights().values().as<float>() + p.offset;
             INFO(p.name);
             CHECK(std::memcmp(values.at(p.name).data(), expected, p.count() * sizeof(float)) == 0);
             moved += std::memcmp(start.data() + p.offset, expected, p.count() * sizeof(float)) != 0;

@@ -36,14 +36,14 @@ public:
     }
 
     void train(int64_t from, int64_t to) {
-        if (from == 1) federation_.start(step_.weights());
+        if (from == 1) federation_.start(step_.weights().on_host());
         for (int64_t step = from; step <= to; ++step) {
             step_.run(step,
                       tiny_batch(config_, combine_bits(step, world_.group),
                                  InnerStep::sequences(config_, world_)),
                       false);
             if ((step - phase_.begin) % kSteps != 0) continue;
-            const RoundResult result = federation_.round(step_.weights());
+            const RoundResult result = federation_.round(step_.weights().tensors().values);
             FOMOE_CHECK(result.committed && result.counted == result.predicted);
             if (config_.federation.inner_state == InnerState::reset)
                 for (const Range& range : result.stepped) step_.optimizer().restart(range, step);
@@ -54,11 +54,9 @@ public:
         Manifest about = describe_run(config_, 1);
         about.step = step;
         about.round = federation_.rounds();
-        std::vector<float> load = step_.load();
-        std::vector<int64_t> starts = step_.optimizer().starts();
-        save_checkpoint(
-            job_, directory,
-            {.about = about, .config = &config_, .sets = state_to_save(state(), load, starts)}, {});
+        const StateToSave saved = state_to_save(state());
+        save_checkpoint(job_, directory, {.about = about, .config = &config_, .sets = saved.sets},
+                        {});
     }
 
     // All that a parameter has on this rank, by name: weight, m, v, start of the moments.
@@ -93,7 +91,7 @@ public:
 private:
     // A group of one rank steps all of its arena.
     std::vector<Tensor> tensors(const Parameter& p) {
-        std::vector<Tensor> found{step_.weights().slice(p.offset, p.count())};
+        std::vector<Tensor> found{step_.weights().tensors().values.slice(p.offset, p.count())};
         for (const InnerOptimizer::Slice& slice : step_.optimizer().slices())
             if (p.offset >= slice.begin && p.offset < slice.begin + slice.size)
                 for (const Tensor& x : {slice.m, slice.v})
@@ -188,7 +186,7 @@ TEST_CASE("what a group keeps after the warm-up goes on bit for bit") {
             Rank full(config, job, 1);
             full.train(1, 8);
             full.save(directory.path(), 8);
-            anchor.put(full.federation().union_model(full.step().weights()));
+            anchor.put(full.federation().union_model(full.step().weights().tensors().values));
             momentum.put(full.federation().momentum());
             job.barrier();
 

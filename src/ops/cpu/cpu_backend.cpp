@@ -41,12 +41,12 @@ void copy_bytes(void* to, const void* from, int64_t bytes, int threads) {
 
 CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {}
 
-void* CpuBackend::allocate(int64_t bytes) {
+void* CpuBackend::allocate(int64_t bytes, std::string_view purpose) {
     FOMOE_CHECK(bytes >= 0, "allocate ", bytes, " bytes");
     const int64_t align = bytes >= 2 * kHugePage ? kHugePage : Arena::kAlign;
     const int64_t size = std::max<int64_t>(1, (bytes + align - 1) / align) * align;
     void* data = std::aligned_alloc(align, size);
-    if (!data) throw Error(Exit::internal, concat("no memory left for ", size, " bytes"));
+    if (!data) throw Error(Exit::internal, concat("no memory left for ", size, " bytes of ", purpose));
 #ifdef MADV_HUGEPAGE
     if (align == kHugePage) madvise(data, size, MADV_HUGEPAGE);  // a refusal only costs speed
 #endif

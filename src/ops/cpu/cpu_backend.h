@@ -11,10 +11,11 @@ public:
     explicit CpuBackend(int threads);
 
     std::string_view name() const override { return "cpu"; }
+    bool host_memory() const override { return true; }
     int threads() const { return threads_; }
     int64_t scratch_bytes() const { return workspace_.bytes() + widened_.bytes(); }  // held
 
-    void* allocate(int64_t bytes) override;
+    void* allocate(int64_t bytes, std::string_view purpose) override;
     void release(void* data) override;
     void copy_to_host(void* host, ConstTensor device, Queue queue) override;
     void copy_from_host(Tensor device, const void* host, Queue queue) override;
@@ -47,7 +48,9 @@ protected:
     void execute(const RmsNormBackward& op, Queue) override;
     void execute(const EmbeddingBackward& op, Queue) override;
     void execute(const Cast& op, Queue) override;
+    void execute(const Sum& op, Queue) override;
     void execute(const SumSquares& op, Queue) override;
+    void execute(const ClipScale& op, Queue) override;
     void execute(const AdamW& op, Queue) override;
 
 private:
@@ -73,7 +76,9 @@ private:
     void compute(const RmsNormBackward& op);
     void compute(const EmbeddingBackward& op);
     void compute(const Cast& op);
+    void compute(const Sum& op);
     void compute(const SumSquares& op);
+    void compute(const ClipScale& op);
     void compute(const AdamW& op);
 
     // Computes the op; if its activations are bf16, on f32 copies of them.

@@ -1,8 +1,9 @@
-// AdamW and the square sum of gradients, at the speed of memory.
+// AdamW and the sums before it, at the speed of memory.
 #include "ops/optimizer.h"
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "ops/cpu/cpu_backend.h"
 
@@ -15,6 +16,7 @@ void CpuBackend::compute(const AdamW& op) {
     float* v = op.v.as<float>();
     const float* grad = op.grad.as<float>();
     const float scale = *op.grad_scale.as<float>();
+    if (!(scale >= 0)) return;
     const float beta1 = op.beta1, beta2 = op.beta2, eps = op.eps;
     const float keep1 = 1.0 - double{beta1}, keep2 = 1.0 - double{beta2};
     const float rate = op.lr / (1.0 - std::pow(double{beta1}, op.step));
@@ -30,6 +32,11 @@ void CpuBackend::compute(const AdamW& op) {
         weight[i] -= rate * mean / (std::sqrt(square * correction2) + eps) + decay * weight[i];
     }
     if (op.copy) compute(Cast{.y = op.copy, .x = op.weight});
+}
+
+void CpuBackend::compute(const Sum& op) {
+    const float* x = op.x.as<float>();
+    *op.sum.as<double>() += std::accumulate(x, x + op.x.count(), 0.0);
 }
 
 // Parts that depend on P alone, added in order.
@@ -49,6 +56,13 @@ void CpuBackend::compute(const SumSquares& op) {
     double total = 0;
     for (const double sum : partial) total += sum;
     *op.sum.as<double>() += total;
+}
+
+void CpuBackend::compute(const ClipScale& op) {
+    const double squares = *op.squares.as<double>(), norm = std::sqrt(squares);
+    const bool finite = std::isfinite(squares) && std::isfinite(*op.loss.as<double>());
+    const double scale = op.clip > 0 && norm > op.clip ? op.clip / norm : 1.0;
+    *op.grad_scale.as<float>() = finite ? static_cast<float>(scale) : -1.0f;
 }
 
 }  // namespace fomoe

@@ -90,7 +90,9 @@ void CpuBackend::execute(const LinearBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const RmsNormBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const EmbeddingBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Cast& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const Sum& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const SumSquares& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const ClipScale& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const AdamW& op, Queue) { in_f32(op); }
 
 }  // namespace fomoe

@@ -64,8 +64,8 @@ void check_same(const Warp& warp, const Barrier& barrier, const Instruction& ins
     if (barrier.expected != expected)
         fault(warp, instruction, lane, "barrier with different numbers of threads" + other());
     // __syncthreads() may be compiled to several barriers, but of one source line.
-    const Source& first = kernel.sources[barrier.instruction->source];
-    const Source& here = kernel.sources[instruction.source];
+    const Origin& first = kernel.sources[barrier.instruction->source];
+    const Origin& here = kernel.sources[instruction.source];
     if (!expected && first.line && here.line &&
         (first.line != here.line || first.file != here.file))
         fault(warp, instruction, lane, "divergent barrier" + other());

@@ -1,8 +1,10 @@
 // A block from its first to its last instruction.
 #include "exec/block.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <stdexcept>
+#include <bit>
 
 #include "exec/special.h"
 
@@ -16,10 +18,7 @@ Dim3 at_index(uint32_t linear, const Dim3& extent) {
     return {linear % extent.x, linear / extent.x % extent.y, linear / extent.x / extent.y};
 }
 
-std::string print(const Dim3& at) {
-    return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) +
-           ")";
-}
+std::string print(const Dim3& at) { return fmt::format("({},{},{})", at.x, at.y, at.z); }
 
 void begin_warp(Warp& warp, Block& block, uint32_t index) {
     const Kernel& kernel = *block.kernel;
@@ -42,19 +41,20 @@ void begin_warp(Warp& warp, Block& block, uint32_t index) {
 [[noreturn]] void deadlock(const Block& block) {
     constexpr size_t kShown = 6;
     const Kernel& kernel = *block.kernel;
-    std::string text = "deadlock: " + kernel.info.name + " block " + print(block.index);
+    std::string text =
+        fmt::format("deadlock: {} block {}", kernel.info.name, print(block.index));
     size_t waiting = 0;
     for (const Warp& warp : block.warps) {
         for (const Group& group : warp.groups) {
             if (++waiting > kShown) continue;
-            char lanes[16];
-            std::snprintf(lanes, sizeof lanes, "%08x", group.lanes);
-            text += "; warp " + std::to_string(warp.index) + " lanes " + lanes + " wait at " +
-                    describe(kernel, kernel.code[group.pc]);
+            const uint32_t first = warp.thread(std::countr_zero(group.lanes));
+            text += fmt::format("; warp {} lanes {:08x} from thread {} wait at {}", warp.index,
+                                group.lanes, print(at_index(first, block.launch->block)),
+                                describe(kernel, kernel.code[group.pc]));
             if (group.state == Group::waits_for_lanes) text += " for other lanes of their warp";
         }
     }
-    if (waiting > kShown) text += "; and " + std::to_string(waiting - kShown) + " more";
+    if (waiting > kShown) text += fmt::format("; and {} more", waiting - kShown);
     throw Fault(text);
 }
 
@@ -97,12 +97,15 @@ void fault(const Warp& warp, const Instruction& instruction, uint32_t lane,
 }
 
 std::string describe(const Kernel& kernel, const Instruction& instruction) {
-    const Source& source = kernel.sources[instruction.source];
+    const Origin& source = kernel.sources[instruction.source];
     std::string text;
-    if (source.line && source.file < kernel.files.size()) {
-        const std::string& file = kernel.files[source.file];
-        text = file.substr(file.rfind('/') + 1) + ":" + std::to_string(source.line) + " ";
-    }
+    const auto add = [&](const char* before, uint32_t number, int line) {
+        if (!line || number >= kernel.files.size()) return;
+        const std::string& file = kernel.files[number];
+        text += before + file.substr(file.rfind('/') + 1) + ":" + std::to_string(line) + " ";
+    };
+    add("", source.file, source.line);
+    for (const auto& [file, line] : source.callers) add("in ", file, line);
     return text + "`" + source.text + "`";
 }
 

@@ -44,10 +44,14 @@ double integral(double value, Rounding rounding) {
     }
 }
 
-template <class D>
+// NaN becomes 0, or the highest bit alone when the source is f64 or the target has 64 bits.
+template <class D, class S>
 D integer_of(double value, Rounding rounding) {
     using Limits = std::numeric_limits<D>;
-    if (value != value) return sizeof(D) == 8 ? static_cast<D>(uint64_t{1} << 63) : D{0};
+    if (value != value) {
+        const bool high = sizeof(D) == 8 || sizeof(S) == 8;
+        return high ? static_cast<D>(uint64_t{1} << (8 * sizeof(D) - 1)) : D{0};
+    }
     const double rounded = integral(value, rounding);
     // The largest 64-bit numbers are no doubles; the power of two above is.
     if (rounded >= std::ldexp(1.0, Limits::digits)) return Limits::max();
@@ -70,6 +74,18 @@ double exact(S value) {
     if constexpr (sizeof(S) < 8) return value;
     const auto high = static_cast<double>(value);
     return nudge_to_odd(high, static_cast<double>(__int128{value} - static_cast<__int128>(high)));
+}
+
+// Only 64-bit integers are inexact in a double.
+template <class S>
+double double_of(S value, Rounding rounding) {
+    const auto nearest = static_cast<double>(value);
+    const __int128 beyond = static_cast<__int128>(nearest) - value;  // what rounding has added
+    const bool down = rounding == Rounding::rm || (rounding == Rounding::rz && value > 0);
+    const bool up = rounding == Rounding::rp || (rounding == Rounding::rz && value < 0);
+    if (down && beyond > 0) return std::nextafter(nearest, -HUGE_VAL);
+    if (up && beyond < 0) return std::nextafter(nearest, HUGE_VAL);
+    return nearest;
 }
 
 template <class D>
@@ -95,9 +111,7 @@ D convert(S source, const Conversion& how) {
         return narrow_integer<D>(source, how.sat);
     } else if constexpr (!kIsFloat<S>) {
         if constexpr (std::is_same_v<D, double>) {
-            if (how.rounding == Rounding::rn) return static_cast<double>(source);
-            // Only 64-bit integers are inexact in a double.
-            return std::bit_cast<double>(encode(exact(source), 52, 11, how.rounding));
+            return double_of(source, how.rounding);
         } else {
             return float_of<D>(exact(source), how);
         }
@@ -112,7 +126,7 @@ D convert(S source, const Conversion& how) {
         if constexpr (kIsFloat<D>)
             return float_of<D>(value, how);
         else
-            return integer_of<D>(value, how.rounding);
+            return integer_of<D, S>(value, how.rounding);
     }
 }
 
@@ -241,7 +255,7 @@ std::optional<Semantics> decode_pair(Type target, const Conversion& how) {
     const bool plain = !how.relu && how.rounding == Rounding::rn;
     if (target == Type::bf16x2 && plain)
         return lanewise<[](float high, float low) {
-            return Pair<Bf16>{Bf16::from_float(low), Bf16::from_float(high)};
+            return uint32_t{Bf16::from_float(high).bits} << 16 | Bf16::from_float(low).bits;
         }>();
     return Semantics{target == Type::bf16x2 ? run_convert_pair<Bf16> : run_convert_pair<Half>,
                      {Slot::def32, Slot::use32, Slot::use32},

@@ -42,27 +42,30 @@ std::optional<Semantics> directed(std::string_view opcode) {
     static constexpr auto out = [](double x) {
         return finish<float, ftz, sat>(round_to_float(x, rounding));
     };
-    if (opcode == "add")
-        return lanewise<[](float a, float b) { return out(add_to_odd(in(a), in(b))); }>();
-    if (opcode == "sub")
-        return lanewise<[](float a, float b) { return out(add_to_odd(in(a), -in(b))); }>();
+    // Zeros of opposite signs, and numbers that cancel, give -0 when rounding down.
+    static constexpr auto sum = [](double a, double b) {
+        const double s = add_to_odd(a, b);
+        const bool minus = rounding == Rounding::rm && s == 0 && std::signbit(a) != std::signbit(b);
+        return out(minus ? -0.0 : s);
+    };
+    if (opcode == "add") return lanewise<[](float a, float b) { return sum(in(a), in(b)); }>();
+    if (opcode == "sub") return lanewise<[](float a, float b) { return sum(in(a), -in(b)); }>();
     if (opcode == "mul") return lanewise<[](float a, float b) { return out(in(a)*in(b)); }>();
     if (opcode == "div")
         return lanewise<[](float a, float b) { return out(divide_to_odd(in(a), in(b))); }>();
     if (opcode == "fma" || opcode == "mad")
-        return lanewise<[](float a, float b, float c) {
-            return out(add_to_odd(in(a)*in(b), in(c)));
-        }>();
+        return lanewise<[](float a, float b, float c) { return sum(in(a)*in(b), in(c)); }>();
     return std::nullopt;
 }
 
+// The smaller and the larger of equal numbers, which may be -0 and +0.
 template <class T>
-T sign_or(T a, T b) {
-    return std::signbit(a) ? a : b;
+T smaller_zero(T a, T b) {
+    return std::bit_cast<T>(std::bit_cast<Cell<T>>(a) | std::bit_cast<Cell<T>>(b));
 }
 template <class T>
-T sign_and(T a, T b) {
-    return std::signbit(a) ? b : a;
+T larger_zero(T a, T b) {
+    return std::bit_cast<T>(std::bit_cast<Cell<T>>(a) & std::bit_cast<Cell<T>>(b));
 }
 
 // A NaN yields to a number, unless .NaN asks for it. -0 is less than +0.
@@ -73,12 +76,12 @@ std::optional<Semantics> extremes(std::string_view opcode) {
     if (opcode == "min")
         return lanewise<[](T x, T y) {
             const T a = in(x), b = in(y);
-            const T numbers = a < b ? a : b < a ? b : sign_or(a, b);
+            const T numbers = a < b ? a : b < a ? b : smaller_zero(a, b);
             return a != a ? unordered(a, b) : b != b ? unordered(b, a) : numbers;
         }>();
     return lanewise<[](T x, T y) {
         const T a = in(x), b = in(y);
-        const T numbers = b < a ? a : a < b ? b : sign_and(a, b);
+        const T numbers = b < a ? a : a < b ? b : larger_zero(a, b);
         return a != a ? unordered(a, b) : b != b ? unordered(b, a) : numbers;
     }>();
 }

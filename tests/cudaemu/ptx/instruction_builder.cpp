@@ -243,7 +243,7 @@ void KernelBuilder::emit_unsupported(const std::string& why, const Statement& st
 }
 
 uint32_t KernelBuilder::add_source(const std::string& text) {
-    kernel_->sources.push_back({file_, line_, text});
+    kernel_->sources.push_back({file_, line_, text, callers_});
     return static_cast<uint32_t>(kernel_->sources.size()) - 1;
 }
 

@@ -55,10 +55,12 @@ struct Instruction {
 };
 
 // Where an instruction comes from.
-struct Source {
+struct Origin {
     uint32_t file = 0;  // key of Kernel::files
     int line = 0;       // 0: unknown
     std::string text;   // the PTX instruction
+    // Where the function that it stands in was inlined, and where that one was, ...
+    std::vector<std::pair<uint32_t, int>> callers;  // file and line
 };
 
 enum class Special : uint8_t {
@@ -91,7 +93,7 @@ enum class Special : uint8_t {
 struct Kernel {
     KernelInfo info;
     std::vector<Instruction> code;
-    std::vector<Source> sources;
+    std::vector<Origin> sources;
     std::vector<std::string> files;
     std::vector<std::vector<uint32_t>> branch_tables;  // target pcs
     std::vector<std::byte> constants;                  // bank of the constants

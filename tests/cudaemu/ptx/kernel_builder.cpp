@@ -81,13 +81,38 @@ void KernelBuilder::body(size_t at) {
     }
 }
 
+// .loc file line column [, function_name label[+offset], inlined_at file line column]
+void KernelBuilder::location(TokenStream& tokens) {
+    tokens.expect(".loc");
+    const auto place = [&] {
+        std::array<uint64_t, 3> numbers{};
+        for (uint64_t& number : numbers) number = tokens.number();
+        return numbers;
+    };
+    const std::array<uint64_t, 3> here = place();
+    file_ = static_cast<uint32_t>(here[0]);
+    line_ = static_cast<int>(here[1]);
+    callers_.clear();
+    while (tokens.accept(",")) {
+        if (!tokens.accept("inlined_at")) {
+            tokens.next();
+            tokens.next();
+            if (tokens.accept("+")) tokens.next();
+            continue;
+        }
+        const std::array<uint64_t, 3> caller = place();
+        callers_ = {{static_cast<uint32_t>(caller[0]), static_cast<int>(caller[1])}};
+        // The caller's own callers stand in an earlier directive, for the caller's place.
+        const Callers& outer = inlined_[caller];
+        callers_.insert(callers_.end(), outer.begin(), outer.end());
+    }
+    inlined_[here] = callers_;
+}
+
 void KernelBuilder::directive(TokenStream& tokens) {
     const Token& token = tokens.peek();
     if (token.is(".loc")) {
-        tokens.next();
-        file_ = tokens.number();
-        line_ = static_cast<int>(tokens.number());
-        tokens.skip_line();
+        location(tokens);
     } else if (token.is(".reg")) {
         registers(tokens);
     } else if (token.is(".shared") || token.is(".local") || token.is(".param")) {
@@ -219,27 +244,30 @@ void KernelBuilder::call(TokenStream& tokens) {
 // The names of the parameters stand for what the caller passes.
 void KernelBuilder::expand(const Function& function, const std::vector<Atom>& results,
                            const std::vector<Atom>& arguments) {
-    const size_t outer = scopes_.size();
-    push_scope();
-    const auto pass = [&](const std::vector<Declaration>& names, const std::vector<Atom>& values) {
-        for (size_t i = 0; i < names.size() && i < values.size(); ++i) {
-            Scope& scope = scopes_.back();
-            if (const Symbol* symbol = find_symbol(values[i].word))
-                scope.symbols[names[i].name] = *symbol;
-            else if (const Register* reg = find_register(values[i].word))
-                scope.registers[names[i].name] = *reg;
-            else if (const std::optional<uint64_t> value = number(values[i], names[i].type))
-                scope.registers[names[i].name] = {constant(*value, bits_of(names[i].type) == 64),
-                                                  names[i].type};
+    // Looked up before the callee's names, which may be the same, hide the caller's.
+    Scope names;
+    const auto pass = [&](const std::vector<Declaration>& formal, const std::vector<Atom>& actual) {
+        for (size_t i = 0; i < formal.size() && i < actual.size(); ++i) {
+            const auto& [name, space, type, bytes, align, unsized] = formal[i];
+            if (const Symbol* symbol = find_symbol(actual[i].word))
+                names.symbols[name] = *symbol;
+            else if (const Register* reg = find_register(actual[i].word))
+                names.registers[name] = *reg;
+            else if (const std::optional<uint64_t> value = number(actual[i], type))
+                names.registers[name] = {constant(*value, bits_of(type) == 64), type};
         }
     };
     pass(function.params, arguments);
     pass(function.returns, results);
+    const size_t outer = scopes_.size();
+    push_scope();
+    names.id = scopes_.back().id;
+    scopes_.back() = std::move(names);
     expanding_.push_back(function.name);
     returns_.emplace_back();
-    const auto place = std::pair(file_, line_);
+    const auto place = std::tuple(file_, line_, callers_);
     body(function.body);
-    std::tie(file_, line_) = place;
+    std::tie(file_, line_, callers_) = place;
     for (const size_t pc : returns_.back())
         kernel_->code[pc].target = static_cast<uint32_t>(kernel_->code.size());
     returns_.pop_back();

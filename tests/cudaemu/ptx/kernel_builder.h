@@ -1,6 +1,7 @@
 // Builds a kernel from its tokens; device functions that it calls are expanded in place.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -87,6 +88,7 @@ private:
 
     // Statements: kernel_builder.cpp.
     void body(size_t at);
+    void location(TokenStream& tokens);
     void directive(TokenStream& tokens);
     void registers(TokenStream& tokens);
     void label(TokenStream& tokens);
@@ -146,6 +148,9 @@ private:
     size_t shared_ = 0, local_ = 0;  // bytes
     uint32_t file_ = 0;
     int line_ = 0;
+    using Callers = std::vector<std::pair<uint32_t, int>>;  // see Source
+    Callers callers_;
+    std::map<std::array<uint64_t, 3>, Callers> inlined_;  // by file, line and column
 };
 
 }  // namespace cudaemu

@@ -96,7 +96,7 @@ __global__ void reused_buffer_kernel(float* x, bool barrier) {
 
 __global__ void one_flag_kernel(int* x, bool one_writer) {
     __shared__ int flag;
-    if (!one_writer || threadIdx.x == 0) flag = 1;  // BUG: one_flag
+    if (!one_writer || threadIdx.x == 0) flag = x[64];  // BUG: one_flag
     __syncthreads();
     x[threadIdx.x] = flag;
 }
@@ -114,6 +114,7 @@ __global__ void blocks_overlap_kernel(int* x, bool overlap) {
 
 __global__ void reads_of_all_blocks_then_write_kernel(int* x) {
     const int first = x[0];
+    x[1 + blockIdx.x] = first;
     if (blockIdx.x == 2) x[0] = first + 1;  // BUG: reads_of_all_blocks_then_write
 }
 
@@ -164,7 +165,7 @@ void divergent_barrier(float* x) { divergent_barrier_kernel<<<1, 64>>>(x); }
 void waits_for_nobody(float* x) { waits_for_nobody_kernel<<<1, 32>>>(x); }
 void endless(int* x) { endless_kernel<<<1, 1>>>(x); }
 
-void neighbours(float* x, bool barrier) { neighbours_kernel<<<2, 256>>>(x, barrier); }
+void neighbours(float* x, bool barrier) { neighbours_kernel<<<1, 256>>>(x, barrier); }
 void lane_neighbours(float* x, bool barrier) { lane_neighbours_kernel<<<1, 64>>>(x, barrier); }
 void pairs(float* x, bool whole_pair) { pairs_kernel<<<1, 32>>>(x, whole_pair); }
 void reused_buffer(float* x, bool barrier) { reused_buffer_kernel<<<1, 64>>>(x, barrier); }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
+#include <sstream>
 
 #include "tests/emulated.h"
 #include "tests/kernels.h"
@@ -14,10 +15,20 @@ namespace {
 
 std::vector<float> ones(size_t count) { return std::vector<float>(count, 1); }
 
-// One finding, that says `words` and where.
+// A finding that says `words` and where.
+void check_among(const std::string& findings, const std::string& words, const std::string& bug) {
+    CAPTURE(findings, words);
+    const std::string place = line_of_bug(bug) + " ";
+    std::istringstream lines(findings);
+    bool found = false;
+    for (std::string line; std::getline(lines, line);)
+        found |= line.find(words) != line.npos && line.find(place) != line.npos;
+    CHECK(found);
+}
+
+// Only one finding.
 void check_found(const std::string& findings, const std::string& words, const std::string& bug) {
-    CHECK_THAT(findings, Contains(words));
-    CHECK_THAT(findings, Contains(line_of_bug(bug) + " "));
+    check_among(findings, words, bug);
     CHECK(std::count(findings.begin(), findings.end(), '\n') == 1);
 }
 
@@ -136,18 +147,19 @@ TEST_CASE("missing barriers are found", "[cuda]") {
     CHECK(run(lane_neighbours, true) == "");
     CHECK(run(pairs, true) == "");
     CHECK(run(reused_buffer, true) == "");
-    check_found(run(neighbours, false), "race on shared memory: read of 4 bytes against write",
+    // Such a bug may be seen from both sides.
+    check_among(run(neighbours, false), "race on shared memory: read of 4 bytes against write",
                 "neighbours");
-    check_found(run(lane_neighbours, false), "race on shared memory: read", "lane_neighbours");
-    check_found(run(pairs, false), "race on shared memory: read", "pairs");
-    check_found(run(reused_buffer, false), "race on shared memory: write of 4 bytes against read",
+    check_among(run(lane_neighbours, false), "race on shared memory: read", "lane_neighbours");
+    check_among(run(pairs, false), "race on shared memory: read", "pairs");
+    check_among(run(reused_buffer, false), "race on shared memory: write of 4 bytes against read",
                 "reused_buffer");
 }
 
 TEST_CASE("two writers of one place are found", "[cuda]") {
     const auto flag = [](bool one_writer) {
         return findings_of([&] {
-            const OnDevice<int> x(std::vector<int>(64));
+            const OnDevice<int> x(std::vector<int>(65));
             one_flag(x.get(), one_writer);
         });
     };
@@ -194,13 +206,11 @@ TEST_CASE("asynchronous copies need a wait, and then a barrier", "[cuda]") {
     };
     CHECK(run(Async::correct) == "");
     CHECK(run(Async::partial_copy) == "");
-    CHECK_THAT(run(Async::no_wait), Contains("asynchronous copy not waited for: read of") &&
-                                        Contains(line_of_bug("async_copy")));
-    CHECK_THAT(run(Async::no_barrier),
-               Contains("race on shared memory: read") && Contains(line_of_bug("async_copy")));
-    CHECK_THAT(run(Async::overwrites),
-               Contains("race on shared memory: asynchronous write of 16 bytes against read") &&
-                   Contains(line_of_bug("async_overwrites")));
+    check_among(run(Async::no_wait), "asynchronous copy not waited for: read of", "async_copy");
+    check_among(run(Async::no_barrier), "race on shared memory: read", "async_copy");
+    check_among(run(Async::overwrites),
+                "race on shared memory: asynchronous write of 16 bytes against read",
+                "async_overwrites");
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ namespace cudaemu {
 const std::vector<std::string>& texts_run();
 
 // Parses the text and runs its entry `test`; params are its parameters, of 64 bits each.
-void run_ptx(const std::string& ptx, const std::vector<uint64_t>& params, Launch launch = {});
+void run_ptx(const std::string& ptx, const std::vector<uint64_t>& params,
+             Launch launch = {.block = {32}});
 
 // A module with the entry `test(p0, p1, ...)` of `params` parameters of 64 bits. `outside` goes
 // before the entry; the target is sm_80, sm_90, ...
@@ -32,7 +33,7 @@ struct Source {
 
 // The message of the fault that the text ends with; fails the test when there is none.
 std::string fault_of(const std::string& ptx, const std::vector<uint64_t>& params,
-                     Launch launch = {});
+                     Launch launch = {.block = {32}});
 
 // Values in device memory.
 template <class T>

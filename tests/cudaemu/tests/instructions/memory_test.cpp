@@ -95,7 +95,6 @@ TEST_CASE("cache hints and orders change no value", "[cuda]") {
         check_copy("ld.global.u32", std::string("st") + hint + ".u32", ".b32", 4, 1);
     }
     check_copy(
-        ".reg .b64 %policy;\ncreatepolicy.fractional.L2::evict_last.b64 %policy, 1.0;\n"
         "prefetch.global.L2 [%p];\nfence.acq_rel.gpu;\nmembar.gl;\nmembar.cta;\n"
         "fence.sc.cta;\nld.global.u32",
         "st.global.u32", ".b32", 4, 1);
@@ -135,7 +134,8 @@ TEST_CASE("shared and local memory take every type and vector", "[cuda]") {
                 }
                 if (vector > 1) x = "{" + x + "}", y = "{" + y + "}";
                 check_copy(bounce + "ld.global" + type + " " + y + ", [%p+16];\nst." + space +
-                               type + " [tile+16], " + y + ";\nld." + space + type,
+                               type + " [tile+16], " + y + ";\nmov.u64 %p, tile;\nld." + space +
+                               type,
                            "st.global" + type, width.bits, width.bytes, vector);
             }
         }

@@ -82,13 +82,6 @@ TEST_CASE("special registers say where a thread is", "[cuda]") {
     check("%lanemask_ge", [](D, D, uint32_t t) { return ~((1u << t % 32) - 1); });
 }
 
-TEST_CASE("clocks do not run backwards", "[cuda]") {
-    CHECK(run_lanes<uint32_t>(".reg .b64 %x, %y;\n.reg .pred %p;\nmov.u64 %x, %clock64;\n"
-                              "mov.u64 %y, %clock64;\nsetp.ge.u64 %p, %y, %x;\n"
-                              "selp.u32 %d, 1, 0, %p;",
-                              lane_numbers())[0] == 1);
-}
-
 TEST_CASE("the size of dynamic shared memory is known", "[cuda]") {
     Buffer<uint32_t> out(32);
     run_ptx(Source{kIndex + "mov.u32 %x, %dynamic_smem_size;\n" + kStore}.text(), {out.address()},
