@@ -33,6 +33,16 @@ struct Case {
 template <class Op>
 std::vector<Case<Op>> cases();
 
+// One case per row of a table of shapes.
+template <class Op, class Table, class Build>
+std::vector<Case<Op>> from_table(const Table& table, Build build, double bound = 1e-11) {
+    std::vector<Case<Op>> made;
+    for (const auto& [name, size, shape] : table)
+        made.push_back(
+            {name, size, [=, shape = shape](Pool& pool) { return build(pool, shape); }, bound});
+    return made;
+}
+
 template <>
 std::vector<Case<Embedding>> cases();
 template <>
