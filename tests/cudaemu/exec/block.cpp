@@ -41,8 +41,7 @@ void begin_warp(Warp& warp, Block& block, uint32_t index) {
 [[noreturn]] void deadlock(const Block& block) {
     constexpr size_t kShown = 6;
     const Kernel& kernel = *block.kernel;
-    std::string text =
-        fmt::format("deadlock: {} block {}", kernel.info.name, print(block.index));
+    std::string text = fmt::format("deadlock: {} block {}", kernel.info.name, print(block.index));
     size_t waiting = 0;
     for (const Warp& warp : block.warps) {
         for (const Group& group : warp.groups) {

@@ -1,5 +1,5 @@
-// mma.sync: D = A B + C with A [16, k] by rows, B [k, 8] by columns, C and D [16, 8]. PTX ISA 9.7.14.
-// Products of these types are exact in f32, sums are of f32 in order of k.
+// mma.sync: D = A B + C with A [16, k] by rows, B [k, 8] by columns, C and D [16, 8]. PTX
+// ISA 9.7.14. Products of these types are exact in f32, sums are of f32 in order of k.
 #include "exec/decoders.h"
 #include "exec/lanes.h"
 
@@ -31,15 +31,15 @@ struct OfTf32 {  // the lower 13 bits do not take part
     static float value(uint32_t cell, int) { return std::bit_cast<float>(cell & 0xffffe000); }
 };
 
-// A register of a warp holds 8 rows of A, or 8 columns of B, by 4 cells along k: lane 4r + p has cell p
-// of row r. Registers 2i and 2i + 1 of A hold rows 0-7 and 8-15 of block i of k, register i of B has
-// block i.
+// A register of a warp holds 8 rows of A, or 8 columns of B, by 4 cells along k: lane 4r + p has
+// cell p of row r. Registers 2i and 2i + 1 of A hold rows 0-7 and 8-15 of block i of k, register i
+// of B has block i.
 template <class E, int depth>
 struct Fragments {
     static constexpr int kBlocks = depth / (4 * E::kPerCell);
 
-    alignas(64) float a[2 * kBlocks][E::kPerCell][32];       // [register, element of a cell, lane]
-    alignas(64) float b[kBlocks][4][E::kPerCell][kHalf];     // [.., .., .., place of the column]
+    alignas(64) float a[2 * kBlocks][E::kPerCell][32];    // [register, element of a cell, lane]
+    alignas(64) float b[kBlocks][4][E::kPerCell][kHalf];  // [.., .., .., place of the column]
 
     void load(const Warp& warp, const Instruction& i, int first_a, int first_b) {
         for (int reg = 0; reg < 2 * kBlocks; ++reg) {
@@ -51,11 +51,11 @@ struct Fragments {
             const uint32_t* cell = cells(warp, i, first_b + block);
             alignas(64) uint32_t transposed[4][kHalf];
             for (int column = 0; column < kHalf; ++column)
-                for (int p = 0; p < 4; ++p)
-                    transposed[p][place_of(column)] = cell[4 * column + p];
+                for (int p = 0; p < 4; ++p) transposed[p][place_of(column)] = cell[4 * column + p];
             for (int p = 0; p < 4; ++p)
                 for (int e = 0; e < E::kPerCell; ++e)
-                    for (int n = 0; n < kHalf; ++n) b[block][p][e][n] = E::value(transposed[p][n], e);
+                    for (int n = 0; n < kHalf; ++n)
+                        b[block][p][e][n] = E::value(transposed[p][n], e);
         }
     }
 
