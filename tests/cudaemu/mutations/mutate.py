@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Damages the plugin's kernels on purpose and fails unless the small cases notice every time.
+
+The .toml files beside this one list the mutants: a name, a file of cuda/, a text that the file has exactly once, what
+takes its place, and the ops whose cases must fail. A mutant's source is compiled to PTX alone and
+linked with the plugin's other objects. Prints a line per mutant: what caught it, and how.
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+TIMEOUT = 300  # seconds for the cases of one op
+
+
+class Failure(Exception):
+    """A mutant that was not caught, or could not be tried."""
+
+
+def damaged(mutant, root):
+    """The text of the mutant's file with the damage done."""
+    text = (root / "cuda" / mutant["file"]).read_text()
+    count = text.count(mutant["text"])
+    if count != 1:
+        raise Failure(f"{mutant['file']} has the text {count} times:\n{mutant['text']}")
+    return text.replace(mutant["text"], mutant["by"])
+
+
+def run(command, what, **options):
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    if result.returncode != 0:
+        raise Failure(f"{what}:\n{(result.stdout + result.stderr)[-2000:]}")
+
+
+def build(source, directory, arguments):
+    """Compiles directory/cuda/source and links the plugin with it."""
+    compiled = directory / "mutant.o"
+    run([arguments.nvcc, "-c", "-std=c++20", "-O0", "-lineinfo", "--compress-mode=none",
+         "-Xcompiler=-fPIC", "-gencode", "arch=compute_80,code=compute_80", f"-I{directory}",
+         f"-I{arguments.root}/src", str(directory / "cuda" / source), "-o", str(compiled)],
+        "does not compile")
+    objects = [o for o in arguments.objects if pathlib.Path(o).name != source + ".o"]
+    if len(objects) + 1 != len(arguments.objects):
+        raise Failure(f"the plugin has no object of {source}")
+    plugin = directory / "libfomoe_cuda.so"
+    run([arguments.cxx, "-shared", "-o", str(plugin), str(compiled), *objects,
+         f"-L{arguments.libraries}", "-l:libcudart.so.13", "-l:libcublasLt.so.13"], "does not link")
+    return plugin
+
+
+def how(output):
+    """What the tests say of the first failure, in a line."""
+    failed = re.search(r"FAILED:\n(.*?)\n(?:\n|=====)", output, re.S)
+    text = " ".join((failed.group(1) if failed else output[-400:]).split())
+    if "findings()" in text:
+        finding = re.search(r'with expansion: "(.*?)" == ""', text)
+        text = finding.group(1) if finding else text
+    return text[:220]
+
+
+def try_op(op, plugin, arguments):
+    """How the cases of the op fail on this plugin; None if they pass."""
+    environment = dict(os.environ, FOMOE_TEST_PLUGIN=str(plugin), OMP_NUM_THREADS="1",
+                       LD_LIBRARY_PATH=arguments.libraries)
+    try:
+        result = subprocess.run([arguments.cases, f"small cases - {op}", "--abort"],
+                                env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return "does not end"
+    if "No test cases matched" in result.stdout:
+        raise Failure(f"no cases of an op {op}")
+    return how(result.stdout + result.stderr) if result.returncode else None
+
+
+def try_mutant(mutant, arguments):
+    """What catches the mutant."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = pathlib.Path(place)
+        shutil.copytree(arguments.root / "cuda", directory / "cuda")
+        (directory / "cuda" / mutant["file"]).write_text(damaged(mutant, arguments.root))
+        plugin = build(mutant.get("source", mutant["file"]), directory, arguments)
+        for op in mutant["ops"]:
+            found = try_op(op, plugin, arguments)
+            if found:
+                return f"{op} ({found})"
+    raise Failure(f"SURVIVED {', '.join(mutant['ops'])}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=pathlib.Path, required=True, help="of the source tree")
+    parser.add_argument("--nvcc", required=True)
+    parser.add_argument("--cxx", required=True)
+    parser.add_argument("--cases", required=True, help="the program with the small cases")
+    parser.add_argument("--libraries", required=True, help="folder of the replacement libraries")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="", help="mutants whose name has this in it")
+    parser.add_argument("objects", nargs="+", help="object files of the plugin")
+    arguments = parser.parse_args()
+
+    mutants = [mutant for path in sorted(pathlib.Path(__file__).parent.glob("*.toml"))
+               for mutant in tomllib.loads(path.read_text())["mutant"]]
+    names = [mutant["name"] for mutant in mutants]
+    if len(set(names)) != len(names):
+        sys.exit("two mutants have one name")
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        tries = {pool.submit(try_mutant, m, arguments): m["name"]
+                 for m in mutants if arguments.only in m["name"]}
+        for done in concurrent.futures.as_completed(tries):
+            try:
+                print(f"{tries[done]} -> caught by {done.result()}", flush=True)
+            except Failure as failure:
+                failed += 1
+                print(f"{tries[done]} -> {failure}", flush=True)
+    print(f"{len(tries)} mutants, {failed} not caught")
+    return 1 if failed or not tries else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
