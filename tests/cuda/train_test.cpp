@@ -1,4 +1,6 @@
 // A training step by step on the CUDA plugin: the CPU's losses, and how the host behaves meanwhile.
+#include <optional>
+
 #include "cuda/plugin.h"
 #include "runtime/counters.h"
 #include "support/step_plan.h"
