@@ -1,8 +1,6 @@
 // Kernels that treat every element of flat arrays alike, four at a time where addresses allow it.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda/device.cuh"
 
 namespace fomoe {
@@ -26,13 +24,15 @@ bool vectors_fit(const T*... data) {
 
 constexpr int kElementwiseThreads = 256;
 
+// A thread for each vector, and behind them one for each element that fills none.
 template <int width, class Body>
 __global__ void elementwise(int64_t n, Body body) {
-    const int64_t first = int64_t{blockIdx.x} * kElementwiseThreads + threadIdx.x;
-    const int64_t stride = int64_t{gridDim.x} * kElementwiseThreads;
+    const int64_t i = int64_t{blockIdx.x} * kElementwiseThreads + threadIdx.x;
     const int64_t vectors = n / width;
-    for (int64_t i = first; i < vectors; i += stride) body.template at<width>(i * width);
-    if (first < n % width) body.template at<1>(vectors * width + first);
+    if (i < vectors)
+        body.template at<width>(i * width);
+    else if (i < vectors + n % width)
+        body.template at<1>(vectors * width + i - vectors);
 }
 
 // Calls body.at<width>(i) on the device for the elements from i to i + width, each of the n once.
@@ -40,13 +40,14 @@ template <class Body>
 void launch_elementwise(const Stream& s, const char* name, int64_t n, bool vectors,
                         const Body& body) {
     if (n == 0) return;
-    const int width = vectors ? kElementwise : 1;
-    const int blocks = static_cast<int>(std::min<int64_t>(
-        ceil_div<int64_t>(n, int64_t{width} * kElementwiseThreads), 8 * s.multiprocessors));
+    const auto blocks = [n](int width) {
+        return static_cast<unsigned>(ceil_div<int64_t>(n / width + n % width, kElementwiseThreads));
+    };
     if (vectors)
-        elementwise<kElementwise><<<blocks, kElementwiseThreads, 0, s.stream>>>(n, body);
+        elementwise<kElementwise>
+            <<<blocks(kElementwise), kElementwiseThreads, 0, s.stream>>>(n, body);
     else
-        elementwise<1><<<blocks, kElementwiseThreads, 0, s.stream>>>(n, body);
+        elementwise<1><<<blocks(1), kElementwiseThreads, 0, s.stream>>>(n, body);
     check_launch(name);
 }
 

@@ -115,9 +115,10 @@ struct Gradient {
 // Rows on their way at once.
 constexpr int kRows = 16;
 
-// A warp takes a chunk of a word's row.
+// A warp takes a chunk of a word's row. The bound lets all its rows stay in registers.
 template <class T, int width>
-__global__ void __launch_bounds__(kThreads) sum_rows(const Gradient<T> a, const Occurrences words) {
+__global__ void __launch_bounds__(kThreads, 3)
+    sum_rows(const Gradient<T> a, const Occurrences words) {
     using Piece = Vec<T, width>;
     const int64_t warp = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
     const int64_t n = warp / a.chunks;

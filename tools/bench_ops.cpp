@@ -1,4 +1,4 @@
-// Times every op of the CPU backend at the shapes of real models, next to the matmul ceiling.
+// Times every op at the shapes of real models, next to what a matmul and a copy reach.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,8 +8,8 @@
 #include <set>
 #include <thread>
 
-#include "base/timer.h"
-#include "ops/matmul_ceiling.h"
+#include "bench_backend.h"
+#include "ceilings.h"
 #include "support/cases.h"
 
 using namespace fomoe;
@@ -18,6 +18,8 @@ namespace {
 
 struct Options {
     std::string op;
+    std::string backend = "cpu";
+    std::string dtype = "f32";
     int threads = 0;
     double seconds = 0.5;
 };
@@ -48,46 +50,50 @@ Op placed(Backend& backend, Op op, std::map<const void*, void*>& memory) {
     return op;
 }
 
-// The fastest of the runs that fit into `limit` seconds, three at least, after one to warm up: what
-// else runs on the machine only adds to the others.
+// FLOPs of an op that has run: what it counts by is brought to the host first.
 template <class Op>
-double seconds_of(Backend& backend, const Op& op, double limit) {
-    backend.run(op);
-    double fastest = 1e30;
-    int runs = 0;
-    Timer total;
-    while (runs++ < 3 || total.seconds() < limit) {
-        Timer one;
-        backend.run(op);
-        backend.synchronize();
-        fastest = std::min(fastest, one.seconds());
-    }
-    return fastest;
+double flops_of(Backend& backend, Op host, Op device) {
+    std::vector<Tensor> outputs;
+    for_each_operand(device, [&](const auto& x) {
+        outputs.push_back({const_cast<void*>(x.data), x.dtype, x.shape});
+    });
+    size_t i = 0;
+    for_each_operand(host, [&]<class AnyTensor>(AnyTensor& x) {
+        const Tensor& from = outputs[i++];
+        if constexpr (std::is_same_v<AnyTensor, Tensor>)
+            if (x && x.dtype == DType::i32) backend.copy_to_host(x.data, from);
+    });
+    return host.flops();
 }
 
 void bench(const Options& options) {
-    const auto backend = make_cpu_backend(options.threads);
-    const double ceiling = cpu_matmul_ceiling(options.threads);
-    fmt::print("matmul ceiling {:.1f} GFLOP/s\n", ceiling);
-    fmt::print("{:<24} {:<36} {:>10} {:>10} {:>8} {:>10}\n", "op", "case", "ms", "GFLOP/s", "GB/s",
-               "of ceiling");
+    const auto backend = bench_backend(options.backend, options.threads);
+    const DType dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
+    const bool cpu = options.backend == "cpu";
+    const Ceilings ceilings = measured_ceilings(*backend, dtype, cpu ? 2048 : 8192);
+    fmt::print("{}, {}: a matmul reaches {:.1f} GFLOP/s, a copy {:.1f} GB/s\n", backend->name(),
+               options.dtype, ceilings.gflops, ceilings.gigabytes);
+    fmt::print("{:<24} {:<36} {:>10} {:>10} {:>10} {:>8} {:>10}\n", "op", "case", "ms", "GFLOP/s",
+               "of matmul", "GB/s", "of copy");
     for_each_op([&]<class Op>() {
         if (std::string(Op::name).find(options.op) == std::string::npos) return;
         for (const Case<Op>& each : cases<Op>()) {
-            if (each.size != Size::bench) continue;
+            if (each.size < Size::bench || (cpu && each.size == Size::large)) continue;
             std::map<const void*, void*> memory;
-            Op op;
-            {
-                Pool pool = each.pool();
-                op = placed(*backend, each.build(pool), memory);
-            }
-            const double seconds = seconds_of(*backend, op, options.seconds);
-            const double flops = op.flops();
-            fmt::print(
-                "{:<24} {:<36} {:>10.3f} {:>10} {:>8.1f} {:>10}\n", Op::name, each.name,
-                seconds * 1e3, flops ? fmt::format("{:.1f}", flops / seconds / 1e9) : "-",
-                bytes_of(op) / seconds / 1e9,
-                flops ? fmt::format("{:.1f} %", 100 * flops / seconds / 1e9 / ceiling) : "-");
+            Pool pool = each.pool();
+            Op host = each.build(pool);
+            if (dtype == DType::bf16) host = narrowed(host, pool);
+            const Op op = placed(*backend, host, memory);
+            const double seconds = seconds_of(*backend, options.seconds, [&] { backend->run(op); });
+            const double gflops = flops_of(*backend, host, op) / seconds / 1e9;
+            const double gigabytes = bytes_of(op) / seconds / 1e9;
+            const auto share = [](double x, double of) {
+                return fmt::format("{:.1f} %", 100 * x / of);
+            };
+            fmt::print("{:<24} {:<36} {:>10.4f} {:>10} {:>10} {:>8.1f} {:>10}\n", Op::name,
+                       each.name, seconds * 1e3, gflops ? fmt::format("{:.1f}", gflops) : "-",
+                       gflops ? share(gflops, ceilings.gflops) : "-", gigabytes,
+                       share(gigabytes, ceilings.gigabytes));
             std::fflush(stdout);
             for (const auto& [host, data] : memory) backend->release(data);
         }
@@ -98,7 +104,11 @@ void bench(const Options& options) {
 
 int main(int argc, char** argv) {
     Options options;
-    CLI::App app{"Times the ops of the CPU backend"};
+    CLI::App app{"Times the ops of a backend"};
+    app.add_option("--backend", options.backend, "cpu or cuda")
+        ->check(CLI::IsMember({"cpu", "cuda"}));
+    app.add_option("--dtype", options.dtype, "of activations: f32 or bf16")
+        ->check(CLI::IsMember({"f32", "bf16"}));
     app.add_option("--op", options.op, "only ops whose name contains this");
     app.add_option("--threads", options.threads, "threads; 0: all cores")
         ->check(CLI::Range(0, 1024));

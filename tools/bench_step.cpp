@@ -9,6 +9,8 @@
 
 #include "base/log.h"
 #include "base/memory_use.h"
+#include "bench_backend.h"
+#include "ceilings.h"
 #include "config/load.h"
 #include "data/tokenizer.h"
 #include "model/flops.h"
@@ -23,6 +25,7 @@ namespace {
 
 struct Options {
     std::vector<std::string> files, sets;
+    std::string backend = "cpu";
     int threads = 0;
     int steps = 5;
     bool skip = false;
@@ -53,12 +56,15 @@ Config resolved(const Options& options) {
 void bench(const Options& options) {
     const Config config = resolved(options);
     const int threads = options.threads ? options.threads : omp_get_max_threads();
-    const double ceiling = cpu_matmul_ceiling(threads);
+    const std::unique_ptr<Backend> backend = bench_backend(options.backend, threads);
+    const bool on_cpu = options.backend == "cpu";
+    const DType dtype = dtype_of(config.train.dtype);
+    const double ceiling =
+        on_cpu ? cpu_matmul_ceiling(threads) : measured_ceilings(*backend, dtype, 8192).gflops;
     const bool reset = reset_peak_memory();
     const int64_t before = memory_use().resident_bytes;
 
-    const std::unique_ptr<Backend> cpu = make_cpu_backend(threads);
-    StepRig rig(config, *cpu);
+    StepRig rig(config, *backend);
     for (int i = 0; i <= options.steps; ++i) rig.run();
 
     const double tokens = rig.tokens(), median = rig.median_seconds();
@@ -67,7 +73,8 @@ void bench(const Options& options) {
     const double per_token = flops.of(choices);
     const double rate = per_token * tokens / median / 1e9;
 
-    fmt::print("{} threads, {} sequences of {} in micro-batches of {}, {} steps\n", threads,
+    fmt::print("{}, {}, {} sequences of {} in micro-batches of {}, {} steps\n",
+               on_cpu ? fmt::format("{} threads", threads) : options.backend, name_of(dtype),
                config.train.batch, config.data.seq_len, config.train.micro_batch, options.steps);
     fmt::print("{:.1f}M parameters held\n", rig.layout().size() / 1e6);
     fmt::print(
@@ -80,6 +87,7 @@ void bench(const Options& options) {
     fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * rig.last().skipped,
                rig.last().loss);
     fmt::print("{}\n", profile_table(rig.trace(), ceiling, options.steps));
+    if (!on_cpu) return;
     print_memory(memory_plan(rig.config(), rig.world(), rig.layout(), rig.frozen(), threads, 0),
                  before, reset);
 }
@@ -170,6 +178,8 @@ int main(int argc, char** argv) {
     app.add_option("--set", options.sets, "Override a key: --set train.batch=4")
         ->expected(1)
         ->take_all();
+    app.add_option("--backend", options.backend, "cpu or cuda")
+        ->check(CLI::IsMember({"cpu", "cuda"}));
     app.add_option("--threads", options.threads, "0: all cores");
     app.add_option("--steps", options.steps, "Timed steps")->check(CLI::Range(1, 1000));
     app.add_flag("--skip", options.skip,

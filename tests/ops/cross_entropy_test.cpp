@@ -34,7 +34,7 @@ TEST_CASE("linear_cross_entropy: gradients by finite differences") {
 TEST_CASE("linear_cross_entropy: the loss is the same with and without gradients") {
     const auto backend = make_cpu_backend(2);
     for (const auto& each : cases<LinearCrossEntropy>()) {
-        if (each.size == Size::bench) continue;
+        if (each.size >= Size::bench) continue;
         INFO(each.name);
         Pool pool = each.pool();
         LinearCrossEntropy op = each.build(pool);

@@ -25,7 +25,7 @@ TEST_CASE("permute: wrong operands are refused") {
 TEST_CASE("permute: combine is the backward of permute, and the other way round") {
     const auto backend = make_cpu_backend(2);
     for (const auto& each : cases<DispatchPlan>()) {
-        if (each.size == Size::bench) continue;
+        if (each.size >= Size::bench) continue;
         INFO(each.name);
         Pool pool = each.pool();
         const DispatchPlan plan = run_on(*backend, each.build(pool), pool);

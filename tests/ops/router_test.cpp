@@ -36,7 +36,7 @@ TEST_CASE("router: a layer scale of 1 gives the bits of none, of 2 twice the gat
     const auto backend = make_cpu_backend(2);
     int tried = 0;
     for (const auto& each : cases<Router>()) {
-        if (each.size == Size::bench || each.name.find("layer_scale") != std::string::npos)
+        if (each.size >= Size::bench || each.name.find("layer_scale") != std::string::npos)
             continue;
         INFO(each.name);
         Pool pool = each.pool();
@@ -50,7 +50,7 @@ TEST_CASE("router: a layer scale of 1 gives the bits of none, of 2 twice the gat
         ++tried;
     }
     for (const auto& each : cases<RouterBackward>()) {
-        if (each.size == Size::bench || each.name.find("layer_scale") != std::string::npos)
+        if (each.size >= Size::bench || each.name.find("layer_scale") != std::string::npos)
             continue;
         INFO(each.name);
         Pool pool = each.pool();

@@ -17,6 +17,7 @@ enum class Size {
     small,    // odd and edge shapes; differentiated numerically too
     typical,  // compared with the reference only
     bench,    // timed, never tested
+    large,    // timed on a GPU, never tested
 };
 
 template <class Op>
@@ -31,6 +32,16 @@ struct Case {
 
 template <class Op>
 std::vector<Case<Op>> cases();
+
+// One case per row of a table of shapes.
+template <class Op, class Table, class Build>
+std::vector<Case<Op>> from_table(const Table& table, Build build, double bound = 1e-11) {
+    std::vector<Case<Op>> made;
+    for (const auto& [name, size, shape] : table)
+        made.push_back(
+            {name, size, [=, shape = shape](Pool& pool) { return build(pool, shape); }, bound});
+    return made;
+}
 
 template <>
 std::vector<Case<Embedding>> cases();

@@ -45,6 +45,7 @@ std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
         {"N2048_8x64", Size::bench, {2048, 8, 8, 64, 64, none, true}},
         {"N2048_8x64_head_norm", Size::bench, {2048, 8, 8, 64, 64, head}},
         {"N4096_4x64", Size::bench, {4096, 4, 4, 64, 64, none, true}},
+        {"N16384_16x128_head_norm", Size::large, {16384, 16, 4, 128, 128, head}},
     };
 }
 
@@ -124,6 +125,8 @@ std::vector<std::tuple<std::string, Size, AttentionShape>> attention_shapes() {
         {"T512_8x64", Size::bench, {512, 4, 8, 8, 64}},
         {"T512_8x64_documents", Size::bench, {512, 4, 8, 8, 64, 4}},
         {"T256_4x64", Size::bench, {256, 16, 4, 4, 64}},
+        {"T2048_16x64", Size::large, {2048, 8, 16, 16, 64}},
+        {"T4096_32x128_kv8", Size::large, {4096, 2, 32, 8, 128}},
     };
 }
 
@@ -207,7 +210,7 @@ template <>
 std::vector<Case<AttentionBackward>> cases() {
     std::vector<Case<AttentionBackward>> made;
     for (const auto& [name, size, shape] : attention_shapes()) {
-        const bool bench = size == Size::bench;
+        const bool bench = size >= Size::bench;
         made.push_back(
             {name, size,
              [shape = shape, bench](Pool& pool) { return attention_backward(pool, shape, bench); },

@@ -140,8 +140,10 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
          {2048, 512, 2, 16, 768, swiglu, Split::some_absent}},
         {"N2048_D512_E16_K2_F768_frozen",
          Size::bench,
-         {2048, 512, 2, 16, 768, swiglu, Split::even, 0, 12}},
+         {2048, 512, 2, 16, 768, swiglu, Split::even, 0, 12, true, 16, 16}},
         {"N4096_D256_E16_K2_F256", Size::bench, {4096, 256, 2, 16, 256}},
+        {"N16384_D2048_E16_K2_F1024", Size::large, {16384, 2048, 2, 16, 1024}},
+        {"N16384_D1024_E64_K8_F512", Size::large, {16384, 1024, 8, 64, 512}},
     };
 }
 
@@ -275,7 +277,7 @@ template <>
 std::vector<Case<ExpertsBackward>> cases() {
     std::vector<Case<ExpertsBackward>> made;
     for (const auto& [name, size, shape] : experts_shapes()) {
-        const bool bench = size == Size::bench;
+        const bool bench = size >= Size::bench;
         made.push_back({name, size, [shape = shape, bench](Pool& pool) {
                             return experts_backward(pool, shape, bench);
                         }});

@@ -143,10 +143,10 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"all_of_32", Size::small, {5, 32, 32, 1, softmax, false, false, half}},
         {"experts_130", Size::typical, {35, 130, 6, 1, softmax, true, true, half, 6}},
         {"experts_512", Size::typical, {19, 512, 8, 1, sigmoid, true, true, half, 6}},
-        {"experts_512_reroute",
+        {"layer_scale_experts_512_reroute",
          Size::typical,
          {19, 512, 8, 1, softmax, true, false, half, 6, {}, 1, reroute, 2, 1.5f}},
-        {"experts_1021",
+        {"layer_scale_experts_1021",
          Size::typical,
          {9, 1021, 32, 3, softmax, true, true, half, 4, {}, 1, renormalize, 2, 1.5f}},
         {"ties_many_experts",
@@ -156,6 +156,7 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"typical_many_experts", Size::typical, {512, 67, 8, 4, sigmoid, true, true, half, 7}},
         {"N2048_E16_K2", Size::bench, {2048, 16, 2, 4}},
         {"N4096_E16_K2", Size::bench, {4096, 16, 2, 16}},
+        {"N16384_E64_K8", Size::large, {16384, 64, 8, 8}},
         {"N2048_E128_K8_sigmoid", Size::bench, {2048, 128, 8, 4, sigmoid, true, true}},
     };
 }

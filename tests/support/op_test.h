@@ -33,12 +33,13 @@ std::vector<Operand> operand_list(const Op& op) {
 
 // Runs the op on copies of its operands in the backend's memory, where those that share memory
 // still do, and returns it with the results in the pool. Checks that nothing was written behind
-// an operand.
+// an operand. Each operand lies `shift` elements behind what allocate() returns.
 template <class Op>
-Op run_on(Backend& backend, const Op& op, Pool& pool) {
+Op run_on(Backend& backend, const Op& op, Pool& pool, int64_t shift = 0) {
     constexpr int64_t kGuard = 16;  // i32 elements behind each operand
     const auto words_of = [](const auto& x) { return (x.bytes() + 3) / 4 + kGuard; };
     std::map<const void*, void*> placed;  // by host address
+    std::vector<void*> allocations;
     Op there = op;
     for_each_operand(there, [&](auto& x) {
         if (!x) return;
@@ -46,7 +47,9 @@ Op run_on(Backend& backend, const Op& op, Pool& pool) {
         if (!data) {
             std::vector<int32_t> words(words_of(x), kUnwritten);
             if (x.bytes()) std::memcpy(words.data(), x.data, x.bytes());
-            data = backend.allocate(words.size() * 4, "an operand");
+            const int64_t offset = shift * size_of(x.dtype);
+            allocations.push_back(backend.allocate(offset + words.size() * 4, "an operand"));
+            data = static_cast<char*>(allocations.back()) + offset;
             backend.copy_from_host({data, DType::i32, Shape(words.size())}, words.data());
         }
         x.data = data;
@@ -65,7 +68,7 @@ Op run_on(Backend& backend, const Op& op, Pool& pool) {
         if (x.bytes()) std::memcpy(copy.data, words.data(), x.bytes());
         x = copy;
     });
-    for (const auto& [host, data] : placed) backend.release(data);
+    for (void* data : allocations) backend.release(data);
     return result;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <set>
@@ -94,7 +95,7 @@ private:
     std::string who(const Stamp& stamp) const;
 
     std::mutex running_;
-    bool enabled_ = false;
+    std::atomic<bool> enabled_ = false;
     uint64_t top_ = 0;  // above all addresses so far
     Shadow global_;
     Tile shared_{4, Tile::kWordBits, Cell{}};

@@ -2,6 +2,7 @@
 #include "check/findings.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 
@@ -12,16 +13,23 @@ struct Findings {
     std::mutex mutex;
     std::vector<std::string> kept;
     std::set<std::string> keys;
-
-    ~Findings() {
-        for (const std::string& finding : kept)
-            std::fprintf(stderr, "cudaemu: %s\n", finding.c_str());
-    }
+    bool ended = false;  // the process is about to: nobody will take findings any more
 };
 
+void print(const std::string& finding) { std::fprintf(stderr, "cudaemu: %s\n", finding.c_str()); }
+
 Findings& findings() {
-    static Findings instance;
-    return instance;
+    // Never destroyed: destructors of the program may still do something wrong.
+    static Findings* instance = [] {
+        std::atexit([] {
+            Findings& all = findings();
+            std::lock_guard lock(all.mutex);
+            for (const std::string& finding : all.kept) print(finding);
+            all.ended = true;
+        });
+        return new Findings;
+    }();
+    return *instance;
 }
 
 // Without what stands in parentheses: blocks and threads.
@@ -41,7 +49,11 @@ std::string key_of(const std::string& finding) {
 void report(std::string finding) {
     Findings& all = findings();
     std::lock_guard lock(all.mutex);
-    if (all.keys.insert(key_of(finding)).second) all.kept.push_back(std::move(finding));
+    if (!all.keys.insert(key_of(finding)).second) return;
+    if (all.ended)
+        print(finding);
+    else
+        all.kept.push_back(std::move(finding));
 }
 
 }  // namespace cudaemu

@@ -76,10 +76,10 @@ std::byte* resolve_lane(Warp& warp, const Instruction& i, uint32_t lane, const R
 bool all_within(const Addresses& addresses, uint64_t begin, uint64_t end, const Reach& reach) {
     if (end - begin < reach.bytes) return false;
     const uint64_t last = end - begin - reach.bytes, low_bits = reach.align - 1;
-    bool good = true;
+    uint64_t bad = 0;
     for (uint32_t lane = 0; lane < kWarpSize; ++lane)
-        good &= addresses[lane] - begin <= last && (addresses[lane] & low_bits) == 0;
-    return good;
+        bad |= static_cast<uint64_t>(addresses[lane] - begin > last) | (addresses[lane] & low_bits);
+    return bad == 0;
 }
 
 // The full warp in one region, the common case.

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "exec/special.h"
 
@@ -40,19 +41,19 @@ void begin_warp(Warp& warp, Block& block, uint32_t index) {
 [[noreturn]] void deadlock(const Block& block) {
     constexpr size_t kShown = 6;
     const Kernel& kernel = *block.kernel;
-    std::string text = "deadlock: " + kernel.info.name + " block " + print(block.index);
+    std::string text = fmt::format("deadlock: {} block {}", kernel.info.name, print(block.index));
     size_t waiting = 0;
     for (const Warp& warp : block.warps) {
         for (const Group& group : warp.groups) {
             if (++waiting > kShown) continue;
-            char lanes[16];
-            std::snprintf(lanes, sizeof lanes, "%08x", group.lanes);
-            text += "; warp " + std::to_string(warp.index) + " lanes " + lanes + " wait at " +
-                    describe(kernel, kernel.code[group.pc]);
+            const uint32_t first = warp.thread(std::countr_zero(group.lanes));
+            text += fmt::format("; warp {} lanes {:08x} from thread {} wait at {}", warp.index,
+                                group.lanes, print(at_index(first, block.launch->block)),
+                                describe(kernel, kernel.code[group.pc]));
             if (group.state == Group::waits_for_lanes) text += " for other lanes of their warp";
         }
     }
-    if (waiting > kShown) text += "; and " + std::to_string(waiting - kShown) + " more";
+    if (waiting > kShown) text += fmt::format("; and {} more", waiting - kShown);
     throw Fault(text);
 }
 

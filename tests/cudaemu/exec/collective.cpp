@@ -11,45 +11,39 @@ namespace {
 enum class Shuffle : uint32_t { up, down, bfly, idx };
 
 // shfl.sync d|p, a, b, c, members. In c: the clamp in bits 0-4, the segment mask in bits 8-12.
+template <Shuffle mode>
 void run_shuffle(Warp& warp, const Instruction& i, uint32_t lanes) {
-    std::array<uint32_t, kWarpSize> source;
-    std::copy_n(cells(warp, i, 2), kWarpSize, source.begin());
     const uint32_t* operand = cells(warp, i, 3);
     const uint32_t* clamps = cells(warp, i, 4);
     const uint32_t* members = cells(warp, i, 5);
-    uint32_t* target = cells(warp, i, 0);
-    uint32_t in_range = 0;
-    for_lanes(lanes, [&](uint32_t lane) {
+    std::array<uint32_t, kWarpSize> source, from, good, absent;
+    std::copy_n(cells(warp, i, 2), kWarpSize, source.begin());
+    for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
         const uint32_t distance = operand[lane] & 31;
-        const uint32_t segment = clamps[lane] >> 8 & 31, clamp = clamps[lane] & 31;
-        const uint32_t last = (lane & segment) | (clamp & ~segment);
-        int from = 0;
-        bool good = false;
-        switch (static_cast<Shuffle>(i.options)) {
-            case Shuffle::up:
-                from = static_cast<int>(lane) - static_cast<int>(distance);
-                good = from >= static_cast<int>(last);
-                break;
-            case Shuffle::down:
-                from = static_cast<int>(lane + distance);
-                good = from <= static_cast<int>(last);
-                break;
-            case Shuffle::bfly:
-                from = static_cast<int>(lane ^ distance);
-                good = from <= static_cast<int>(last);
-                break;
-            case Shuffle::idx:
-                from = static_cast<int>((lane & segment) | (distance & ~segment));
-                good = from <= static_cast<int>(last);
-                break;
-        }
-        if (!good) from = static_cast<int>(lane);
-        if (!(lanes & members[lane] & 1u << from))
-            fault(warp, i, lane,
-                  "shuffle reads lane " + std::to_string(from) + ", which does not take part");
-        target[lane] = source[from];
-        in_range |= static_cast<uint32_t>(good) << lane;
-    });
+        const uint32_t segment = clamps[lane] >> 8 & 31;
+        const uint32_t last = (lane & segment) | (clamps[lane] & 31 & ~segment);
+        const uint32_t other = mode == Shuffle::up     ? lane - distance
+                               : mode == Shuffle::down ? lane + distance
+                               : mode == Shuffle::bfly ? lane ^ distance
+                                                       : (lane & segment) | (distance & ~segment);
+        good[lane] =
+            mode == Shuffle::up ? static_cast<int>(other) >= static_cast<int>(last) : other <= last;
+        from[lane] = good[lane] ? other : lane;
+        absent[lane] = ~(lanes & members[lane]) >> (from[lane] & 31) & 1;
+    }
+    uint32_t in_range = 0, missing = 0;
+    for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+        in_range |= good[lane] << lane;
+        missing |= absent[lane] << lane;
+    }
+    if (missing & lanes) {
+        const uint32_t lane = first_lane(missing & lanes);
+        fault(warp, i, lane,
+              "shuffle reads lane " + std::to_string(from[lane]) + ", which does not take part");
+    }
+    uint32_t* target = cells(warp, i, 0);
+    for (uint32_t lane = 0; lane < kWarpSize; ++lane)
+        if (lanes >> lane & 1) target[lane] = source[from[lane] & 31];
     if (i.paired) set_predicate(warp, i, 1, lanes, in_range);
 }
 
@@ -185,11 +179,12 @@ std::optional<Semantics> decode_collective(Form& form) {
     if (opcode == "shfl") {
         const int mode = form.take_any({"up", "down", "bfly", "idx"});
         if (mode < 0 || !form.take("b32")) return std::nullopt;
+        constexpr Execute kModes[] = {run_shuffle<Shuffle::up>, run_shuffle<Shuffle::down>,
+                                      run_shuffle<Shuffle::bfly>, run_shuffle<Shuffle::idx>};
         return Semantics{
-            run_shuffle,
+            kModes[mode],
             {Slot::def32, Slot::pair_pred, Slot::use32, Slot::use32, Slot::use32, Slot::use32},
-            Flow::collective,
-            static_cast<uint32_t>(mode)};
+            Flow::collective};
     }
     if (opcode == "vote") {
         const int mode = form.take_any({"all", "any", "uni", "ballot"});

@@ -255,7 +255,7 @@ std::optional<Semantics> decode_pair(Type target, const Conversion& how) {
     const bool plain = !how.relu && how.rounding == Rounding::rn;
     if (target == Type::bf16x2 && plain)
         return lanewise<[](float high, float low) {
-            return Pair<Bf16>{Bf16::from_float(low), Bf16::from_float(high)};
+            return uint32_t{Bf16::from_float(high).bits} << 16 | Bf16::from_float(low).bits;
         }>();
     return Semantics{target == Type::bf16x2 ? run_convert_pair<Bf16> : run_convert_pair<Half>,
                      {Slot::def32, Slot::use32, Slot::use32},

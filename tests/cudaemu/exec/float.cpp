@@ -58,13 +58,14 @@ std::optional<Semantics> directed(std::string_view opcode) {
     return std::nullopt;
 }
 
+// The smaller and the larger of equal numbers, which may be -0 and +0.
 template <class T>
-T sign_or(T a, T b) {
-    return std::signbit(a) ? a : b;
+T smaller_zero(T a, T b) {
+    return std::bit_cast<T>(std::bit_cast<Cell<T>>(a) | std::bit_cast<Cell<T>>(b));
 }
 template <class T>
-T sign_and(T a, T b) {
-    return std::signbit(a) ? b : a;
+T larger_zero(T a, T b) {
+    return std::bit_cast<T>(std::bit_cast<Cell<T>>(a) & std::bit_cast<Cell<T>>(b));
 }
 
 // A NaN yields to a number, unless .NaN asks for it. -0 is less than +0.
@@ -75,12 +76,12 @@ std::optional<Semantics> extremes(std::string_view opcode) {
     if (opcode == "min")
         return lanewise<[](T x, T y) {
             const T a = in(x), b = in(y);
-            const T numbers = a < b ? a : b < a ? b : sign_or(a, b);
+            const T numbers = a < b ? a : b < a ? b : smaller_zero(a, b);
             return a != a ? unordered(a, b) : b != b ? unordered(b, a) : numbers;
         }>();
     return lanewise<[](T x, T y) {
         const T a = in(x), b = in(y);
-        const T numbers = b < a ? a : a < b ? b : sign_and(a, b);
+        const T numbers = b < a ? a : a < b ? b : larger_zero(a, b);
         return a != a ? unordered(a, b) : b != b ? unordered(b, a) : numbers;
     }>();
 }

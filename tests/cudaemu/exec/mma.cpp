@@ -1,16 +1,19 @@
 // mma.sync: D = A B + C with A [16, k] by rows, B [k, 8] by columns, C and D [16, 8]. PTX
-// ISA 9.7.14. Products are exact in f32, or nearly so for tf32, sums are of f32 in order of k.
-#include <algorithm>
-
+// ISA 9.7.14. Products of these types are exact in f32, sums are of f32 in order of k.
 #include "exec/decoders.h"
 #include "exec/lanes.h"
 
 namespace cudaemu {
 namespace {
 
-constexpr int kRows = 16, kColumns = 8;
+// The eight columns of a row of C, in the order 0 2 4 6 1 3 5 7, as two registers hold them.
+using Row = float __attribute__((vector_size(32)));
 
-// Element types: how many lie in a register, and their value.
+constexpr int kHalf = 8;  // rows of A and C in a register; columns of B
+
+constexpr int place_of(int column) { return column / 2 + column % 2 * 4; }
+
+// Element types: how many lie in a register of a lane, and their value.
 struct OfBf16 {
     static constexpr int kPerCell = 2;
     static float value(uint32_t cell, int which) {
@@ -28,60 +31,48 @@ struct OfTf32 {  // the lower 13 bits do not take part
     static float value(uint32_t cell, int) { return std::bit_cast<float>(cell & 0xffffe000); }
 };
 
-// Four lanes hold a row of A, or a column of B, each kPerCell neighbours; further registers hold
-// further blocks of 4 kPerCell along k. Registers 2i and 2i + 1 of A hold rows 0-7 and 8-15.
+// A register of a warp holds 8 rows of A, or 8 columns of B, by 4 cells along k: lane 4r + p has
+// cell p of row r. Registers 2i and 2i + 1 of A hold rows 0-7 and 8-15 of block i of k, register i
+// of B has block i.
 template <class E, int depth>
 struct Fragments {
-    static constexpr int kBlock = 4 * E::kPerCell;  // of k, in one register of a warp
-    static constexpr int kBlocks = depth / kBlock;  // registers of B; A has twice as many
+    static constexpr int kBlocks = depth / (4 * E::kPerCell);
 
-    alignas(64) float a[kRows][depth];
-    alignas(64) float b[depth][kColumns];
+    alignas(64) float a[2 * kBlocks][E::kPerCell][32];    // [register, element of a cell, lane]
+    alignas(64) float b[kBlocks][4][E::kPerCell][kHalf];  // [.., .., .., place of the column]
 
     void load(const Warp& warp, const Instruction& i, int first_a, int first_b) {
+        for (int reg = 0; reg < 2 * kBlocks; ++reg) {
+            const uint32_t* cell = cells(warp, i, first_a + reg);
+            for (int e = 0; e < E::kPerCell; ++e)
+                for (int lane = 0; lane < 32; ++lane) a[reg][e][lane] = E::value(cell[lane], e);
+        }
         for (int block = 0; block < kBlocks; ++block) {
-            for (int half = 0; half < 2; ++half) {
-                const uint32_t* cell = cells(warp, i, first_a + 2 * block + half);
-                for (int lane = 0; lane < 32; ++lane)
-                    for (int e = 0; e < E::kPerCell; ++e)
-                        a[8 * half + lane / 4][kBlock * block + lane % 4 * E::kPerCell + e] =
-                            E::value(cell[lane], e);
-            }
             const uint32_t* cell = cells(warp, i, first_b + block);
-            for (int pair = 0; pair < 4; ++pair)
+            alignas(64) uint32_t transposed[4][kHalf];
+            for (int column = 0; column < kHalf; ++column)
+                for (int p = 0; p < 4; ++p) transposed[p][place_of(column)] = cell[4 * column + p];
+            for (int p = 0; p < 4; ++p)
                 for (int e = 0; e < E::kPerCell; ++e)
-                    for (int n = 0; n < kColumns; ++n)
-                        b[kBlock * block + pair * E::kPerCell + e][n] =
-                            E::value(cell[4 * n + pair], e);
+                    for (int n = 0; n < kHalf; ++n)
+                        b[block][p][e][n] = E::value(transposed[p][n], e);
         }
     }
 
-    void multiply_add(float (&c)[kRows][kColumns]) const {
-        for (int row = 0; row < kRows; ++row)
-            for (int k = 0; k < depth; ++k)
-                for (int n = 0; n < kColumns; ++n)
-                    c[row][n] = std::fma(a[row][k], b[k][n], c[row][n]);
+    // Rows 8 half .. 8 half + 7 of the product.
+    void multiply_add(int half, Row (&c)[kHalf]) const {
+        for (int block = 0; block < kBlocks; ++block) {
+            for (int p = 0; p < 4; ++p) {
+                for (int e = 0; e < E::kPerCell; ++e) {
+                    Row columns;
+                    std::memcpy(&columns, b[block][p][e], sizeof columns);
+                    const float* rows = &a[2 * block + half][e][p];
+                    for (int row = 0; row < kHalf; ++row) c[row] += rows[4 * row] * columns;
+                }
+            }
+        }
     }
 };
-
-// Lane 4r + p holds columns 2p and 2p + 1: of row r in the first half of the registers, of row r +
-// 8 in the second.
-void load_c(const Warp& warp, const Instruction& i, int first, float (&c)[kRows][kColumns]) {
-    for (int reg = 0; reg < 4; ++reg) {
-        const uint32_t* cell = cells(warp, i, first + reg);
-        for (int lane = 0; lane < 32; ++lane)
-            c[8 * (reg / 2) + lane / 4][lane % 4 * 2 + reg % 2] = std::bit_cast<float>(cell[lane]);
-    }
-}
-
-void store_d(const Warp& warp, const Instruction& i, const float (&d)[kRows][kColumns]) {
-    for (int reg = 0; reg < 4; ++reg) {
-        uint32_t* cell = cells(warp, i, reg);
-        for (int lane = 0; lane < 32; ++lane)
-            cell[lane] = std::bit_cast<uint32_t>(
-                canonical(d[8 * (reg / 2) + lane / 4][lane % 4 * 2 + reg % 2]));
-    }
-}
 
 template <class E, int depth>
 void run_mma(Warp& warp, const Instruction& i, uint32_t) {
@@ -89,10 +80,27 @@ void run_mma(Warp& warp, const Instruction& i, uint32_t) {
     constexpr int kC = kB + Fragments<E, depth>::kBlocks;
     Fragments<E, depth> fragments;
     fragments.load(warp, i, kA, kB);
-    alignas(64) float c[kRows][kColumns];
-    load_c(warp, i, kC, c);
-    fragments.multiply_add(c);
-    store_d(warp, i, c);
+    Row c[2][kHalf];
+    for (int half = 0; half < 2; ++half) {
+        const uint32_t* even = cells(warp, i, kC + 2 * half);
+        const uint32_t* odd = cells(warp, i, kC + 2 * half + 1);
+        for (int row = 0; row < kHalf; ++row) {
+            std::memcpy(&c[half][row], even + 4 * row, 16);
+            std::memcpy(reinterpret_cast<char*>(&c[half][row]) + 16, odd + 4 * row, 16);
+        }
+        fragments.multiply_add(half, c[half]);
+    }
+    // Only now: D may be the registers of C, in any order.
+    for (int half = 0; half < 2; ++half) {
+        uint32_t* even = cells(warp, i, 2 * half);
+        uint32_t* odd = cells(warp, i, 2 * half + 1);
+        for (int row = 0; row < kHalf; ++row) {
+            Row& d = c[half][row];
+            for (int n = 0; n < kHalf; ++n) d[n] = canonical(d[n]);
+            std::memcpy(even + 4 * row, &d, 16);
+            std::memcpy(odd + 4 * row, reinterpret_cast<char*>(&d) + 16, 16);
+        }
+    }
 }
 
 template <class E, int depth>

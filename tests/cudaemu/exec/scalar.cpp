@@ -52,17 +52,4 @@ uint64_t encode(double value, int mantissa, int exponent, Rounding rounding) {
     return sign | (to_infinity ? infinity : infinity - 1);
 }
 
-double nudge_to_odd(double value, double error) {
-    const auto bits = std::bit_cast<uint64_t>(value);
-    if (!std::isfinite(value) || error == 0 || error != error || bits & 1) return value;
-    if (value == 0) return std::copysign(std::numeric_limits<double>::denorm_min(), error);
-    return std::bit_cast<double>((error > 0) == (value > 0) ? bits + 1 : bits - 1);
-}
-
-double add_to_odd(double a, double b) {
-    const double sum = a + b;
-    const double part = sum - a;
-    return nudge_to_odd(sum, (a - (sum - part)) + (b - part));
-}
-
 }  // namespace cudaemu

@@ -16,11 +16,32 @@ enum class Rounding : uint8_t { rn, rz, rm, rp, rna };
 uint64_t encode(double value, int mantissa, int exponent, Rounding rounding);
 
 // `value`, or, where `error` (what it lacks) is not zero, the neighbour with an odd last bit.
-double nudge_to_odd(double value, double error);
+inline double nudge_to_odd(double value, double error) {
+    const auto bits = std::bit_cast<uint64_t>(value);
+    const bool finite = std::fabs(value) <= std::numeric_limits<double>::max();
+    const bool even = finite && (error < 0 || error > 0) && !(bits & 1);
+    const uint64_t odd = (error > 0) == (value > 0) ? bits + 1 : bits - 1;
+    const double beside_zero = error > 0 ? std::bit_cast<double>(uint64_t{1})
+                                         : std::bit_cast<double>(uint64_t{1} | uint64_t{1} << 63);
+    return !even ? value : value == 0 ? beside_zero : std::bit_cast<double>(odd);
+}
 
 // The double nearest to a + b, or, where that is inexact, the neighbour with an odd last bit: so
 // that rounding it again to at most 51 bits gives what rounding the exact sum would.
-double add_to_odd(double a, double b);
+inline double add_to_odd(double a, double b) {
+    const double sum = a + b;
+    const double part = sum - a;
+    return nudge_to_odd(sum, (a - (sum - part)) + (b - part));
+}
+
+// Likewise a float near a double.
+inline float float_to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    const auto bits = std::bit_cast<uint32_t>(nearest);
+    const double back = std::fabs(static_cast<double>(nearest)), magnitude = std::fabs(value);
+    const bool even = (back < magnitude || back > magnitude) && !(bits & 1);
+    return !even ? nearest : std::bit_cast<float>(back < magnitude ? bits + 1 : bits - 1);
+}
 
 // float from double with a rounding of PTX.
 inline float round_to_float(double value, Rounding rounding) {
@@ -38,9 +59,7 @@ struct Bf16 {
         const uint32_t rounded = (x + 0x7fff + (x >> 16 & 1)) >> 16;
         return {static_cast<uint16_t>(value != value ? 0x7fff : rounded)};
     }
-    static Bf16 from_double(double value) {
-        return {static_cast<uint16_t>(encode(value, 7, 8, Rounding::rn))};
-    }
+    static Bf16 from_double(double value) { return from_float(float_to_odd(value)); }
 };
 
 struct Half {

@@ -1,4 +1,6 @@
 // Builds a kernel: binds an instruction to its function and its operands to registers.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -43,9 +45,9 @@ void KernelBuilder::rewrite(Statement& statement) {
     std::vector<Argument>& arguments = statement.arguments;
     if (mnemonic.starts_with("mov.") && arguments.size() == 2) {
         if (arguments[0].kind == Argument::vector)
-            mnemonic = "unpack.v" + std::to_string(arguments[0].atoms.size()) + mnemonic.substr(3);
+            mnemonic = fmt::format("unpack.v{}{}", arguments[0].atoms.size(), mnemonic.substr(3));
         else if (arguments[1].kind == Argument::vector)
-            mnemonic = "pack.v" + std::to_string(arguments[1].atoms.size()) + mnemonic.substr(3);
+            mnemonic = fmt::format("pack.v{}{}", arguments[1].atoms.size(), mnemonic.substr(3));
     }
     // Parameters of device functions lie in the local memory of the caller.
     if (mnemonic.starts_with("st.param")) replace(mnemonic, ".param", ".local");

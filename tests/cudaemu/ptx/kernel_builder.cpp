@@ -244,22 +244,25 @@ void KernelBuilder::call(TokenStream& tokens) {
 // The names of the parameters stand for what the caller passes.
 void KernelBuilder::expand(const Function& function, const std::vector<Atom>& results,
                            const std::vector<Atom>& arguments) {
-    const size_t outer = scopes_.size();
-    push_scope();
-    const auto pass = [&](const std::vector<Declaration>& names, const std::vector<Atom>& values) {
-        for (size_t i = 0; i < names.size() && i < values.size(); ++i) {
-            Scope& scope = scopes_.back();
-            if (const Symbol* symbol = find_symbol(values[i].word))
-                scope.symbols[names[i].name] = *symbol;
-            else if (const Register* reg = find_register(values[i].word))
-                scope.registers[names[i].name] = *reg;
-            else if (const std::optional<uint64_t> value = number(values[i], names[i].type))
-                scope.registers[names[i].name] = {constant(*value, bits_of(names[i].type) == 64),
-                                                  names[i].type};
+    // Looked up before the callee's names, which may be the same, hide the caller's.
+    Scope names;
+    const auto pass = [&](const std::vector<Declaration>& formal, const std::vector<Atom>& actual) {
+        for (size_t i = 0; i < formal.size() && i < actual.size(); ++i) {
+            const auto& [name, space, type, bytes, align, unsized] = formal[i];
+            if (const Symbol* symbol = find_symbol(actual[i].word))
+                names.symbols[name] = *symbol;
+            else if (const Register* reg = find_register(actual[i].word))
+                names.registers[name] = *reg;
+            else if (const std::optional<uint64_t> value = number(actual[i], type))
+                names.registers[name] = {constant(*value, bits_of(type) == 64), type};
         }
     };
     pass(function.params, arguments);
     pass(function.returns, results);
+    const size_t outer = scopes_.size();
+    push_scope();
+    names.id = scopes_.back().id;
+    scopes_.back() = std::move(names);
     expanding_.push_back(function.name);
     returns_.emplace_back();
     const auto place = std::tuple(file_, line_, callers_);

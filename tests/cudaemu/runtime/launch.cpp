@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 #include "check/checker.h"
 #include "check/findings.h"
@@ -68,8 +69,8 @@ void run(const Kernel& kernel, Launch launch, const Operation& operation) {
         } else {
             execute(kernel, launch);
         }
-    } catch (const Fault& fault) {
-        report(fault.what());
+    } catch (const std::exception& error) {  // a Fault, or the interpreter's own
+        report(error.what());
         set_sticky_error(cudaErrorLaunchFailure);
     }
 }

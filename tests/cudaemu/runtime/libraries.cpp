@@ -21,7 +21,9 @@ void* cudaemu_reach(const void* pointer, size_t bytes, int access, const char* w
     Checker& checker = Checker::instance();
     const Operation* operation = running_operation();
     if (checker.enabled() && operation) {
-        const Checker::Running running(checker, *operation);
+        Operation named = *operation;
+        named.name = what;
+        const Checker::Running running(checker, named);
         if (access & cudaemu_read) checker.reads(address, bytes);
         if (access & cudaemu_write) checker.writes(address, bytes);
     }

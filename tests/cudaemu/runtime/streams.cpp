@@ -114,11 +114,30 @@ void Streams::run_next(Lock& lock, CUstream_st& stream) {
     progress_.notify_all();
 }
 
+bool Streams::has_run(const Clock& clock) const {
+    for (uint32_t i = 0; i < clock.streams(); ++i)
+        if (streams_[i]->executed < clock[i]) return false;
+    return true;
+}
+
+void Streams::wait(Lock& lock, const Clock& clock) {
+    for (uint32_t i = 0; i < clock.streams(); ++i) run_until(lock, *streams_[i], clock[i]);
+    host_.join(clock);
+}
+
+bool Streams::poll(Lock& lock, const Clock& clock) {
+    const bool had_run = has_run(clock);
+    if (had_run)
+        host_.join(clock);
+    else
+        for (uint32_t i = 0; i < clock.streams(); ++i) run_until(lock, *streams_[i], clock[i]);
+    return had_run;
+}
+
 void Streams::wait(cudaStream_t handle) {
     Lock lock(mutex_);
-    CUstream_st& stream = checked(handle);
-    run_until(lock, stream, stream.issued);
-    host_.join(stream.clock);
+    const Clock clock = checked(handle).clock;
+    wait(lock, clock);
 }
 
 void Streams::wait_for_all() {
@@ -152,8 +171,7 @@ void Streams::record(cudaEvent_t handle, cudaStream_t stream_handle) {
     event.time = std::make_shared<CUevent_st::Time>();
     issue(stream, "event",
           [time = event.time](const Operation&) { *time = std::chrono::steady_clock::now(); });
-    event.stream = &stream;
-    event.number = stream.issued;
+    event.recorded = true;
     event.clock = stream.clock;
 }
 
@@ -164,43 +182,30 @@ void Streams::wait_event(cudaStream_t stream, cudaEvent_t event) {
 
 void Streams::wait(cudaEvent_t handle) {
     Lock lock(mutex_);
-    const CUevent_st event = checked(handle);
-    if (!event.stream) return;
-    run_until(lock, *event.stream, event.number);
-    host_.join(event.clock);
+    const Clock clock = checked(handle).clock;
+    wait(lock, clock);
 }
 
 float Streams::milliseconds(cudaEvent_t from, cudaEvent_t to) {
     Lock lock(mutex_);
     for (const cudaEvent_t event : {from, to}) {
         const CUevent_st& state = checked(event);
-        if (!state.stream || !state.timed) refuse(cudaErrorInvalidResourceHandle);
-        if (state.stream->executed < state.number) refuse(cudaErrorNotReady);
+        if (!state.recorded || !state.timed) refuse(cudaErrorInvalidResourceHandle);
+        if (!has_run(state.clock)) refuse(cudaErrorNotReady);
     }
     return std::chrono::duration<float, std::milli>(*to->time - *from->time).count();
 }
 
 bool Streams::done(cudaStream_t handle) {
     Lock lock(mutex_);
-    CUstream_st& stream = checked(handle);
-    const bool was_done = stream.executed >= stream.issued;
-    if (was_done)
-        host_.join(stream.clock);
-    else
-        run_until(lock, stream, stream.issued);
-    return was_done;
+    const Clock clock = checked(handle).clock;
+    return poll(lock, clock);
 }
 
 bool Streams::done(cudaEvent_t handle) {
     Lock lock(mutex_);
-    const CUevent_st event = checked(handle);
-    if (!event.stream) return true;
-    const bool was_done = event.stream->executed >= event.number;
-    if (was_done)
-        host_.join(event.clock);
-    else
-        run_until(lock, *event.stream, event.number);
-    return was_done;
+    const Clock clock = checked(handle).clock;
+    return poll(lock, clock);
 }
 
 }  // namespace cudaemu

@@ -45,10 +45,9 @@ struct CUevent_st {
     using Time = std::chrono::steady_clock::time_point;
 
     bool timed = true;
-    CUstream_st* stream = nullptr;  // where it was recorded last; null: never
-    uint32_t number = 0;            // of the operation that records it
-    cudaemu::Clock clock;           // that operation and all before it
-    std::shared_ptr<Time> time;     // when that operation ran
+    bool recorded = false;
+    cudaemu::Clock clock;        // the operation that records it, and all before it
+    std::shared_ptr<Time> time;  // when that operation ran
 };
 
 namespace cudaemu {
@@ -90,6 +89,11 @@ private:
     // Runs the stream's work up to the number-th operation, and what that depends on.
     void run_until(Lock& lock, CUstream_st& stream, uint32_t number);
     void run_next(Lock& lock, CUstream_st& stream);
+    // All that the clock names; then the host knows of it.
+    bool has_run(const Clock& clock) const;
+    void wait(Lock& lock, const Clock& clock);
+    // Whether it had run. If not, runs it, but lets the host know only the next time.
+    bool poll(Lock& lock, const Clock& clock);
     CUstream_st* first_unmet(const CUstream_st& stream);
 
     std::mutex mutex_;

@@ -1,6 +1,7 @@
 // Work of different streams needs an order where it touches the same memory.
 #include <catch2/catch.hpp>
 
+#include "runtime/libraries.h"
 #include "tests/emulated.h"
 #include "tests/kernels.h"
 
@@ -76,6 +77,14 @@ TEST_CASE("what orders two streams", "[cuda]") {
                   cudaEventSynchronize(streams.event);
               }) == "");
     }
+    SECTION("a host that waits for a stream that waits for an event") {
+        CHECK(two_adds([](const TwoStreams& streams) {
+                  cudaEventRecord(streams.event, streams.a);
+                  cudaStreamWaitEvent(streams.b, streams.event, 0);
+                  cudaStreamSynchronize(streams.b);
+                  CHECK(cudaEventQuery(streams.event) == cudaSuccess);
+              }) == "");
+    }
     SECTION("a host that polls until the stream is done") {
         CHECK(two_adds([](const TwoStreams& streams) {
                   while (cudaStreamQuery(streams.a) == cudaErrorNotReady) continue;
@@ -120,6 +129,48 @@ TEST_CASE("a missing dependency of a copy is found", "[cuda]") {
     CHECK(copied(true) == "");
     CHECK_THAT(copied(false),
                Contains("missing stream dependency") && Contains("read by copy to the host"));
+}
+
+// What a replacement library does: its work is a host function.
+struct Reading {
+    const float* address = nullptr;
+    size_t bytes = 0;
+    const void* reached = nullptr;
+};
+void read_all(void* data) {
+    auto& reading = *static_cast<Reading*>(data);
+    reading.reached = cudaemu_reach(reading.address, reading.bytes, cudaemu_read, "library");
+}
+
+TEST_CASE("host functions of libraries take part in the checks", "[cuda]") {
+    const auto library_reads = [](bool ordered, size_t bytes) {
+        return findings_of([&] {
+            const OnDevice<float> x(std::vector<float>(kCount, 1));
+            const TwoStreams streams;
+            Reading reading{x.get(), bytes};
+            add(x.get(), kCount, 1, streams.a);
+            cudaEventRecord(streams.event, streams.a);
+            if (ordered) cudaStreamWaitEvent(streams.b, streams.event, 0);
+            cudaLaunchHostFunc(streams.b, read_all, &reading);
+            cudaDeviceSynchronize();
+            CHECK((reading.reached != nullptr) == (bytes <= x.bytes()));
+        });
+    };
+    constexpr size_t kBytes = kCount * sizeof(float);
+    CHECK(library_reads(true, kBytes) == "");
+    CHECK_THAT(library_reads(false, kBytes),
+               Contains("missing stream dependency, race on global memory: read of 400 bytes "
+                        "against write by") &&
+                   Contains("library"));
+    CHECK_THAT(library_reads(true, kBytes + 1),
+               Contains("library: 401 bytes that are not of one device allocation"));
+    CHECK_THAT(findings_of([] {
+                   const OnDevice<float> never_written(4);
+                   Reading reading{never_written.get(), 16};
+                   cudaLaunchHostFunc(nullptr, read_all, &reading);
+                   cudaDeviceSynchronize();
+               }),
+               Contains("uninitialised global memory: read of 16 bytes, library"));
 }
 
 }  // namespace

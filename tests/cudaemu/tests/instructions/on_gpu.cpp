@@ -67,10 +67,6 @@ bool DeviceMemory::release(uint64_t address) {
     return driver<int(unsigned long long)>("cuMemFree_v2")(address) == 0;
 }
 
-std::byte* DeviceMemory::alias(uint64_t address) const {
-    return reinterpret_cast<std::byte*>(address);
-}
-
 std::unique_ptr<Module> parse(std::string_view ptx) {
     DeviceMemory::instance();
     auto module = std::make_unique<Module>();

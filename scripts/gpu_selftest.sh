@@ -1,0 +1,44 @@
+#!/bin/bash
+# gpu_selftest.sh [--tests | --bench]: holds the CUDA plugin to its tests on the GPU of this machine,
+# then measures it. They are the binaries that also run without a GPU, on the CUDA libraries of the
+# system. What it prints is ready to paste. FOMOE_BUILD: the build folder, build/ by default.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${FOMOE_BUILD:-$root/build}
+part=${1:-all}
+
+die() {
+    echo "gpu_selftest.sh: $*" >&2
+    exit 1
+}
+case $part in all | --tests | --bench) ;; *) die "usage: gpu_selftest.sh [--tests | --bench]" ;; esac
+for file in libfomoe_cuda.so tests/test_cuda tools/bench_ops tools/bench_step; do
+    [ -e "$build/$file" ] || die "needs $build/$file; run scripts/build.sh where nvcc is in PATH"
+done
+
+echo "== $(date -u +%F), $(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo 'no git')"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit \
+    --format=csv,noheader || die "nvidia-smi finds no GPU"
+
+status=0
+if [ "$part" != --bench ]; then
+    echo "== tests"
+    # Those with [interpreter] are about the interpreter.
+    (cd "$build" && tests/test_cuda "[cuda]~[interpreter]" --durations no) || status=$?
+fi
+
+if [ "$part" != --tests ]; then
+    for dtype in bf16 f32; do
+        echo "== ops, $dtype"
+        "$build/tools/bench_ops" --backend cuda --dtype $dtype --seconds 0.2
+    done
+    for dtype in bf16 f32; do
+        for config in moe_190m moe_1b; do
+            echo "== a training step: configs/$config.yaml, $dtype"
+            "$build/tools/bench_step" "$root/configs/$config.yaml" --backend cuda --steps 10 \
+                --set train.dtype=$dtype
+        done
+    done
+fi
+exit $status
