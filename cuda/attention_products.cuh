@@ -59,7 +59,7 @@ struct RowsInTile {
 #pragma unroll
         for (int i = 0; i < m; ++i) {
             const uint32_t at = ptx::shared_address(tile.at(row + lane % 16, lane / 16 * 8));
-            ptx::ldmatrix_x4(a[i], tile.right_of(at, k) + 16 * i * kRowBytes);
+            ptx::ldmatrix_x4(a[i], tile.address_right_of(at, k) + 16 * i * kRowBytes);
         }
     }
 };
@@ -97,7 +97,7 @@ __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums, cons
 #pragma unroll
         for (int n = 0; n < columns; n += 16) {
             uint32_t b[4];
-            ptx::ldmatrix_x4(b, right.right_of(at, k) + n * row_bytes);
+            ptx::ldmatrix_x4(b, right.address_right_of(at, k) + n * row_bytes);
 #pragma unroll
             for (int i = 0; i < m; ++i) {
                 ptx::mma_bf16(sums.at[i][n / 8], a[i], b[0], b[1]);
@@ -181,7 +181,7 @@ __device__ __forceinline__ void multiply(Sums<m, width>& sums,
 #pragma unroll
         for (int n = 0; n < width; n += 16) {
             uint32_t b[4];
-            ptx::ldmatrix_x4_trans(b, right.right_of(at, n) + k * row_bytes);
+            ptx::ldmatrix_x4_trans(b, right.address_right_of(at, n) + k * row_bytes);
 #pragma unroll
             for (int i = 0; i < m; ++i) {
                 ptx::mma_bf16(sums.at[i][n / 8], left.at[k / 16][i], b[0], b[1]);
@@ -202,6 +202,7 @@ __device__ __forceinline__ void multiply(Sums<m, width>& sums, const Factor<floa
         for (int from = 0; from < 4; ++from)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
+                const int at = right.index(8 * k + 2 * from + e, 2 * t);
                 float a[m][2];
 #pragma unroll
                 for (int i = 0; i < m; ++i)
@@ -210,8 +211,8 @@ __device__ __forceinline__ void multiply(Sums<m, width>& sums, const Factor<floa
                         a[i][h] = __shfl_sync(kAllLanes, left.value(i, k, 2 * h + e), from, 4);
 #pragma unroll
                 for (int n = 0; n < width / 8; ++n) {
-                    const auto b = *reinterpret_cast<const Vec<float, 2>*>(
-                        right.at(8 * k + 2 * from + e, 8 * n + 2 * t));
+                    const auto b =
+                        *reinterpret_cast<const Vec<float, 2>*>(right.right_of(at, 8 * n));
 #pragma unroll
                     for (int i = 0; i < m; ++i)
 #pragma unroll

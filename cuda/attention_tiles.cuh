@@ -54,13 +54,20 @@ struct Tile {
 
     T* data;
 
-    __device__ __forceinline__ T* at(int row, int column) const {
+    static __device__ __forceinline__ int index(int row, int column) {
         const int chunk = column / kChunk ^ row / (8 / kTurns) % kTurns;
-        return data + row * width + chunk * kChunk + column % kChunk;
+        return row * width + chunk * kChunk + column % kChunk;
     }
-    // The shared address `columns` to the right of one in the first two chunks of a row. Tiles
-    // begin at a multiple of 128 bytes.
-    static __device__ __forceinline__ uint32_t right_of(uint32_t address, int columns) {
+    __device__ __forceinline__ T* at(int row, int column) const {
+        return data + index(row, column);
+    }
+    // `columns` to the right of an index in the first two chunks of a row.
+    __device__ __forceinline__ T* right_of(int index, int columns) const {
+        constexpr int turned = kTurns * kChunk;
+        return data + (index ^ columns % turned) + columns / turned * turned;
+    }
+    // The same with addresses in shared memory. Tiles begin at a multiple of 128 bytes.
+    static __device__ __forceinline__ uint32_t address_right_of(uint32_t address, int columns) {
         const int chunks = columns / kChunk;
         return (address ^ chunks % kTurns * 16) + chunks / kTurns * kTurns * 16;
     }
