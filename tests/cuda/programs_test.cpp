@@ -135,7 +135,7 @@ TEST_CASE("cuda: where GPUs cannot be had it is said, and nothing falls back but
              {{{"CUDAEMU_DRIVER", "none"}}, kSolo, 1, {"there is no NVIDIA driver"}},
              {{{"CUDAEMU_DRIVER", "old"}}, kSolo, 1, {"driver is too old: it serves CUDA "}},
              {{{"CUDAEMU_DEVICES", "0"}}, kSolo, 1, {"there is no NVIDIA GPU"}},
-             {{{"CUDAEMU_CC", "70"}}, kSolo, 1, {"capability 7.0", "8.0 (A100) or later"}},
+             {{{"CUDAEMU_CC", "70"}}, kSolo, 1, {"capability 7.0, ", "8.0 (A100) or later"}},
              {{}, pair, 2, {"2 ranks on a host with 1 GPU"}},
              {{}, "{name: solo, ranks: 2}", 2, {"2 ranks on a host with 1 GPU"}},
              {{{"CUDAEMU_DEVICES", "2"}},
