@@ -82,11 +82,11 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     T* const memory = reinterpret_cast<T*>(shared);
 
     // The last queries see the most keys and go first.
-    const int T_ = layout.T, tiles = ceil_div(T_, C::kQueries);
+    const int length = layout.T, tiles = ceil_div(length, C::kQueries);
     const BlockOfHeads block(layout, layout.heads, tiles);
     const int kv_head = block.head / (layout.heads / layout.kv_heads);
     const int first = (tiles - 1 - block.tile) * C::kQueries;
-    const int last = min(first + C::kQueries, T_) - 1;
+    const int last = min(first + C::kQueries, length) - 1;
     const int first_tile = layout.first_key(block.first_row, first) / kKeys;
     const int end_tile = last / kKeys + 1;
 
@@ -99,10 +99,11 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
         if (tile >= end_tile) return;
         load_tile<kKeys, C::kThreads>(
             slot(item % C::kSlots), qkv, block.first_row + tile * kKeys,
-            item % 2 ? layout.value_head(kv_head) : layout.key_head(kv_head), T_ - tile * kKeys);
+            item % 2 ? layout.value_head(kv_head) : layout.key_head(kv_head),
+            length - tile * kKeys);
     };
     load_tile<C::kQueries, C::kThreads>(Tile<T, width>{memory}, qkv, block.first_row + first,
-                                        block.head, T_ - first);
+                                        block.head, length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     int begin[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r)
-        begin[r] = layout.first_key(block.first_row, min(warp_first + row_of(r), T_ - 1));
+        begin[r] = layout.first_key(block.first_row, min(warp_first + row_of(r), length - 1));
 
     const RowsInTile<T, C::m, width> rows{{memory}, warp_row};
     Softmax<C::m> softmax;
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     else
         stream(rows, keys);
 
-    const int there = T_ - warp_first;
+    const int there = length - warp_first;
     const int64_t first_row = block.first_row + warp_first;
     float share[2 * C::m];
 #pragma unroll

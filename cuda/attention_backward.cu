@@ -132,9 +132,9 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
 
     // The first keys are seen by the most queries and go first.
     const HeadLayout& layout = op.layout;
-    const int T_ = layout.T, group = layout.heads / layout.kv_heads;
-    const BlockOfHeads block(layout, layout.kv_heads, ceil_div(T_, C::kRows));
-    const int first = block.tile * C::kRows, last = min(first + C::kRows, T_) - 1;
+    const int length = layout.T, group = layout.heads / layout.kv_heads;
+    const BlockOfHeads block(layout, layout.kv_heads, ceil_div(length, C::kRows));
+    const int first = block.tile * C::kRows, last = min(first + C::kRows, length) - 1;
 
     const TileT key_tile{reinterpret_cast<T*>(shared)};
     const TileT value_tile{key_tile.data + C::kRows * width};
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
             ++head;
         }
         if (head == end_head) return;
-        const int i = tile * kColumns, there = T_ - i;
+        const int i = tile * kColumns, there = length - i;
         const int64_t row = block.first_row + i;
         const Slot to = slot(item % C::kSlots);
         load_tile<kColumns, C::kThreads>(to.query, op.qkv, row, head, there);
@@ -183,9 +183,9 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
     };
 
     load_tile<C::kRows, C::kThreads>(key_tile, op.qkv, block.first_row + first,
-                                     layout.key_head(block.head), T_ - first);
+                                     layout.key_head(block.head), length - first);
     load_tile<C::kRows, C::kThreads>(value_tile, op.qkv, block.first_row + first,
-                                     layout.value_head(block.head), T_ - first);
+                                     layout.value_head(block.head), length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
     while (head < end_head) {
         const int i = tile * kColumns;
         const Slot from = slot(ring.next(load));
-        const int final = min(kColumns, T_ - i) - 1;  // the last column with a query
+        const int final = min(kColumns, length - i) - 1;  // the last column with a query
         const auto begin = [&](int column) {
             return layout.begin ? max(0, min(from.begin[column], i + column)) : 0;
         };
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
         }
     }
 
-    const int there = T_ - warp_first;
+    const int there = length - warp_first;
     const int64_t n = block.first_row + warp_first;
     if constexpr (keys) {
         dkeys.map([&](int, int, float x) { return op.scale * x; });
@@ -249,10 +249,10 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
 
     // The last queries see the most keys and go first.
     const HeadLayout& layout = op.layout;
-    const int T_ = layout.T, tiles = ceil_div(T_, C::kRows);
+    const int length = layout.T, tiles = ceil_div(length, C::kRows);
     const BlockOfHeads block(layout, layout.heads, tiles);
     const int kv_head = block.head / (layout.heads / layout.kv_heads);
-    const int first = (tiles - 1 - block.tile) * C::kRows, last = min(first + C::kRows, T_) - 1;
+    const int first = (tiles - 1 - block.tile) * C::kRows, last = min(first + C::kRows, length) - 1;
     const int first_tile = layout.first_key(block.first_row, first) / kColumns;
     const int end_tile = last / kColumns + 1;
 
@@ -266,20 +266,20 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
         if (j > last) return;
         const TileT to = slot(item % C::kSlots);
         const int64_t n = block.first_row + j;
-        load_tile<kColumns, C::kThreads>(to, op.qkv, n, layout.key_head(kv_head), T_ - j);
+        load_tile<kColumns, C::kThreads>(to, op.qkv, n, layout.key_head(kv_head), length - j);
         load_tile<kColumns, C::kThreads>(TileT{to.data + kColumns * width}, op.qkv, n,
-                                         layout.value_head(kv_head), T_ - j);
+                                         layout.value_head(kv_head), length - j);
     };
     load_tile<C::kRows, C::kThreads>(query_tile, op.qkv, block.first_row + first, block.head,
-                                     T_ - first);
+                                     length - first);
     load_tile<C::kRows, C::kThreads>(dy_tile, op.dy, block.first_row + first, block.head,
-                                     T_ - first);
+                                     length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
     const int warp_row = threadIdx.x / kWarp * 16 * C::m;
-    const int warp_first = min(first + warp_row, T_ - 1);
-    const int warp_last = min(first + warp_row + 16 * C::m, T_) - 1;
+    const int warp_first = min(first + warp_row, length - 1);
+    const int warp_last = min(first + warp_row + 16 * C::m, length) - 1;
     const int warp_begin = layout.first_key(block.first_row, warp_first);
     const int all_begin = layout.first_key(block.first_row, warp_last);
     // Queries behind the end repeat the last one.
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
     float lse[2 * C::m], delta[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r) {
-        const int query = min(first + warp_row + row_of(r), T_ - 1);
+        const int query = min(first + warp_row + row_of(r), length - 1);
         const int64_t at = block.head * op.N + block.first_row + query;
         begin[r] = layout.first_key(block.first_row, query);
         lse[r] = op.lse[at];
@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
         if (last_key > warp_first || first_key < all_begin)
             scores.map([&](int r, int column, float x) {
                 const int key = first_key + column;
-                const int query = min(first + warp_row + row_of(r), T_ - 1);
+                const int query = min(first + warp_row + row_of(r), length - 1);
                 return key <= query && key >= begin[r] ? x : 0.0f;
             });
         const auto ds = score_gradient(Factor<T, C::m, kColumns>(scores), dy_rows, values,
@@ -321,7 +321,7 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
     }
     dqueries.map([&](int, int, float x) { return op.scale * x; });
     store_rows(dqueries, query_rows, op.dqkv, block.first_row + first + warp_row, block.head,
-               T_ - first - warp_row);
+               length - first - warp_row);
 }
 
 template <class Config, class T>

@@ -51,6 +51,8 @@ struct Sums {
 template <class T, int m, int width>
 struct RowsInTile {
     static constexpr int kRowBytes = width * sizeof(T);
+    // Steps of 16 columns. A longer stretch is scheduled with more registers than there are.
+    static constexpr int kUnrolled = width <= 64 ? 2 : width % 64 == 0 ? 4 : 3;
     Tile<T, width> tile;
     int row;  // first
 
@@ -67,6 +69,7 @@ struct RowsInTile {
 // The same, read once.
 template <int m, int width>
 struct RowsInRegisters {
+    static constexpr int kUnrolled = width / 16;
     uint32_t at[width / 16][m][4];
 
     __device__ __forceinline__ explicit RowsInRegisters(const RowsInTile<nv_bf16, m, width>& rows) {
@@ -88,9 +91,7 @@ __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums, cons
     constexpr int row_bytes = width * sizeof(nv_bf16);
     const int lane = threadIdx.x % kWarp;
     const uint32_t at = ptx::shared_address(right.at(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8));
-    // A longer stretch of code is scheduled with more registers than there are.
-    constexpr int unrolled = width % 64 == 0 ? 4 : 3;
-#pragma unroll(unrolled)
+#pragma unroll(Rows::kUnrolled)
     for (int k = 0; k < width; k += 16) {
         uint32_t a[m][4];
         left.fragments(a, k);
