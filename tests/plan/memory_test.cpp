@@ -175,7 +175,7 @@ TEST_CASE("what the CPU widens of bf16 is planned as it is held") {
             [&](Tensor values) { fill_initial_values(layout, config.seed, values); });
         Arena memory(backend, 4 * layout.size());
         const Tensor gradients = memory.take(DType::f32, Shape(layout.size()));
-        backend.zero(gradients);
+        backend.zero(gradients, Queue::compute);
         model.bind(weights.tensors(), gradients);
         const Batch batch = tiny_batch(config, 1, {0, config.train.micro_batch});
         model.train(token_batch(batch), 1.0);

@@ -8,8 +8,8 @@ namespace fomoe {
 template <>
 std::vector<Case<Sum>> cases() {
     std::vector<Case<Sum>> made;
-    for (const int64_t P : {0, 1, 37, 1024, 10007})
-        made.push_back({concat("P", P), Size::small,
+    for (const int64_t P : {0, 1, 37, 1024, 10007, 16384})
+        made.push_back({concat("P", P), P < 16384 ? Size::small : Size::bench,
                         [=](Pool& pool) {
                             return Sum{.sum = pool.from<double>({2.5}), .x = pool.normal(Shape(P))};
                         },
@@ -25,6 +25,7 @@ std::vector<Case<ClipScale>> cases() {
         const char* name;
         double squares, clip;
         double loss = 3.5;
+        Size size = Size::small;
     };
     std::vector<Case<ClipScale>> made;
     for (const Row& row : {
@@ -39,8 +40,9 @@ std::vector<Case<ClipScale>> cases() {
              {"infinite_loss", 4.0, 1.0, -kInfinite},
              {"no_number_in_the_gradient", kNaN, 1.0},
              {"no_number_in_the_loss", 1.0, 0.0, kNaN},
+             {"clips", 9.0, 1.0, 2.5, Size::bench},
          })
-        made.push_back({row.name, Size::small,
+        made.push_back({row.name, row.size,
                         [=](Pool& pool) {
                             return ClipScale{.grad_scale = pool.blank(Shape(1)),
                                              .squares = pool.from<double>({row.squares}),
