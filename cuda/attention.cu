@@ -2,7 +2,7 @@
 // through the tiles of keys and values that they see, with the softmax brought along.
 #include <cmath>
 
-#include "cuda/attention_tiles.cuh"
+#include "cuda/attention_products.cuh"
 #include "ops/attention.h"
 
 namespace fomoe {
@@ -75,20 +75,18 @@ struct Softmax {
 
 template <class T, int width>
 __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
-    attend(T* y, float* lse, const T* qkv, HeadLayout layout, float unit) {
+    attend(Heads<T> y, float* lse, Heads<const T> qkv, HeadLayout layout, float unit) {
     using C = Config<T, width>;
     constexpr int kRows = 16 * C::m, kKeys = C::kKeys;
     extern __shared__ __align__(128) unsigned char shared[];
     T* const memory = reinterpret_cast<T*>(shared);
 
     // The last queries see the most keys and go first.
-    const int T_ = layout.T, tiles = ceil_div(T_, C::kQueries), size = layout.head_size;
+    const int length = layout.T, tiles = ceil_div(length, C::kQueries);
     const BlockOfHeads block(layout, layout.heads, tiles);
     const int kv_head = block.head / (layout.heads / layout.kv_heads);
     const int first = (tiles - 1 - block.tile) * C::kQueries;
-    const int last = min(first + C::kQueries, T_) - 1;
-    const int64_t stride = layout.row();
-    const T* const sequence = qkv + block.first_row * stride;
+    const int last = min(first + C::kQueries, length) - 1;
     const int first_tile = layout.first_key(block.first_row, first) / kKeys;
     const int end_tile = last / kKeys + 1;
 
@@ -99,27 +97,23 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     const auto load = [&](unsigned item) {
         const int tile = first_tile + item / 2;
         if (tile >= end_tile) return;
-        const int64_t column = item % 2 ? layout.value_column(kv_head) : layout.key_column(kv_head);
-        load_tile<kKeys, C::kThreads>(slot(item % C::kSlots),
-                                      sequence + tile * kKeys * stride + column, stride,
-                                      T_ - tile * kKeys, size, layout.vectors);
+        load_tile<kKeys, C::kThreads>(
+            slot(item % C::kSlots), qkv, block.first_row + tile * kKeys,
+            item % 2 ? layout.value_head(kv_head) : layout.key_head(kv_head),
+            length - tile * kKeys);
     };
-    load_tile<C::kQueries, C::kThreads>(Tile<T, width>{memory},
-                                        sequence + first * stride + layout.query_column(block.head),
-                                        stride, T_ - first, size, layout.vectors);
+    load_tile<C::kQueries, C::kThreads>(Tile<T, width>{memory}, qkv, block.first_row + first,
+                                        block.head, length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
     const int warp_row = threadIdx.x / kWarp * kRows, lane = threadIdx.x % kWarp;
-    const int warp_first = min(first + warp_row, T_ - 1);
-    const int warp_last = min(first + warp_row + kRows, T_) - 1;
-    const int warp_begin = layout.first_key(block.first_row, warp_first);
-    const int all_begin = layout.first_key(block.first_row, warp_last);
-    // Queries behind the end repeat the last one.
+    const int warp_first = first + warp_row;
+    // Queries behind the end begin with the last one.
     int begin[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r)
-        begin[r] = layout.first_key(block.first_row, min(first + warp_row + row_of(r), T_ - 1));
+        begin[r] = layout.first_key(block.first_row, min(warp_first + row_of(r), length - 1));
 
     const RowsInTile<T, C::m, width> rows{{memory}, warp_row};
     Softmax<C::m> softmax;
@@ -129,21 +123,21 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     const auto stream = [&](const auto& queries, int keys) {
         for (int tile = first_tile;;) {
             const int first_key = tile * kKeys, last_key = first_key + kKeys - 1;
-            const bool seen = first_key <= warp_last && last_key >= warp_begin;
+            const bool seen =
+                first_key < warp_first + kRows && last_key >= __shfl_sync(kAllLanes, begin[0], 0);
             Sums<C::m, kKeys> scores;
             scores.clear();
             if (seen) multiply_transposed(scores, queries, slot(keys));
             const int values = ring.next(load);
             if (seen) {
-                if (last_key > warp_first || first_key < all_begin) {
+                const int last_begin = __shfl_sync(kAllLanes, begin[2 * C::m - 1], kWarp - 1);
+                if (last_key > warp_first || first_key < last_begin)
                     scores.map([&](int r, int column, float x) {
                         const int key = first_key + column;
-                        const int query = min(first + warp_row + row_of(r), T_ - 1);
-                        return key <= query && key >= begin[r] ? x : -INFINITY;
+                        return key <= warp_first + row_of(r) && key >= begin[r] ? x : -INFINITY;
                     });
-                }
                 softmax.take(scores, out, unit);
-                multiply(out, scores, slot(values));
+                multiply(out, Factor<T, C::m, kKeys>(scores), slot(values));
             }
             if (++tile == end_tile) break;
             keys = ring.next(load);
@@ -155,8 +149,8 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
     else
         stream(rows, keys);
 
-    const int there = T_ - first - warp_row;
-    const int64_t first_row = block.first_row + first + warp_row;
+    const int there = length - warp_first;
+    const int64_t first_row = block.first_row + warp_first;
     float share[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r) {
@@ -169,19 +163,20 @@ __global__ void __launch_bounds__(Config<T, width>::kThreads, 2)
                 kLn2 * (softmax.top[r] + log2f(sum));
     }
     out.map([&](int r, int, float x) { return x * share[r]; });
-    store_rows(out, rows, y + first_row * layout.heads * size + layout.query_column(block.head),
-               int64_t{layout.heads} * size, there, size, layout.vectors);
+    store_rows(out, rows, y, first_row, block.head, there);
 }
 
 template <class T, int width>
-void launch(const Attention& op, cudaStream_t stream) {
+void launch(const Attention& op, const Stream& s) {
     using C = Config<T, width>;
     static_assert(C::kBytes <= 99 * 1024);
-    const HeadLayout layout = layout_of<T>(op);
+    const HeadLayout layout = layout_of(op);
+    const Heads<const T> qkv =
+        as_vectors(heads_of<const T>(op.qkv, op.heads + 2 * op.kv_heads), op.qkv.shape[0], s);
     const int64_t blocks = int64_t{op.sequences} * op.heads * ceil_div(layout.T, C::kQueries);
     allow_shared_memory(attend<T, width>, C::kBytes);
-    attend<T, width><<<grid_of(blocks), C::kThreads, C::kBytes, stream>>>(
-        data_of<T>(op.y), data_of<float>(op.lse), data_of<T>(op.qkv), layout, op.scale * kLog2E);
+    attend<T, width><<<grid_of(blocks), C::kThreads, C::kBytes, s.stream>>>(
+        heads_of<T>(op.y, op.heads), data_of<float>(op.lse), qkv, layout, op.scale * kLog2E);
     check_launch(Attention::name);
 }
 
@@ -191,7 +186,7 @@ void CudaBackend::execute(const Attention& op, Queue queue) {
     const Stream s = begin(queue);
     if (op.y.count() == 0) return;
     with_compute_type(op.qkv.dtype, [&]<class T>() {
-        with_width<T>(op.head_size(), [&]<int width>() { launch<T, width>(op, s.stream); });
+        with_width<T>(op.head_size(), [&]<int width>() { launch<T, width>(op, s); });
     });
 }
 

@@ -3,7 +3,7 @@
 // scores are computed twice, and nobody adds to what others own.
 #include <cmath>
 
-#include "cuda/attention_tiles.cuh"
+#include "cuda/attention_products.cuh"
 #include "ops/attention.h"
 
 namespace fomoe {
@@ -36,9 +36,9 @@ struct Config {
 // What both kernels read and write.
 template <class T>
 struct Operands {
-    T* dqkv;             // (N, (A + 2 KV) Dh)
-    const T* dy;         // (N, A Dh)
-    const T* qkv;        // (N, (A + 2 KV) Dh)
+    Heads<T> dqkv;
+    Heads<const T> dy;
+    Heads<const T> qkv;
     const float* lse;    // (A, N), counting in powers of 2
     const float* delta;  // (A, N), dy . y
     int64_t N;
@@ -52,15 +52,15 @@ constexpr int kPrepareThreads = 256;
 constexpr int kRowLanes = 8;
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare(float* lse_by_head, float* delta_by_head, const float* lse, const T* dy, const T* y,
-            int64_t N, HeadLayout layout) {
+    prepare(float* lse_by_head, float* delta_by_head, const float* lse, Heads<const T> dy,
+            Heads<const T> y, int64_t N, int heads) {
     constexpr int step = 16 / sizeof(T);
     const int64_t i = (int64_t{blockIdx.x} * kPrepareThreads + threadIdx.x) / kRowLanes;
-    const int lane = threadIdx.x % kRowLanes, size = layout.head_size;
+    const int lane = threadIdx.x % kRowLanes, size = dy.size;
     float dot = 0;
-    if (i < N * layout.heads) {
-        const T *a = dy + i * size, *b = y + i * size;
-        if (layout.vectors) {
+    if (i < N * heads) {
+        const T *a = dy.data + i * size, *b = y.data + i * size;
+        if (dy.vectors && y.vectors) {
             for (int d = step * lane; d < size; d += step * kRowLanes) {
                 const auto u = *reinterpret_cast<const Vec<T, step>*>(a + d);
                 const auto v = *reinterpret_cast<const Vec<T, step>*>(b + d);
@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
 #pragma unroll
     for (int distance = kRowLanes / 2; distance > 0; distance /= 2)
         dot += __shfl_xor_sync(kAllLanes, dot, distance);
-    if (lane == 0 && i < N * layout.heads) {
-        const int64_t at = i % layout.heads * N + i / layout.heads;
+    if (lane == 0 && i < N * heads) {
+        const int64_t at = i % heads * N + i / heads;
         lse_by_head[at] = kLog2E * lse[i];
         delta_by_head[at] = dot;
     }
@@ -99,6 +99,27 @@ __device__ __forceinline__ int end_of_view(const HeadLayout& layout, int64_t fir
     return query;
 }
 
+// p (left right^T - delta(r, column)) for the probabilities p.
+template <class T, int m, int columns, int width, class Delta>
+__device__ __forceinline__ Factor<T, m, columns> score_gradient(const Factor<T, m, columns>& p,
+                                                                const RowsInTile<T, m, width>& left,
+                                                                Tile<T, width> right, Delta delta) {
+    Sums<m, columns> sums;
+    sums.clear();
+    multiply_transposed(sums, left, right);
+#pragma unroll
+    for (int i = 0; i < m; ++i)
+#pragma unroll
+        for (int n = 0; n < columns / 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int column = 8 * n + 2 * (threadIdx.x % 4) + e % 2;
+                sums.at[i][n][e] =
+                    p.value(i, n, e) * (sums.at[i][n][e] - delta(2 * i + e / 2, column));
+            }
+    return Factor<T, m, columns>(sums);
+}
+
 // Owns a tile of keys and values of one key/value head and streams through the queries of all its
 // heads.
 template <class T, int width, bool keys, bool values>
@@ -111,11 +132,9 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
 
     // The first keys are seen by the most queries and go first.
     const HeadLayout& layout = op.layout;
-    const int T_ = layout.T, size = layout.head_size, group = layout.heads / layout.kv_heads;
-    const BlockOfHeads block(layout, layout.kv_heads, ceil_div(T_, C::kRows));
-    const int first = block.tile * C::kRows, last = min(first + C::kRows, T_) - 1;
-    const int64_t stride = layout.row(), dy_stride = int64_t{layout.heads} * size;
-    const T* const sequence = op.qkv + block.first_row * stride;
+    const int length = layout.T, group = layout.heads / layout.kv_heads;
+    const BlockOfHeads block(layout, layout.kv_heads, ceil_div(length, C::kRows));
+    const int first = block.tile * C::kRows, last = min(first + C::kRows, length) - 1;
 
     const TileT key_tile{reinterpret_cast<T*>(shared)};
     const TileT value_tile{key_tile.data + C::kRows * width};
@@ -136,22 +155,21 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
 
     const int first_tile = first / kColumns;
     const int end_tile = ceil_div(end_of_view(layout, block.first_row, last, last), kColumns);
-    const int first_head = block.head * group, end_head = first_head + group;
-    int next_head = first_head, next_tile = first_tile;
+    // The item that was loaded last.
+    static_assert(C::kSlots == 2);
+    int head = block.head * group, tile = first_tile;
+    const int end_head = head + group;
     const auto load = [&](unsigned item) {
-        const int head = next_head, i = next_tile * kColumns, there = T_ - i;
-        if (head == end_head) return;
-        if (++next_tile == end_tile) {
-            next_tile = first_tile;
-            ++next_head;
+        if (item > 0 && ++tile == end_tile) {
+            tile = first_tile;
+            ++head;
         }
+        if (head == end_head) return;
+        const int i = tile * kColumns, there = length - i;
         const int64_t row = block.first_row + i;
         const Slot to = slot(item % C::kSlots);
-        load_tile<kColumns, C::kThreads>(to.query,
-                                         op.qkv + row * stride + layout.query_column(head), stride,
-                                         there, size, layout.vectors);
-        load_tile<kColumns, C::kThreads>(to.dy, op.dy + row * dy_stride + layout.query_column(head),
-                                         dy_stride, there, size, layout.vectors);
+        load_tile<kColumns, C::kThreads>(to.query, op.qkv, row, head, there);
+        load_tile<kColumns, C::kThreads>(to.dy, op.dy, row, head, there);
         const int64_t at = head * op.N + row;
         static_assert(kColumns <= C::kThreads);
         const int c = threadIdx.x;
@@ -164,15 +182,14 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
         }
     };
 
-    const T* const owned = sequence + first * stride;
-    load_tile<C::kRows, C::kThreads>(key_tile, owned + layout.key_column(block.head), stride,
-                                     T_ - first, size, layout.vectors);
-    load_tile<C::kRows, C::kThreads>(value_tile, owned + layout.value_column(block.head), stride,
-                                     T_ - first, size, layout.vectors);
+    load_tile<C::kRows, C::kThreads>(key_tile, op.qkv, block.first_row + first,
+                                     layout.key_head(block.head), length - first);
+    load_tile<C::kRows, C::kThreads>(value_tile, op.qkv, block.first_row + first,
+                                     layout.value_head(block.head), length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
-    const int warp_row = threadIdx.x / kWarp * 16 * C::m, lane = threadIdx.x % kWarp;
+    const int warp_row = threadIdx.x / kWarp * 16 * C::m;
     const int warp_first = first + warp_row, warp_last = warp_first + 16 * C::m - 1;
     const RowsInTile<T, C::m, width> key_rows{key_tile, warp_row};
     const RowsInTile<T, C::m, width> value_rows{value_tile, warp_row};
@@ -181,57 +198,44 @@ __global__ void __launch_bounds__(Config<T, width, true>::kThreads, 2)
     dkeys.clear();
     dvalues.clear();
 
-    const int items = group * (end_tile - first_tile);
-    for (int item = 0, tile = first_tile; item < items; ++item) {
-        const Slot from = slot(ring.next(load));
+    while (head < end_head) {
         const int i = tile * kColumns;
-        if (++tile == end_tile) tile = first_tile;
-        const int final = min(kColumns, T_ - i) - 1;  // the last column with a query
+        const Slot from = slot(ring.next(load));
+        const int final = min(kColumns, length - i) - 1;  // the last column with a query
         const auto begin = [&](int column) {
             return layout.begin ? max(0, min(from.begin[column], i + column)) : 0;
         };
         if (i + final < warp_first || begin(0) > warp_last) continue;
 
-        Sums<C::m, kColumns> p;
-        p.clear();
-        multiply_transposed(p, key_rows, from.query);
+        Sums<C::m, kColumns> scores;
+        scores.clear();
+        multiply_transposed(scores, key_rows, from.query);
         // Queries behind the end are all 0, and so is what they add.
-        p.map([&](int, int column, float x) {
+        scores.map([&](int, int column, float x) {
             return ptx::exp2_approx(fmaf(op.unit, x, -from.lse[column]));
         });
         if (i < warp_last || begin(final) > warp_first)
-            p.map([&](int r, int column, float x) {
+            scores.map([&](int r, int column, float x) {
                 const int key = warp_first + row_of(r);
                 return key <= i + column && key >= begin(column) ? x : 0.0f;
             });
+        const Factor<T, C::m, kColumns> p(scores);
         if constexpr (values) multiply(dvalues, p, from.dy);
         if constexpr (keys) {
-            Sums<C::m, kColumns> ds;
-            ds.clear();
-            multiply_transposed(ds, value_rows, from.dy);
-#pragma unroll
-            for (int a = 0; a < C::m; ++a)
-#pragma unroll
-                for (int n = 0; n < kColumns / 8; ++n)
-#pragma unroll
-                    for (int e = 0; e < 4; ++e)
-                        ds.at[a][n][e] =
-                            p.at[a][n][e] *
-                            (ds.at[a][n][e] - from.delta[8 * n + 2 * (lane % 4) + e % 2]);
+            const auto ds = score_gradient(p, value_rows, from.dy,
+                                           [&](int, int column) { return from.delta[column]; });
             multiply(dkeys, ds, from.query);
         }
     }
 
-    const int there = T_ - warp_first;
-    T* const to = op.dqkv + (block.first_row + warp_first) * stride;
+    const int there = length - warp_first;
+    const int64_t n = block.first_row + warp_first;
     if constexpr (keys) {
         dkeys.map([&](int, int, float x) { return op.scale * x; });
-        store_rows(dkeys, key_rows, to + layout.key_column(block.head), stride, there, size,
-                   layout.vectors);
+        store_rows(dkeys, key_rows, op.dqkv, n, layout.key_head(block.head), there);
     }
     if constexpr (values)
-        store_rows(dvalues, value_rows, to + layout.value_column(block.head), stride, there, size,
-                   layout.vectors);
+        store_rows(dvalues, value_rows, op.dqkv, n, layout.value_head(block.head), there);
 }
 
 // Owns a tile of queries of one head and streams through the keys that they see.
@@ -245,13 +249,10 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
 
     // The last queries see the most keys and go first.
     const HeadLayout& layout = op.layout;
-    const int T_ = layout.T, size = layout.head_size, tiles = ceil_div(T_, C::kRows);
+    const int length = layout.T, tiles = ceil_div(length, C::kRows);
     const BlockOfHeads block(layout, layout.heads, tiles);
     const int kv_head = block.head / (layout.heads / layout.kv_heads);
-    const int first = (tiles - 1 - block.tile) * C::kRows, last = min(first + C::kRows, T_) - 1;
-    const int64_t stride = layout.row(), dy_stride = int64_t{layout.heads} * size;
-    const int64_t query_column = layout.query_column(block.head);
-    const T* const sequence = op.qkv + block.first_row * stride;
+    const int first = (tiles - 1 - block.tile) * C::kRows, last = min(first + C::kRows, length) - 1;
     const int first_tile = layout.first_key(block.first_row, first) / kColumns;
     const int end_tile = last / kColumns + 1;
 
@@ -263,25 +264,22 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
     const auto load = [&](unsigned item) {
         const int j = (first_tile + item) * kColumns;
         if (j > last) return;
-        const T* const from = sequence + j * stride;
         const TileT to = slot(item % C::kSlots);
-        load_tile<kColumns, C::kThreads>(to, from + layout.key_column(kv_head), stride, T_ - j,
-                                         size, layout.vectors);
-        load_tile<kColumns, C::kThreads>(TileT{to.data + kColumns * width},
-                                         from + layout.value_column(kv_head), stride, T_ - j, size,
-                                         layout.vectors);
+        const int64_t n = block.first_row + j;
+        load_tile<kColumns, C::kThreads>(to, op.qkv, n, layout.key_head(kv_head), length - j);
+        load_tile<kColumns, C::kThreads>(TileT{to.data + kColumns * width}, op.qkv, n,
+                                         layout.value_head(kv_head), length - j);
     };
-    load_tile<C::kRows, C::kThreads>(query_tile, sequence + first * stride + query_column, stride,
-                                     T_ - first, size, layout.vectors);
-    load_tile<C::kRows, C::kThreads>(dy_tile,
-                                     op.dy + (block.first_row + first) * dy_stride + query_column,
-                                     dy_stride, T_ - first, size, layout.vectors);
+    load_tile<C::kRows, C::kThreads>(query_tile, op.qkv, block.first_row + first, block.head,
+                                     length - first);
+    load_tile<C::kRows, C::kThreads>(dy_tile, op.dy, block.first_row + first, block.head,
+                                     length - first);
     Ring<C::kSlots> ring;
     ring.start(load);
 
     const int warp_row = threadIdx.x / kWarp * 16 * C::m;
-    const int warp_first = min(first + warp_row, T_ - 1);
-    const int warp_last = min(first + warp_row + 16 * C::m, T_) - 1;
+    const int warp_first = min(first + warp_row, length - 1);
+    const int warp_last = min(first + warp_row + 16 * C::m, length) - 1;
     const int warp_begin = layout.first_key(block.first_row, warp_first);
     const int all_begin = layout.first_key(block.first_row, warp_last);
     // Queries behind the end repeat the last one.
@@ -289,7 +287,7 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
     float lse[2 * C::m], delta[2 * C::m];
 #pragma unroll
     for (int r = 0; r < 2 * C::m; ++r) {
-        const int query = min(first + warp_row + row_of(r), T_ - 1);
+        const int query = min(first + warp_row + row_of(r), length - 1);
         const int64_t at = block.head * op.N + block.first_row + query;
         begin[r] = layout.first_key(block.first_row, query);
         lse[r] = op.lse[at];
@@ -306,31 +304,24 @@ __global__ void __launch_bounds__(Config<T, width, false>::kThreads, 2)
         const int first_key = tile * kColumns, last_key = first_key + kColumns - 1;
         if (first_key > warp_last || last_key < warp_begin) continue;
 
-        Sums<C::m, kColumns> p, ds;
-        p.clear();
-        multiply_transposed(p, query_rows, keys);
-        p.map([&](int r, int, float x) { return ptx::exp2_approx(fmaf(op.unit, x, -lse[r])); });
+        Sums<C::m, kColumns> scores;
+        scores.clear();
+        multiply_transposed(scores, query_rows, keys);
+        scores.map(
+            [&](int r, int, float x) { return ptx::exp2_approx(fmaf(op.unit, x, -lse[r])); });
         if (last_key > warp_first || first_key < all_begin)
-            p.map([&](int r, int column, float x) {
+            scores.map([&](int r, int column, float x) {
                 const int key = first_key + column;
-                const int query = min(first + warp_row + row_of(r), T_ - 1);
+                const int query = min(first + warp_row + row_of(r), length - 1);
                 return key <= query && key >= begin[r] ? x : 0.0f;
             });
-        ds.clear();
-        multiply_transposed(ds, dy_rows, values);
-#pragma unroll
-        for (int i = 0; i < C::m; ++i)
-#pragma unroll
-            for (int n = 0; n < kColumns / 8; ++n)
-#pragma unroll
-                for (int e = 0; e < 4; ++e)
-                    ds.at[i][n][e] = p.at[i][n][e] * (ds.at[i][n][e] - delta[2 * i + e / 2]);
+        const auto ds = score_gradient(Factor<T, C::m, kColumns>(scores), dy_rows, values,
+                                       [&](int r, int) { return delta[r]; });
         multiply(dqueries, ds, keys);
     }
     dqueries.map([&](int, int, float x) { return op.scale * x; });
-    store_rows(dqueries, query_rows,
-               op.dqkv + (block.first_row + first + warp_row) * stride + query_column, stride,
-               T_ - first - warp_row, size, layout.vectors);
+    store_rows(dqueries, query_rows, op.dqkv, block.first_row + first + warp_row, block.head,
+               length - first - warp_row);
 }
 
 template <class Config, class T>
@@ -347,18 +338,20 @@ void differentiate(const AttentionBackward& op, const Stream& s) {
     const int64_t N = op.qkv.shape[0], rows = N * op.heads;
     float* const lse = s.scratch.take<float>(rows);
     float* const delta = s.scratch.take<float>(rows);
-    const Operands<T> operands = {.dqkv = data_of<T>(op.dqkv),
-                                  .dy = data_of<T>(op.dy),
-                                  .qkv = data_of<T>(op.qkv),
+    const int all_heads = op.heads + 2 * op.kv_heads;
+    const auto dy = heads_of<const T>(op.dy, op.heads);
+    const Operands<T> operands = {.dqkv = heads_of<T>(op.dqkv, all_heads),
+                                  .dy = as_vectors(dy, N, s),
+                                  .qkv = as_vectors(heads_of<const T>(op.qkv, all_heads), N, s),
                                   .lse = lse,
                                   .delta = delta,
                                   .N = N,
-                                  .layout = layout_of<T>(op),
+                                  .layout = layout_of(op),
                                   .scale = op.scale,
                                   .unit = op.scale * kLog2E};
     prepare<<<grid_of(ceil_div<int64_t>(rows, kPrepareThreads / kRowLanes)), kPrepareThreads, 0,
-              s.stream>>>(lse, delta, data_of<float>(op.lse), operands.dy, data_of<T>(op.y), N,
-                          operands.layout);
+              s.stream>>>(lse, delta, data_of<float>(op.lse), dy, heads_of<const T>(op.y, op.heads),
+                          N, op.heads);
     check_launch(AttentionBackward::name);
     with_width<T>(op.head_size(), [&]<int width>() {
         using Keys = Config<T, width, true>;

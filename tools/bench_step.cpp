@@ -37,7 +37,7 @@ void print_memory(const MemoryPlan& plan, int64_t before, bool reset) {
     fmt::print(
         "planned memory: weights {} + gradients {} + moments {} + activations {} + scratch {} = "
         "{}\n",
-        mebibytes(plan.weights), mebibytes(plan.gradients), mebibytes(plan.moments),
+        mebibytes(plan.weights + plan.rounded), mebibytes(plan.gradients), mebibytes(plan.moments),
         mebibytes(plan.activations), mebibytes(plan.scratch), mebibytes(plan.total()));
     const int64_t peak = memory_use().peak_bytes - before;
     fmt::print("measured peak above the start: {}, {:.3f} of the plan{}\n", mebibytes(peak),

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Registers, shared memory and theoretical occupancy of every kernel in libfomoe_cuda.so.
 
-    kernel_table.py LIBRARY [--launches FILE] [--check TABLE | --write TABLE]
+    kernel_table.py LIBRARY [--launches FILE...] [--check TABLE | --write TABLE]
 
 Reads the machine code that the library holds for each architecture; no tool of the CUDA toolkit is
-needed. LAUNCHES has lines "mangled-name threads dynamic-shared-bytes", as the interpreter of
-tests/cudaemu writes them with CUDAEMU_LAUNCHES: a kernel's largest launch counts. Without one its
-launch bounds do, and no dynamic shared memory. --check compares with a table written earlier and
+needed. The files have lines "mangled-name count threads dynamic-shared-bytes", as the tests of the
+plugin write them: a kernel's largest launch counts. Without one its launch bounds do, and no dynamic
+shared memory. --check compares with a table written earlier and
 fails on a kernel that is new, gone or different.
 """
 import argparse
@@ -144,12 +144,12 @@ def table(library, launches):
     return [head] + sorted(set(rows))
 
 
-def read_launches(path):
+def read_launches(paths):
     """Readable name -> (threads, dynamic shared bytes) of the launch with the most of the latter."""
-    launches = [line.split() for line in open(path)] if path else []
+    launches = [line.split() for path in paths for line in open(path)]
     names = readable([words[0] for words in launches])
     largest = {}
-    for mangled, threads, dynamic in launches:
+    for mangled, _, threads, dynamic in launches:
         shape = (int(threads), int(dynamic))
         name = names[mangled]
         largest[name] = max(largest.get(name, shape), shape, key=lambda s: (s[1], s[0]))
@@ -160,7 +160,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library")
-    parser.add_argument("--launches")
+    parser.add_argument("--launches", nargs="*", default=[])
     parser.add_argument("--check")
     parser.add_argument("--write")
     options = parser.parse_args()

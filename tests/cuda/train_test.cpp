@@ -1,4 +1,6 @@
 // A training step by step on the CUDA plugin: the CPU's losses, and how the host behaves meanwhile.
+#include <optional>
+
 #include "cuda/plugin.h"
 #include "runtime/counters.h"
 #include "support/step_plan.h"
@@ -7,9 +9,7 @@ using namespace fomoe;
 
 namespace {
 
-constexpr int64_t kSteps = 20;
-
-// Every feature of a model on one rank, in a few configs.
+// Every feature of a model on one rank, in a few configs; those that add little take few steps.
 std::vector<std::pair<std::string, Config>> models() {
     Config sigmoid = tiny_sigmoid_config();  // and QK norm by head, masks, shared experts, bias
     Config softmax = tiny_softmax_config();  // and a dense layer, gelu experts, tied, half rotated
@@ -46,10 +46,12 @@ std::vector<std::pair<std::string, Config>> models() {
         {"odd", odd},          {"absent", absent},           {"proxy", proxy},
         {"reroute", rerouted}, {"renormalize", renormalized}};
     for (auto& [name, config] : all) {
-        config.train.steps = kSteps;
+        const bool long_run = name == "sigmoid" || name == "softmax" || name == "full";
+        config.train.steps = long_run ? 20 : 4;
         config.train.batch = 4;
         config.train.micro_batch = 2;
         config.train.optimizer.lr = 1e-2;
+        config.train.optimizer.warmup = 2;
     }
     return all;
 }
@@ -72,6 +74,7 @@ public:
         return step_.run(step, tiny_batch(config_, step, {0, config_.train.batch}), false);
     }
     InnerStep& step() { return step_; }
+    const ArenaLayout& layout() const { return layout_; }
 
 private:
     const Config config_;
@@ -103,7 +106,7 @@ TEST_CASE("cuda: twenty steps have the losses of the CPU", "[cuda]") {
             const auto cpu = make_cpu_backend(2);
             Trainee tested(config, *cuda), expected(config, *cpu);
             double first = 0, last = 0;
-            for (int64_t s = 1; s <= kSteps; ++s) {
+            for (int64_t s = 1; s <= config.train.steps; ++s) {
                 INFO("step " << s);
                 take_counts();
                 const StepResult found = tested.run(s);
@@ -124,7 +127,7 @@ TEST_CASE("cuda: twenty steps have the losses of the CPU", "[cuda]") {
                 }
                 last = wanted.loss;
             }
-            CHECK(last < first);  // something was learned
+            if (config.train.steps == 20) CHECK(last < first);  // something was learned
             CHECK(tested.step().weights().copy_is_current());
             CHECK(findings() == "");
         }
@@ -154,7 +157,9 @@ TEST_CASE("cuda: a step that diverges changes nothing", "[cuda]") {
     Trainee trainee(config, *cuda);
     trainee.run(1);
     WeightArena& weights = trainee.step().weights();
-    weights.change_on_host([](Tensor values) { values.as<float>()[0] = INFINITY; });
+    weights.change_on_host([&](Tensor values) {
+        values.as<float>()[trainee.layout().find("model.norm.weight").offset] = INFINITY;
+    });
     const ConstTensor on_host = weights.on_host();
     const std::vector<float> before(on_host.as<float>(), on_host.as<float>() + on_host.count());
     try {

@@ -102,6 +102,7 @@ struct AttentionShape {
     int sequences, heads, kv_heads, head_size;
     int64_t documents = 0;  // per sequence, of unequal length; 0: without `begin`
     float deviation = 1.0f;
+    int64_t document_size = 0;  // or else all of this many tokens but the last
     int64_t N() const { return T * sequences; }
 };
 
@@ -118,6 +119,27 @@ std::vector<std::tuple<std::string, Size, AttentionShape>> attention_shapes() {
         {"every_token_a_document", Size::small, {9, 2, 2, 1, 4, 9}},
         {"one_document", Size::small, {15, 2, 2, 1, 4, 1}},
         {"sharp", Size::small, {21, 1, 2, 2, 6, 2, 4.0f}},
+        // Around the edges of tiles, and head sizes of every width of tiles.
+        {"T63", Size::small, {63, 1, 1, 1, 8}},
+        {"T64_documents_of_16", Size::small, {64, 1, 2, 1, 16, 0, 1.0f, 16}},
+        {"T65_head_of_40", Size::small, {65, 1, 1, 1, 40, 2}},
+        {"T66_head_of_33", Size::small, {66, 1, 1, 1, 33, 3}},
+        {"T34_head_of_64", Size::small, {34, 2, 2, 1, 64, 2}},
+        {"T33_head_of_80", Size::small, {33, 1, 2, 1, 80, 3}},
+        {"T35_head_of_128", Size::small, {35, 1, 2, 1, 128, 2}},
+        {"T18_head_of_192", Size::small, {18, 1, 2, 1, 192, 2}},
+        {"T17_head_of_255", Size::small, {17, 1, 1, 1, 255, 2}},
+        {"T17_head_of_256", Size::small, {17, 1, 2, 1, 256}},
+        {"T127_head_of_32", Size::typical, {127, 1, 1, 1, 32, 0, 1.0f, 64}},
+        {"T129_head_of_64", Size::typical, {129, 1, 2, 1, 64}},
+        {"T130_documents_of_32", Size::typical, {130, 1, 1, 1, 64, 0, 1.0f, 32}},
+        {"T129_single_tokens", Size::typical, {129, 1, 1, 1, 64, 129}},
+        {"T129_head_of_96", Size::typical, {129, 1, 1, 1, 96, 4}},
+        {"T129_head_of_128", Size::typical, {129, 1, 1, 1, 128, 0, 1.0f, 65}},
+        {"T66_head_of_192", Size::typical, {66, 1, 1, 1, 192, 2}},
+        {"T66_head_of_256", Size::typical, {66, 1, 1, 1, 256, 2}},
+        {"T140_eight_to_one", Size::typical, {140, 1, 8, 1, 16, 3}},
+        {"T130_sharp", Size::typical, {130, 1, 1, 1, 64, 2, 4.0f}},
         {"typical", Size::typical, {128, 2, 4, 4, 32}},
         {"typical_grouped_documents", Size::typical, {129, 2, 4, 2, 32, 5}},
         {"long", Size::typical, {331, 1, 2, 1, 16, 3}},
@@ -135,7 +157,13 @@ Attention attention(Pool& pool, AttentionShape s) {
     op.y = pool.blank(Shape(s.N(), s.heads * s.head_size));
     op.lse = pool.blank(Shape(s.N(), s.heads));
     op.qkv = pool.normal(Shape(s.N(), row_size(s)), s.deviation);
-    if (s.documents) {
+    if (s.document_size) {
+        const Tensor begin = pool.integers(Shape(s.N()), 0, 1);
+        for (int64_t n = 0; n < s.N(); ++n)
+            begin.as<int32_t>()[n] =
+                static_cast<int32_t>(n % s.T / s.document_size * s.document_size);
+        op.begin = begin;
+    } else if (s.documents) {
         const Tensor begin = pool.integers(Shape(s.N()), 0, 1);
         for (int64_t n = 0; n < s.N(); ++n) {
             // Cut differently in each sequence: at d^2 / documents^2 of T, then shifted.

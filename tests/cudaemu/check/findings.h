@@ -16,5 +16,6 @@ void report(std::string finding);
 extern "C" const char* cudaemu_take_findings();
 // Turns checked mode on or off for launches from now on. CUDAEMU_CHECK=1 turns it on at the start.
 extern "C" void cudaemu_set_checked(int on);
-// How many launches have run, by kernel: "name count" a line.
+// The launches that have run, by kernel: "name count threads dynamic-shared" a line. The last two,
+// threads a block and bytes, are those of the launch with the most dynamic shared memory.
 extern "C" const char* cudaemu_launch_counts();

@@ -110,10 +110,9 @@ std::string describe(const Kernel& kernel, const Instruction& instruction) {
 
 std::string describe(const Site& site) {
     const Block& block = *site.block;
-    std::string text = block.kernel->info.name + " block " + print(block.index) + " thread " +
-                       print(at_index(site.thread, block.launch->block));
-    if (site.instruction) text += " " + describe(*block.kernel, *site.instruction);
-    return text;
+    return fmt::format("{} block {} thread {} {}", block.kernel->info.name, print(block.index),
+                       print(at_index(site.thread, block.launch->block)),
+                       site.instruction ? describe(*block.kernel, *site.instruction) : "");
 }
 
 }  // namespace cudaemu

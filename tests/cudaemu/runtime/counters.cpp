@@ -1,8 +1,12 @@
 // Counts calls of the runtime and launches of kernels.
 #include "runtime/counters.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "check/findings.h"
 #include "runtime/counting.h"
@@ -10,10 +14,15 @@
 namespace cudaemu {
 namespace {
 
+struct Launches {
+    uint64_t count = 0;
+    std::pair<size_t, uint64_t> largest;  // dynamic shared memory, threads
+};
+
 struct Counters {
     std::mutex mutex;
     cudaemu_counts calls{};
-    std::map<std::string, uint64_t> launches;  // that have run, by kernel
+    std::map<std::string, Launches> launches;  // by kernel
 };
 
 Counters& counters() {
@@ -28,9 +37,11 @@ void count(uint64_t cudaemu_counts::*what) {
     ++(counters().calls.*what);
 }
 
-void count_launch(const std::string& kernel) {
+void count_launch(const std::string& kernel, uint64_t threads, size_t dynamic_shared) {
     std::lock_guard lock(counters().mutex);
-    ++counters().launches[kernel];
+    Launches& launches = counters().launches[kernel];
+    ++launches.count;
+    launches.largest = std::max(launches.largest, {dynamic_shared, threads});
 }
 
 }  // namespace cudaemu
@@ -48,7 +59,8 @@ const char* cudaemu_launch_counts() {
     cudaemu::Counters& counters = cudaemu::counters();
     std::lock_guard lock(counters.mutex);
     lines.clear();
-    for (const auto& [kernel, count] : counters.launches)
-        lines += kernel + " " + std::to_string(count) + "\n";
+    for (const auto& [kernel, launches] : counters.launches)
+        lines += fmt::format("{} {} {} {}\n", kernel, launches.count, launches.largest.second,
+                             launches.largest.first);
     return lines.c_str();
 }

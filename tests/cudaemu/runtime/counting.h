@@ -8,7 +8,7 @@
 namespace cudaemu {
 
 void count(uint64_t cudaemu_counts::*what);
-// A launch has run.
-void count_launch(const std::string& kernel);
+// A launch has run, with this many threads a block and bytes of dynamic shared memory.
+void count_launch(const std::string& kernel, uint64_t threads, size_t dynamic_shared);
 
 }  // namespace cudaemu

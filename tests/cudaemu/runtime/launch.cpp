@@ -60,7 +60,7 @@ std::vector<std::byte> pack(const KernelInfo& kernel, void** arguments) {
 
 void run(const Kernel& kernel, Launch launch, const Operation& operation) {
     Checker& checker = Checker::instance();
-    count_launch(info(kernel).name);
+    count_launch(info(kernel).name, launch.block.count(), launch.dynamic_shared);
     try {
         if (checker.enabled()) {
             const Checker::Running running(checker, operation);
