@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Damages the plugin's kernels on purpose and fails unless the small cases notice every time.
+"""Damages the plugin's kernels on purpose and fails unless the cases of the ops notice every time.
 
 The .toml files beside this one list the mutants: a name, a file of cuda/, a text that the file has exactly once, what
-takes its place, and the ops whose cases must fail. A mutant's source is compiled to PTX alone and
+takes its place, and the ops whose small cases must fail, or, with `typical`, larger ones. A mutant's source is compiled to PTX alone and
 linked with the plugin's other objects. Prints a line per mutant: what caught it, and how.
 """
 import argparse
@@ -64,17 +64,17 @@ def how(output):
     return text[:220]
 
 
-def try_op(op, plugin, arguments):
-    """How the cases of the op fail on this plugin; None if they pass."""
+def try_cases(cases, plugin, arguments):
+    """How these cases fail on the plugin; None if they pass."""
     environment = dict(os.environ, FOMOE_TEST_PLUGIN=str(plugin), OMP_NUM_THREADS="1",
                        LD_LIBRARY_PATH=arguments.libraries)
     try:
-        result = subprocess.run([arguments.cases, f"small cases - {op}", "--abort"],
+        result = subprocess.run([arguments.cases, cases, "--abort"],
                                 env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return "does not end"
     if "No test cases matched" in result.stdout:
-        raise Failure(f"no cases of an op {op}")
+        raise Failure(f"no such cases: {cases}")
     return how(result.stdout + result.stderr) if result.returncode else None
 
 
@@ -86,7 +86,8 @@ def try_mutant(mutant, arguments):
         (directory / "cuda" / mutant["file"]).write_text(damaged(mutant, arguments.root))
         plugin = build(mutant.get("source", mutant["file"]), directory, arguments)
         for op in mutant["ops"]:
-            found = try_op(op, plugin, arguments)
+            size = "typical" if mutant.get("typical") else "small"
+            found = try_cases(f"{size} cases - {op}", plugin, arguments)
             if found:
                 return f"{op} ({found})"
     raise Failure(f"SURVIVED {', '.join(mutant['ops'])}")

@@ -1,0 +1,32 @@
+// The cases of each op on the plugin, or on a variant of it.
+#include "cuda/plugin.h"
+#include "support/op_test.h"
+
+using namespace fomoe;
+
+namespace {
+
+template <class Op>
+void check_plugin(Size largest, bool checked) {
+    const auto backend = cuda_plugin().open({});
+    INFO((checked ? "checked" : "plain"));
+    set_checked(checked);
+    check_cases<Op>(*backend, largest);
+    CHECK(findings() == "");
+    set_checked(false);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("small cases", "", Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward,
+                   Linear, LinearBackward, LinearCrossEntropy, Activate, ActivateBackward, AdamW,
+                   Cast, Sum, SumSquares, ClipScale, Rope, RopeBackward, Attention,
+                   AttentionBackward, Router, Balance, RouterBackward, DispatchPlan, Permute,
+                   Combine, ExpertsForward, ExpertsBackward) {
+    check_plugin<TestType>(Size::small, false);
+    check_plugin<TestType>(Size::small, true);
+}
+
+TEMPLATE_TEST_CASE("typical cases", "", Attention, AttentionBackward) {
+    check_plugin<TestType>(Size::typical, false);
+}
