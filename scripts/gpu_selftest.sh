@@ -28,17 +28,16 @@ if [ "$part" != --bench ]; then
     (cd "$build" && tests/test_cuda "[cuda]~[interpreter]" --durations no) || status=$?
 fi
 
+step() {  # step CONFIG DTYPE
+    echo "== a training step: configs/$1.yaml, $2"
+    "$build/tools/bench_step" "$root/configs/$1.yaml" --backend cuda --steps 10 --set train.dtype="$2"
+}
+
 if [ "$part" != --tests ]; then
-    for dtype in bf16 f32; do
-        echo "== ops, $dtype"
-        "$build/tools/bench_ops" --backend cuda --dtype $dtype --seconds 0.2
-    done
-    for dtype in bf16 f32; do
-        for config in moe_190m moe_1b; do
-            echo "== a training step: configs/$config.yaml, $dtype"
-            "$build/tools/bench_step" "$root/configs/$config.yaml" --backend cuda --steps 10 \
-                --set train.dtype=$dtype
-        done
-    done
+    echo "== ops, bf16"
+    "$build/tools/bench_ops" --backend cuda --dtype bf16 --seconds 0.1
+    step moe_1b bf16
+    step moe_190m bf16
+    step moe_190m f32
 fi
 exit $status
