@@ -46,7 +46,8 @@ void* CpuBackend::allocate(int64_t bytes, std::string_view purpose) {
     const int64_t align = bytes >= 2 * kHugePage ? kHugePage : Arena::kAlign;
     const int64_t size = std::max<int64_t>(1, (bytes + align - 1) / align) * align;
     void* data = std::aligned_alloc(align, size);
-    if (!data) throw Error(Exit::internal, concat("no memory left for ", size, " bytes of ", purpose));
+    if (!data)
+        throw Error(Exit::internal, concat("no memory left for ", size, " bytes of ", purpose));
 #ifdef MADV_HUGEPAGE
     if (align == kHugePage) madvise(data, size, MADV_HUGEPAGE);  // a refusal only costs speed
 #endif
