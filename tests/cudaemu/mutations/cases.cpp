@@ -27,6 +27,16 @@ TEMPLATE_TEST_CASE("small cases", "", Embedding, EmbeddingBackward, RmsNorm, Rms
     check_plugin<TestType>(Size::small, true);
 }
 
-TEMPLATE_TEST_CASE("typical cases", "", Attention, AttentionBackward) {
+TEMPLATE_TEST_CASE("typical cases", "", Attention, Router) {
     check_plugin<TestType>(Size::typical, false);
+}
+
+// As cuBLASLt has no algorithm, the plugin multiplies itself.
+TEST_CASE("refused cases - Linear") {
+    cuda_plugin();  // brings cuBLASLt with it
+    void* const refuse = dlsym(RTLD_DEFAULT, "cudaemu_refuse_matmuls");
+    REQUIRE(refuse);
+    reinterpret_cast<void (*)(int)>(refuse)(1 << 20);
+    check_plugin<Linear>(Size::small, false);
+    check_plugin<Linear>(Size::small, true);
 }
