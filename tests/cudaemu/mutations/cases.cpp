@@ -11,7 +11,11 @@ void check_plugin(Size largest, bool checked) {
     const auto backend = cuda_plugin().open({});
     INFO((checked ? "checked" : "plain"));
     set_checked(checked);
-    check_cases<Op>(*backend, largest);
+    try {
+        check_cases<Op>(*backend, largest);
+    } catch (const Error& error) {
+        FAIL_CHECK(error.what() << ": " << findings());
+    }
     CHECK(findings() == "");
     set_checked(false);
 }

@@ -41,10 +41,10 @@ def run(command, what, **options):
 def build(source, directory, arguments):
     """Compiles directory/cuda/source and links the plugin with it."""
     compiled = directory / "mutant.o"
-    run([*arguments.launcher, arguments.nvcc, "-c", "-std=c++20", "-O0", "-lineinfo", "--compress-mode=none",
-         "-Xcompiler=-fPIC", "-gencode", "arch=compute_80,code=compute_80", f"-I{directory}",
-         f"-I{arguments.root}/src", str(directory / "cuda" / source), "-o", str(compiled)],
-        "does not compile")
+    run([*arguments.launcher, arguments.nvcc, "-c", "-std=c++20", "-O0", "-lineinfo",
+         "--compress-mode=none", "-Xcompiler=-fPIC", "-gencode", "arch=compute_80,code=compute_80",
+         f"-I{directory}", f"-I{arguments.root}/src", str(directory / "cuda" / source), "-o",
+         str(compiled)], "does not compile")
     objects = [o for o in arguments.objects if pathlib.Path(o).name != source + ".o"]
     if len(objects) + 1 != len(arguments.objects):
         raise Failure(f"the plugin has no object of {source}")
@@ -61,7 +61,7 @@ def how(output):
     if "findings()" in text:
         finding = re.search(r'with expansion: "(.*?)" == ""', text)
         text = finding.group(1) if finding else text
-    return text[:220]
+    return text[:300]
 
 
 def try_cases(cases, plugin, arguments):
