@@ -56,12 +56,12 @@ std::optional<Semantics> decode_packing(Form& form) {
     return std::nullopt;
 }
 
-// Options: how much is added.
+// Options: the space; whether its window is subtracted.
 template <class T>
 void run_shift_window(Warp& warp, const Instruction& i, uint32_t lanes) {
     const Cell<T>* source = cells<Cell<T>>(warp, i, 1);
     Cell<T>* target = cells<Cell<T>>(warp, i, 0);
-    const uint64_t window_address = uint64_t{i.options & 0xff} * kWindow;
+    const uint64_t window_address = window(static_cast<StateSpace>(i.options & 0xff));
     const bool subtract = i.options >> 8;
     for_lanes(lanes, [&](uint32_t lane) {
         target[lane] = subtract ? source[lane] - window_address : source[lane] + window_address;
@@ -97,7 +97,7 @@ std::optional<Semantics> decode_move(Form& form) {
         return Semantics{run_shift_window<uint64_t>,
                          {Slot::def64, Slot::use64},
                          Flow::plain,
-                         static_cast<uint32_t>(window(space) / kWindow) | subtract << 8};
+                         static_cast<uint32_t>(space) | subtract << 8};
     }
     const Type type = form.take_type();
     if (opcode == "extend")

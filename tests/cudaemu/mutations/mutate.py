@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Damages the plugin's kernels on purpose and fails unless the cases of the ops notice every time.
 
-The .toml files beside this one list the mutants: a name, a file of cuda/, a text that the file has exactly once, what
-takes its place, and the ops whose small cases must fail, or, with `typical`, larger ones. A mutant's source is compiled to PTX alone and
-linked with the plugin's other objects. Prints a line per mutant: what caught it, and how.
+The .toml files beside this one list the mutants: a name, a file of cuda/, a text that the file has
+exactly once, what takes its place, and the ops whose cases must fail: the small ones, or other
+`cases` of cases.cpp. A mutant's source is compiled to PTX alone and linked with the plugin's other
+objects. Prints a line per mutant: what caught it, and how.
 """
 import argparse
 import concurrent.futures
@@ -13,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 
 TIMEOUT = 300  # seconds for the cases of one op
@@ -41,10 +41,10 @@ def run(command, what, **options):
 def build(source, directory, arguments):
     """Compiles directory/cuda/source and links the plugin with it."""
     compiled = directory / "mutant.o"
-    run([arguments.nvcc, "-c", "-std=c++20", "-O0", "-lineinfo", "--compress-mode=none",
-         "-Xcompiler=-fPIC", "-gencode", "arch=compute_80,code=compute_80", f"-I{directory}",
-         f"-I{arguments.root}/src", str(directory / "cuda" / source), "-o", str(compiled)],
-        "does not compile")
+    run([*arguments.launcher, arguments.nvcc, "-c", "-std=c++20", "-O0", "-lineinfo",
+         "--compress-mode=none", "-Xcompiler=-fPIC", "-gencode", "arch=compute_80,code=compute_80",
+         f"-I{directory}", f"-I{arguments.root}/src", str(directory / "cuda" / source), "-o",
+         str(compiled)], "does not compile")
     objects = [o for o in arguments.objects if pathlib.Path(o).name != source + ".o"]
     if len(objects) + 1 != len(arguments.objects):
         raise Failure(f"the plugin has no object of {source}")
@@ -61,7 +61,7 @@ def how(output):
     if "findings()" in text:
         finding = re.search(r'with expansion: "(.*?)" == ""', text)
         text = finding.group(1) if finding else text
-    return text[:220]
+    return text[:300]
 
 
 def try_cases(cases, plugin, arguments):
@@ -80,29 +80,32 @@ def try_cases(cases, plugin, arguments):
 
 def try_mutant(mutant, arguments):
     """What catches the mutant."""
-    with tempfile.TemporaryDirectory() as place:
-        directory = pathlib.Path(place)
-        shutil.copytree(arguments.root / "cuda", directory / "cuda")
-        (directory / "cuda" / mutant["file"]).write_text(damaged(mutant, arguments.root))
-        plugin = build(mutant.get("source", mutant["file"]), directory, arguments)
-        for op in mutant["ops"]:
-            size = "typical" if mutant.get("typical") else "small"
-            found = try_cases(f"{size} cases - {op}", plugin, arguments)
-            if found:
-                return f"{op} ({found})"
+    # The same folder every time, so that a compiler cache knows it again.
+    directory = arguments.work / re.sub(r"\W+", "_", mutant["name"])
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(arguments.root / "cuda", directory / "cuda")
+    (directory / "cuda" / mutant["file"]).write_text(damaged(mutant, arguments.root))
+    plugin = build(mutant.get("source", mutant["file"]), directory, arguments)
+    for op in mutant["ops"]:
+        found = try_cases(f"{mutant.get('cases', 'small')} cases - {op}", plugin, arguments)
+        if found:
+            shutil.rmtree(directory)
+            return f"{op} ({found})"
     raise Failure(f"SURVIVED {', '.join(mutant['ops'])}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=pathlib.Path, required=True, help="of the source tree")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for the variants")
     parser.add_argument("--nvcc", required=True)
+    parser.add_argument("--launcher", nargs="*", default=[], help="what the compiler runs under")
     parser.add_argument("--cxx", required=True)
     parser.add_argument("--cases", required=True, help="the program with the small cases")
     parser.add_argument("--libraries", required=True, help="folder of the replacement libraries")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="mutants whose name has this in it")
-    parser.add_argument("objects", nargs="+", help="object files of the plugin")
+    parser.add_argument("--objects", nargs="+", required=True, help="of the plugin")
     arguments = parser.parse_args()
 
     mutants = [mutant for path in sorted(pathlib.Path(__file__).parent.glob("*.toml"))

@@ -58,6 +58,9 @@ TEST_CASE("accesses outside of memory fail", "[cuda][fault]") {
     check_fault("st.shared.u32 [%s+64], %x;", "st.shared.u32");
     check_fault("cp.async.cg.shared.global [%s], [%q+16], 16;\ncp.async.wait_all;", "cp.async.cg");
     check_fault("cp.async.cg.shared.global [%s+64], [%q], 16;\ncp.async.wait_all;", "cp.async.cg");
+    // The low half of a generic address is no address of shared memory.
+    check_fault("cvta.shared.u64 %v, tile;\ncvt.u32.u64 %x, %v;\nld.shared.u32 %x, [%x];",
+                "ld.shared.u32");
     // The last bytes of an access may lie outside too.
     check_fault("ld.global.u64 %v, [%q+16];", "ld.global.u64");
     Buffer<uint32_t> memory(3);
