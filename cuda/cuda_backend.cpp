@@ -187,6 +187,34 @@ void CudaBackend::wait(Queue queue, Event event) {
                "cudaStreamWaitEvent");
 }
 
+void CudaBackend::synchronize(Event event) {
+    if (event.id < 0) return;
+    FOMOE_CHECK(event.id < recorded_, "event ", event.id, " was never recorded");
+    check_cuda(cudaEventSynchronize(events_[event.id % kEvents]), "cudaEventSynchronize");
+}
+
+void* CudaBackend::allocate_host(int64_t bytes) {
+    void* data = nullptr;
+    check_cuda(cudaMallocHost(&data, std::max<int64_t>(bytes, 1)), "cudaMallocHost");
+    return data;
+}
+
+void CudaBackend::release_host(void* data) { cudaFreeHost(data); }
+
+void CudaBackend::copy_to_host_async(void* host, ConstTensor device, Queue queue) {
+    if (device.bytes() == 0) return;
+    check_cuda(cudaMemcpyAsync(host, device.data, device.bytes(), cudaMemcpyDeviceToHost,
+                               stream_of(queue)),
+               "copy to the host");
+}
+
+void CudaBackend::copy_from_host_async(Tensor device, const void* host, Queue queue) {
+    if (device.bytes() == 0) return;
+    check_cuda(cudaMemcpyAsync(device.data, host, device.bytes(), cudaMemcpyHostToDevice,
+                               stream_of(queue)),
+               "copy from the host");
+}
+
 void CudaBackend::synchronize() {
     for (const auto& lane : lanes_)
         check_cuda(cudaStreamSynchronize(lane->stream), "cudaStreamSynchronize");

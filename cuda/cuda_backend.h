@@ -43,7 +43,12 @@ public:
     void zero(Tensor x, Queue queue) override;
     Event record(Queue queue) override;
     void wait(Queue queue, Event event) override;
+    void synchronize(Event event) override;
     void synchronize() override;
+    void* allocate_host(int64_t bytes) override;
+    void release_host(void* data) override;
+    void copy_to_host_async(void* host, ConstTensor device, Queue queue) override;
+    void copy_from_host_async(Tensor device, const void* host, Queue queue) override;
 
 protected:
     void op_begins(const char* name) override;

@@ -96,7 +96,8 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
     if (job.rank() == 0) log_info(device.description);
     const StopSignals signals;
     const auto [exit, steps_done] =
-        train_run(config, plan, job, *backend, threads, [&] { return signals.requested(); });
+        train_run(config, plan, job, {*backend, device.connect, threads},
+                  [&] { return signals.requested(); });
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));

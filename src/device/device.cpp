@@ -65,11 +65,12 @@ Device cpu_device(const Threads& threads, const std::string& why) {
 // A rank's GPU, described, or why it has none.
 struct Attempt {
     std::unique_ptr<Backend> backend;
+    Connect connect{};
     std::string text;
     Exit exit = Exit::done;
 };
 Attempt failed(const Error& error) {
-    return {.backend = nullptr, .text = error.what(), .exit = error.exit};
+    return {.backend = nullptr, .connect = {}, .text = error.what(), .exit = error.exit};
 }
 
 // Where a host has fewer devices than ranks, each rank may still see one of its own.
@@ -111,6 +112,8 @@ Attempt try_cuda(const DeviceRequest& request, const Threads& threads, Communica
             throw Error(Exit::usage, concat("a group has ", request.group_ranks,
                                             " ranks, and on GPUs a group has one rank so far"));
         attempt.backend = loaded.plugin->open({.device = device, .tf32 = request.tf32});
+        attempt.connect = [plugin = loaded.plugin, backend = attempt.backend.get()](
+                              Communicator& host) { return plugin->connect(*backend, host); };
         attempt.text = loaded.plugin->describe(device);
     } catch (const Error& error) {
         attempt = failed(error);
@@ -130,6 +133,7 @@ Attempt first_failure(const Attempt& mine, Communicator& job) {
     const int rank = static_cast<int>(first - exits.begin());
     job.broadcast({text.data(), DType::i32, Shape(text.size() / 4)}, rank);
     return {.backend = nullptr,
+            .connect = {},
             .text = rank > 0 ? concat("rank ", rank, ": ", text.data()) : text.data(),
             .exit = static_cast<Exit>(*first)};
 }
@@ -192,7 +196,8 @@ Device make_device(const DeviceRequest& request, const Threads& threads, Communi
     const Attempt first = first_failure(attempt, job);
     if (first.exit == Exit::done)
         return {.backend = std::move(attempt.backend),
-                .description = concat("backend cuda (", attempt.text, "), ", thread_text(threads))};
+                .description = concat("backend cuda (", attempt.text, "), ", thread_text(threads)),
+                .connect = std::move(attempt.connect)};
     if (request.choice == BackendChoice::cuda)
         throw Error(first.exit, concat("--backend cuda: ", first.text));
     return cpu_device(threads, first.text);

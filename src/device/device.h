@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -41,10 +42,23 @@ struct DeviceRequest {
     int group_ranks = 1;  // the most that one group has
 };
 
+// Makes the communicator of the same ranks for tensors of the backend; the argument and the backend
+// outlive it. Empty where the host can read what the backend allocates, so that the argument
+// serves. Collective.
+using Connect = std::function<std::unique_ptr<Communicator>(Communicator& host)>;
+
 // The backend, and one line that says what was chosen and why.
 struct Device {
     std::unique_ptr<Backend> backend;
     std::string description;
+    Connect connect{};
+};
+
+// What a rank works with.
+struct RankDevice {
+    Backend& backend;
+    Connect connect{};
+    Threads threads{};
 };
 
 // A rank's GPU is that of its index on the host. Collective over the job: all ranks compute on the

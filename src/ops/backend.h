@@ -2,6 +2,7 @@
 // lacks an op does not compile. On the CPU, ops are done when run() returns.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string_view>
 
@@ -35,7 +36,21 @@ public:
 
     virtual Event record(Queue queue) = 0;            // what has been issued to the queue so far
     virtual void wait(Queue queue, Event event) = 0;  // later work on the queue waits for it
+    virtual void synchronize(Event event) = 0;        // the host waits for it
     virtual void synchronize() = 0;                   // the host waits for both queues
+
+    // Host memory that the device reads and writes by itself (pinned), and copies to and from it
+    // that do not wait: the host side must stay as it is until the queue has come to them.
+    virtual void* allocate_host(int64_t bytes) = 0;
+    virtual void release_host(void* data) = 0;
+    virtual void copy_to_host_async(void* host, ConstTensor device, Queue queue) = 0;
+    virtual void copy_from_host_async(Tensor device, const void* host, Queue queue) = 0;
+
+    // Does what `issue` does, which is ops, copies, fills and events among both queues, with the
+    // same arguments whenever the key is the same: a backend may record it once and replay it.
+    // Nothing in it waits on the host. The work of both queues before it comes before it, and what
+    // is issued later comes after it.
+    virtual void repeat(uint64_t /*key*/, const std::function<void()>& issue) { issue(); }
 
     // Checks the contract, then executes. The only way to run an op.
     template <class Op>

@@ -48,6 +48,15 @@ public:
     void zero(Tensor x, Queue queue) override { tested_.zero(x, queue); }
     Event record(Queue queue) override { return tested_.record(queue); }
     void wait(Queue queue, Event event) override { tested_.wait(queue, event); }
+    void synchronize(Event event) override { tested_.synchronize(event); }
+    void* allocate_host(int64_t bytes) override { return tested_.allocate_host(bytes); }
+    void release_host(void* data) override { tested_.release_host(data); }
+    void copy_to_host_async(void* host, ConstTensor device, Queue queue) override {
+        tested_.copy_to_host_async(host, device, queue);
+    }
+    void copy_from_host_async(Tensor device, const void* host, Queue queue) override {
+        tested_.copy_from_host_async(device, host, queue);
+    }
     void synchronize() override;
 
 protected:

@@ -9,6 +9,8 @@
 
 namespace fomoe {
 
+class Communicator;  // comm/communicator.h
+
 struct CudaOptions {
     int device = 0;     // of those this process sees
     bool tf32 = false;  // f32 matmuls of cuBLAS on TF32 tensor cores: 10 bits of mantissa
@@ -16,7 +18,7 @@ struct CudaOptions {
 
 struct CudaPlugin {
     // Raised with every change of this struct or of an op; another plugin is refused.
-    static constexpr int kVersion = 1;
+    static constexpr int kVersion = 2;
     static constexpr const char* kEntry = "fomoe_cuda_plugin";
 
     int version = kVersion;
@@ -30,6 +32,9 @@ struct CudaPlugin {
     uint64_t (*identity)(int device) = nullptr;
     // Throws Error(internal) for a device that the kernels are not built for.
     std::unique_ptr<Backend> (*open)(const CudaOptions& options) = nullptr;
+    // A communicator of the same ranks for tensors of the backend, which open() has made; both
+    // outlive it. Collective over `host`. Throws Error(communication).
+    std::unique_ptr<Communicator> (*connect)(Backend& backend, Communicator& host) = nullptr;
 };
 
 // The entry: const CudaPlugin* fomoe_cuda_plugin().

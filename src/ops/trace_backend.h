@@ -41,6 +41,15 @@ public:
     void zero(Tensor x, Queue queue) override { inner_.zero(x, queue); }
     Event record(Queue queue) override { return inner_.record(queue); }
     void wait(Queue queue, Event event) override { inner_.wait(queue, event); }
+    void synchronize(Event event) override { inner_.synchronize(event); }
+    void* allocate_host(int64_t bytes) override { return inner_.allocate_host(bytes); }
+    void release_host(void* data) override { inner_.release_host(data); }
+    void copy_to_host_async(void* host, ConstTensor device, Queue queue) override {
+        inner_.copy_to_host_async(host, device, queue);
+    }
+    void copy_from_host_async(Tensor device, const void* host, Queue queue) override {
+        inner_.copy_from_host_async(device, host, queue);
+    }
     void synchronize() override { inner_.synchronize(); }
 
 protected:

@@ -64,26 +64,26 @@ std::string mebibytes(int64_t bytes) {
 }  // namespace
 
 Calibration::Calibration(const Config& config, const RunPlan& plan, Communicator& job,
-                         Backend& backend, const Threads& threads)
+                         const RankDevice& device)
     : run_(config),
       config_(calibrating(config)),
       plan_(plan),
       job_(job),
-      threads_(threads),
-      plan_threads_(backend.host_memory() ? threads.count : 0),
+      threads_(device.threads),
+      plan_threads_(device.backend.host_memory() ? device.threads.count : 0),
       world_(config.topology, job.rank(), job.size()),
       placement_(config.federation, config.topology, config.model.moe.n_experts),
       all_(calibrated_parameters(config.model, placement_, config.calibration.weights)),
       layout_(arena_layout(all_, placement_, world_)),
       model_(without_scales(layout_)),
       frozen_(frozen_layout(all_, placement_, world_)),
-      ranks_(job, world_),
+      ranks_(job, world_, device.connect),
       checkpoint_(start_of(plan)),
-      step_(config_, world_, placement_, layout_, backend, ranks_, &frozen_),
+      step_(config_, world_, placement_, layout_, device.backend, ranks_, &frozen_),
       link_(world_, job, config.federation.exchange_timeout),
-      copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
+      copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas.host),
       federation_(config_.federation, trained_only(all_), layout_, placement_, world_, link_,
-                  *ranks_.group, *ranks_.expert_replicas, config_.model),
+                  *ranks_.group.host, *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
       trained_steps_(checkpoint_.manifest().step) {}
 

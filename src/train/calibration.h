@@ -17,8 +17,8 @@ public:
     // Collective over the job, which holds the run. Of one that is done: it starts from the run's
     // newest checkpoint, or from plan.checkpoint where the run has saved none.
     // config.calibration.steps is above 0.
-    Calibration(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
-                const Threads& threads);
+    Calibration(const Config& config, const RunPlan& plan, Communicator& job,
+                const RankDevice& device);
 
     // Where the calibrated union model is put: a checkpoint without the state of a training.
     static std::filesystem::path directory(const RunPlan& plan) {

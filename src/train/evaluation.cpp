@@ -51,7 +51,7 @@ TrainingEvaluation::TrainingEvaluation(const RunState& run, Link& link, GroupCom
                                        Backend& backend)
     : run_(run),
       link_(link),
-      expert_parallel_(*ranks.expert_parallel),
+      expert_parallel_(ranks.expert_parallel.on_device()),
       backend_(backend),
       data_(run.config),
       tokenizer_(make_tokenizer(run.config.model.tokenizer)),
@@ -60,7 +60,7 @@ TrainingEvaluation::TrainingEvaluation(const RunState& run, Link& link, GroupCom
                   lacks_experts(run.all, run.world.n_groups())),
       layout_of_copies_(frozen_layout(run.all, run.placement, run.world)),
       copies_(run.all, run.layout, layout_of_copies_, run.placement, run.world, link,
-              *ranks.expert_replicas),
+              *ranks.expert_replicas.host),
       agreement_(run.world, link) {}
 
 bool TrainingEvaluation::due(const RoundResult& round, int64_t step) const {

@@ -4,13 +4,13 @@
 
 namespace fomoe {
 
-RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend& backend,
-                 const Threads& threads, const std::function<bool()>& stop_requested) {
+RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
+                 const std::function<bool()>& stop_requested) {
     RunHold hold{.stop_requested = stop_requested, .lock = {}};
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {
-        Trainer trainer(config, plan, job, backend, threads, hold);
+        Trainer trainer(config, plan, job, device, hold);
         end.exit = trainer.run();
         end.steps_done += trainer.steps_done();
         if (end.exit != Exit::done) return end;
@@ -18,7 +18,7 @@ RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, Backend&
         if (step < config.train.steps) plan.checkpoint = plan.checkpoints() / step_directory(step);
     }
     if (config.calibration.steps == 0) return end;
-    Calibration calibration(config, plan, job, backend, threads);
+    Calibration calibration(config, plan, job, device);
     end.exit = calibration.run(stop_requested);
     end.steps_done += config.calibration.steps;
     return end;

@@ -27,10 +27,16 @@ std::vector<int64_t> counts(const std::vector<float>& load) { return {load.begin
 
 }  // namespace
 
-GroupCommunicators::GroupCommunicators(Communicator& job, const World& world)
-    : group(job.split(world.group_color())),
-      expert_parallel(job.split(world.expert_parallel_color())),
-      expert_replicas(job.split(world.expert_replica_color())) {}
+GroupCommunicators::GroupCommunicators(Communicator& job, const World& world,
+                                       const Connect& connect) {
+    group.host = job.split(world.group_color());
+    expert_parallel.host = job.split(world.expert_parallel_color());
+    expert_replicas.host = job.split(world.expert_replica_color());
+    if (!connect || world.own().ranks == 1) return;
+    group.device = connect(*group.host);
+    expert_parallel.device = group.device->split(world.expert_parallel_color());
+    expert_replicas.device = group.device->split(world.expert_replica_color());
+}
 
 Range InnerStep::sequences(const Config& config, const World& world) {
     return cut(config.train.batch, world.own().ranks, world.local_rank);
@@ -51,7 +57,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
                    Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
                                             config.data.seq_len, config.data.document_mask, frozen,
                                             dtype_of(config.train.dtype)),
-                   backend, *ranks.expert_parallel, frozen) {
+                   backend, ranks.expert_parallel.on_device(), frozen) {
     const auto take = [&](Arena& memory, const char* purpose, DType dtype, int64_t n) {
         Arena tape;
         tape.take(dtype, Shape(n));
@@ -137,8 +143,8 @@ void InnerStep::reduce_gradients() {
                                  gradients_.slice(section.begin, section.size));
     };
     const auto& [dense, expert] = optimizer_.slices();
-    reduce(*ranks_.group, layout_.dense, dense);
-    if (trains_experts_) reduce(*ranks_.expert_replicas, layout_.expert, expert);
+    reduce(ranks_.group.on_device(), layout_.dense, dense);
+    if (trains_experts_) reduce(ranks_.expert_replicas.on_device(), layout_.expert, expert);
 }
 
 // Of this rank, on the device.
@@ -167,7 +173,7 @@ std::vector<double> InnerStep::agree(bool stop_requested) {
     sums.push_back(stop_requested ? 1.0 : 0.0);
     const auto load = report_on_host_.begin() + 2 * kSums;
     sums.insert(sums.end(), load, load + load_sums_.count());
-    ranks_.group->all_reduce_sum(view(sums.data(), Shape(std::ssize(sums))));
+    ranks_.group.host->all_reduce_sum(view(sums.data(), Shape(std::ssize(sums))));
     return sums;
 }
 
@@ -181,8 +187,8 @@ void InnerStep::gather_weights() {
         });
     };
     const auto& [dense, expert] = optimizer_.slices();
-    gather(*ranks_.group, layout_.dense, dense);
-    if (trains_experts_) gather(*ranks_.expert_replicas, layout_.expert, expert);
+    gather(ranks_.group.on_device(), layout_.dense, dense);
+    if (trains_experts_) gather(ranks_.expert_replicas.on_device(), layout_.expert, expert);
 }
 
 StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested) {
@@ -197,7 +203,7 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     sum_up();
 
     // Alone, the device goes on without the host.
-    const bool alone = ranks_.group->size() == 1;
+    const bool alone = ranks_.group.host->size() == 1;
     std::vector<double> sums;
     if (!alone) {
         sums = agree(stop_requested);

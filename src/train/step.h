@@ -2,20 +2,29 @@
 #pragma once
 
 #include "data/loader.h"
+#include "device/device.h"
 #include "model/frozen.h"
 #include "model/transformer.h"
 #include "optim/inner_optimizer.h"
 
 namespace fomoe {
 
+// The same ranks twice: for tensors in memory of the host, and for those of the backend.
+struct Ranks {
+    std::unique_ptr<Communicator> host;
+    std::unique_ptr<Communicator> device;  // null: `host` serves both
+
+    Communicator& on_device() const { return device ? *device : *host; }
+};
+
 // The communicators of a rank inside its group.
 struct GroupCommunicators {
-    std::unique_ptr<Communicator> group;            // P ranks
-    std::unique_ptr<Communicator> expert_parallel;  // EP ranks: tokens travel
-    std::unique_ptr<Communicator> expert_replicas;  // P / EP ranks: the same experts
+    Ranks group;            // P ranks
+    Ranks expert_parallel;  // EP ranks: tokens travel
+    Ranks expert_replicas;  // P / EP ranks: the same experts
 
     // Collective over the job's communicator.
-    GroupCommunicators(Communicator& job, const World& world);
+    GroupCommunicators(Communicator& job, const World& world, const Connect& connect = {});
 };
 
 // Figures of a group's step, equal on all its ranks.

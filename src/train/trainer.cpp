@@ -60,13 +60,13 @@ void check_tokens(const Config& config, int64_t most) {
     ValidLoader(config).check_tokens(most);
 }
 
-Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
-                 const Threads& threads, RunHold& hold)
+Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
+                 const RankDevice& device, RunHold& hold)
     : config_(config),
       plan_(plan),
       job_(job),
-      backend_(backend),
-      threads_(threads),
+      backend_(device.backend),
+      threads_(device.threads),
       hold_(hold),
       first_step_(first_step(plan)),
       phase_(phase_of(config, first_step_)),
@@ -76,16 +76,17 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job, B
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
       frozen_(keeps_copies(config) ? frozen_layout(all_, placement_, world_) : FrozenLayout{}),
-      ranks_(job, world_),
-      ceiling_(measure_ceiling(job, *ranks_.group, backend, dtype_of(config.train.dtype),
-                               threads.count)),
+      ranks_(job, world_, device.connect),
+      ceiling_(measure_ceiling(job, *ranks_.group.host, backend_, dtype_of(config.train.dtype),
+                               threads_.count)),
       memory_before_(memory_now()),
-      step_(config_, world_, placement_, layout_, backend, ranks_,
+      step_(config_, world_, placement_, layout_, backend_, ranks_,
             keeps_copies(config) ? &frozen_ : nullptr),
       link_(world_, job, config.federation.exchange_timeout),
-      frozen_copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
-      federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                  *ranks_.expert_replicas, config_.model),
+      frozen_copies_(all_, layout_, frozen_, placement_, world_, link_,
+                     *ranks_.expert_replicas.host),
+      federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
+                  *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
       round_load_(config_, placement_, world_.group) {
     if (config_.federation.inner_state == InnerState::average)

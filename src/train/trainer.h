@@ -33,8 +33,8 @@ class Trainer {
 public:
     // Collective over the job. config.model.vocab_size must be resolved. Begins in the phase that
     // follows on the checkpoint of the plan.
-    Trainer(const Config& config, const RunPlan& plan, Communicator& job, Backend& backend,
-            const Threads& threads, RunHold& hold);
+    Trainer(const Config& config, const RunPlan& plan, Communicator& job, const RankDevice& device,
+            RunHold& hold);
 
     // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then.
     // Throws Error(diverged) and Error(communication).

@@ -55,6 +55,12 @@ public:
         CpuBackend::zero(x, queue);
         close();
     }
+    void copy_to_host_async(void* host, ConstTensor device, Queue queue) override {
+        open();
+        CpuBackend::copy_to_host(host, device, queue);
+        close();
+    }
+    void synchronize(Event) override { ++host_waits_; }
     void synchronize() override { ++host_waits_; }
 
 protected:

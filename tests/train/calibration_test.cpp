@@ -85,7 +85,7 @@ Ended calibrated(const Config& config, const RunPlan& plan, int calls_before_sto
     std::mutex mutex;
     run_ranks(config.topology.n_ranks(), [&](Communicator& job) {
         const auto backend = make_cpu_backend(1);
-        Calibration calibration(config, plan, job, *backend, Threads{.reason = "asked for"});
+        Calibration calibration(config, plan, job, {*backend, {}, {.reason = "asked for"}});
         int calls = 0;
         const Exit exit = calibration.run([&] { return calls++ >= calls_before_stop; });
         const World world(config.topology, job.rank(), job.size());

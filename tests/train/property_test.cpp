@@ -117,9 +117,9 @@ public:
           step_(config_, world_, placement_, layout_, *backend_, ranks_,
                 proxy_ ? &frozen_ : nullptr),
           link_(world_, job, config.federation.exchange_timeout),
-          copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
-          federation_(config.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                      *ranks_.expert_replicas, config_.model) {
+          copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas.host),
+          federation_(config.federation, all_, layout_, placement_, world_, link_,
+                      *ranks_.group.host, *ranks_.expert_replicas.host, config_.model) {
         if (config.federation.inner_state == InnerState::average)
             federation_.average_moments(step_.optimizer());
         if (proxy_) federation_.keep_frozen(copies_, step_.copies(), config.federation.refresh);

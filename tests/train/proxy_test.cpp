@@ -52,9 +52,9 @@ public:
           ranks_(job, world_),
           step_(config_, world_, placement_, layout_, *backend_, ranks_, &frozen_),
           link_(world_, job, 60),
-          copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas),
-          federation_(config_.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                      *ranks_.expert_replicas, config_.model) {
+          copies_(all_, layout_, frozen_, placement_, world_, link_, *ranks_.expert_replicas.host),
+          federation_(config_.federation, all_, layout_, placement_, world_, link_,
+                      *ranks_.group.host, *ranks_.expert_replicas.host, config_.model) {
         whole_config_.topology = tiny_topology({{1, 1}});
         whole_config_.federation.absent = AbsentPolicy::skip;
         federation_.keep_frozen(copies_, step_.copies(), config.federation.refresh);

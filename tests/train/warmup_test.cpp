@@ -28,8 +28,8 @@ public:
           ranks_(job, world_),
           step_(config_, world_, placement_, layout_, *backend_, ranks_),
           link_(world_, job, 60),
-          federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group,
-                      *ranks_.expert_replicas, config_.model) {}
+          federation_(phase_.federation, all_, layout_, placement_, world_, link_,
+                      *ranks_.group.host, *ranks_.expert_replicas.host, config_.model) {}
 
     RunState state() {
         return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};

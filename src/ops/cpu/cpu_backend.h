@@ -23,7 +23,16 @@ public:
     void zero(Tensor x, Queue queue) override;
     Event record(Queue) override { return {}; }
     void wait(Queue, Event) override {}
+    void synchronize(Event) override {}
     void synchronize() override {}
+    void* allocate_host(int64_t bytes) override { return CpuBackend::allocate(bytes, "host"); }
+    void release_host(void* data) override { CpuBackend::release(data); }
+    void copy_to_host_async(void* host, ConstTensor device, Queue queue) override {
+        copy_to_host(host, device, queue);
+    }
+    void copy_from_host_async(Tensor device, const void* host, Queue queue) override {
+        copy_from_host(device, host, queue);
+    }
 
 protected:
     void execute(const Embedding& op, Queue) override;
