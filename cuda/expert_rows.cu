@@ -91,6 +91,7 @@ struct Returning {
     const int32_t* row_of;
     const float* gate;
     int64_t N, K, D;
+    bool accumulate;
 };
 
 // A row of threads takes a token.
@@ -100,6 +101,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const Returning<T, Row> a) 
     if (n >= a.N) return;
     for (int64_t d = threadIdx.x * width; d < a.D; d += blockDim.x * width) {
         float sum[width] = {};
+        if (a.accumulate) load(sum, a.y + n * a.D + d);
         for (int64_t i = n * a.K; i < (n + 1) * a.K; ++i) {
             const int row = a.row_of[i];
             if (row < 0) continue;
@@ -118,7 +120,8 @@ void launch_sum_rows(const ReturnRows& op, const Stream& s) {
     const int64_t N = op.y.shape[0], D = op.y.shape[1];
     if (N == 0 || D == 0) return;
     const Returning<T, Row> a{
-        data_of<T>(op.y), data_of<Row>(op.rows), op.row_of, op.gate, N, op.K, D};
+        data_of<T>(op.y), data_of<Row>(op.rows), op.row_of, op.gate, N, op.K, D,
+                              op.accumulate};
     with_width<Row>(fits_wide<Row>(D, {a.y, a.rows}), [&]<int width>() {
         int along = 8;  // threads along a token
         while (along < kThreads && along * width < D) along *= 2;

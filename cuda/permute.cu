@@ -14,7 +14,8 @@ struct Plan {
     int32_t* token;
     int32_t* row_slot;
     int32_t* position;
-    int* count;  // (blocks, Q): the tokens of a block's chunk that go to each destination
+    // (blocks, 2 Q): the tokens of a block's chunk that go to each destination, and the choices.
+    int* count;
     const int32_t* slot;
     const int32_t* first_slot;
     int64_t N, M;
@@ -26,42 +27,49 @@ __device__ __forceinline__ int slot_there(const Plan& a, int64_t i, int q) {
     const int s = a.slot[i], first = a.first_slot[q];
     return s >= first && s < a.first_slot[q + 1] ? s - first : -1;
 }
-__device__ __forceinline__ bool goes_to(const Plan& a, int64_t n, int q) {
-    if (n >= a.N) return false;
-    for (int k = 0; k < a.K; ++k)
-        if (slot_there(a, n * a.K + k, q) >= 0) return true;
-    return false;
+__device__ __forceinline__ int choices_at(const Plan& a, int64_t n, int q) {
+    int choices = 0;
+    if (n < a.N)
+        for (int k = 0; k < a.K; ++k) choices += slot_there(a, n * a.K + k, q) >= 0;
+    return choices;
 }
 
-// The tokens of this warp that go to each destination.
+// The tokens of this warp that go to each destination, then their choices.
 __device__ __forceinline__ void count_tokens(const Plan& a, int* mine) {
     for (int round = 0; round < a.rounds; ++round) {
         const int64_t n = item_of(a.rounds, round);
         for (int q = 0; q < a.Q; ++q) {
-            const int going = __popc(__ballot_sync(kAllLanes, goes_to(a, n, q)));
-            if (threadIdx.x % kWarp == 0) mine[q] += going;
+            const int choices = choices_at(a, n, q);
+            const int going = __popc(__ballot_sync(kAllLanes, choices > 0));
+            const int all = __reduce_add_sync(kAllLanes, choices);
+            if (threadIdx.x % kWarp > 0) continue;
+            mine[q] += going;
+            mine[a.Q + q] += all;
         }
     }
 }
 
 __global__ void __launch_bounds__(kSortThreads) count_destinations(const Plan a) {
-    extern __shared__ int own[];  // (kSortWarps, Q)
-    clear_counts(own, a.Q);
-    count_tokens(a, own + threadIdx.x / kWarp * a.Q);
-    write_counts(a.count, own, a.Q);
+    extern __shared__ int own[];  // (kSortWarps, 2 Q)
+    clear_counts(own, 2 * a.Q);
+    count_tokens(a, own + threadIdx.x / kWarp * 2 * a.Q);
+    write_counts(a.count, own, 2 * a.Q);
 }
 
 __global__ void __launch_bounds__(kSortThreads) place_tokens(const Plan a) {
-    extern __shared__ int own[];  // (kSortWarps, Q): counts, then each warp's next row
-    clear_counts(own, a.Q);
+    extern __shared__ int own[];  // (kSortWarps, 2 Q): counts, then each warp's next row
+    clear_counts(own, 2 * a.Q);
     const int lane = threadIdx.x % kWarp;
-    int* mine = own + threadIdx.x / kWarp * a.Q;
+    int* mine = own + threadIdx.x / kWarp * 2 * a.Q;
     count_tokens(a, mine);
-    const int rows = find_starts(own, a.count, a.Q, a.offset);
+    find_starts(own, a.count, 2 * a.Q, a.offset);
+    int rows = own[a.Q];  // where the choices begin, and those of the blocks before
+    for (int b = 0; b < static_cast<int>(blockIdx.x); ++b) rows -= a.count[(2 * b + 1) * a.Q];
+    __syncthreads();
     for (int round = 0; round < a.rounds; ++round) {
         const int64_t n = item_of(a.rounds, round);
         for (int q = 0; q < a.Q; ++q) {
-            const bool goes = goes_to(a, n, q);
+            const bool goes = choices_at(a, n, q) > 0;
             const unsigned going = __ballot_sync(kAllLanes, goes);
             const int64_t row = mine[q] + __popc(going & ((1u << lane) - 1));
             __syncwarp();
@@ -110,12 +118,12 @@ void CudaBackend::execute(const DispatchPlan& op, Queue queue) {
     const Stream s = begin(queue);
     const int64_t N = op.slot.shape[0], Q = op.position.shape[1];
     const Chunks chunks = chunks_of(N);
-    const int shared = bucket_bytes(Q, op.name);
+    const int shared = bucket_bytes(2 * Q, op.name);
     const Plan a{.offset = data_of<int32_t>(op.offset),
                  .token = data_of<int32_t>(op.token),
                  .row_slot = data_of<int32_t>(op.row_slot),
                  .position = data_of<int32_t>(op.position),
-                 .count = s.scratch.take<int>(chunks.blocks * Q),
+                 .count = s.scratch.take<int>(chunks.blocks * 2 * Q),
                  .slot = data_of<int32_t>(op.slot),
                  .first_slot = data_of<int32_t>(op.first_slot),
                  .N = N,
@@ -146,7 +154,8 @@ void CudaBackend::execute(const Combine& op, Queue queue) {
                  .rows = op.x,
                  .row_of = data_of<int32_t>(op.position),
                  .gate = nullptr,
-                 .K = op.position.shape[1]},
+                 .K = op.position.shape[1],
+                 .accumulate = op.accumulate},
                 begin(queue));
 }
 

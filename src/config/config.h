@@ -99,6 +99,10 @@ struct TrainConfig {
     int batch = 16;       // sequences of one group's step
     int micro_batch = 8;  // sequences one rank computes at once
     int log_every = 10;   // steps between step lines
+    // With expert parallelism: two halves of a micro-batch take turns, so that the tokens of one
+    // travel while the other computes.
+    bool two_batch_overlap = false;
+    double dispatch_factor = 2;  // room for so much more than even routing brings to a rank
     OptimizerConfig optimizer;
     bool operator==(const TrainConfig&) const = default;
 };

@@ -192,6 +192,15 @@ void add_train_keys(Keys& keys) {
                 "train.micro_batch", [](Config& c) { return &c.train.micro_batch; }, at_least(1),
                 "sequences that one rank computes at once")),
             untrained(key(
+                "train.two_batch_overlap", [](Config& c) { return &c.train.two_batch_overlap; },
+                "tokens of one half of a micro-batch travel to their experts while the other half "
+                "computes")),
+            untrained(key(
+                "train.dispatch_factor", [](Config& c) { return &c.train.dispatch_factor; },
+                at_least(1),
+                "memory for so many times the rows that even routing brings to a rank of "
+                "expert_parallel; more than fit grow it, and the step is done again")),
+            untrained(key(
                 "train.log_every", [](Config& c) { return &c.train.log_every; }, at_least(1),
                 "steps between step lines")),
             key(

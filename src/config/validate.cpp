@@ -183,6 +183,11 @@ private:
                 {path + ".ranks"});
             return;
         }
+        if (train.two_batch_overlap && train.micro_batch % 2 != 0)
+            say("train.two_batch_overlap",
+                fmt::format("a micro_batch of {} has no two equal halves; make it even",
+                            train.micro_batch),
+                {"train.micro_batch"});
         const int share = train.batch / group.ranks;
         if (share % train.micro_batch != 0)
             say("train.micro_batch",

@@ -1,8 +1,26 @@
 #include "model/activations.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fomoe {
+
+int64_t BatchShape::rows() const {
+    const int64_t all = lane().tokens() * expert_parallel;
+    return expert_parallel == 1 || row_capacity == 0 ? all : std::min(all, row_capacity);
+}
+
+int64_t BatchShape::choices(const MoeConfig& moe) const {
+    const int64_t all = rows() * std::min(moe.top_k, shard_experts);
+    return expert_parallel == 1 || choice_capacity == 0 ? all : std::min(all, choice_capacity);
+}
+
+DispatchNeed planned_dispatch(const MoeConfig& moe, const BatchShape& shape, double factor) {
+    const double N = static_cast<double>(shape.lane().tokens());
+    const double rows = N * std::min(moe.top_k, shape.expert_parallel), choices = N * moe.top_k;
+    return {.rows = static_cast<int64_t>(std::ceil(factor * rows)),
+            .choices = static_cast<int64_t>(std::ceil(factor * choices))};
+}
 
 Activations lay_out_activations(const ModelConfig& model, const BatchShape& shape, Arena& arena) {
     const MoeConfig& moe = model.moe;
@@ -11,9 +29,8 @@ Activations lay_out_activations(const ModelConfig& model, const BatchShape& shap
     const int64_t Dh = model.head_size(), W = (A + 2 * KV) * Dh;
     const int64_t E = moe.n_experts, K = moe.top_k, F = moe.d_expert, R = shape.shard_experts;
     const int64_t U = moe.expert == ExpertKind::swiglu ? 2 : 1;
-    const int64_t sent = N * std::min(K, EP);       // rows that leave
-    const int64_t rows = EP == 1 ? N : N * EP;      // rows that come
-    const int64_t choices = rows * std::min(K, R);  // executed here at most
+    const int64_t sent = N * std::min(K, EP);  // rows that leave
+    const int64_t rows = shape.rows(), choices = shape.choices(moe);
     const int64_t F_shared = int64_t(moe.n_shared_experts) * F;
     const int64_t F_mlp = std::max<int64_t>(F_shared, moe.first_dense_layers ? moe.d_dense : 0);
 
@@ -49,7 +66,8 @@ Activations lay_out_activations(const ModelConfig& model, const BatchShape& shap
         layer.choice = i32(choices);
         layer.offset = i32(R + 1);
         if (EP == 1) continue;
-        layer.send_offset = i32(EP + 1);
+        layer.send_offset = i32(2 * EP + 1);
+        layer.counts = i32(EP, 2 * EP + 1);
         layer.send_token = i32(sent);
         layer.position = i32(N, EP);
         layer.row_x = compute(rows, D);

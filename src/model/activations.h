@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "tensor/arena.h"
+#include "tensor/queue.h"
 
 namespace fomoe {
 
@@ -13,16 +14,37 @@ inline DType dtype_of(ComputeType type) {
     return type == ComputeType::bf16 ? DType::bf16 : DType::f32;
 }
 
-// Sizes of a rank's micro-batch.
+// Sizes of a rank's micro-batch, or of a lane of it.
 struct BatchShape {
     int sequences = 1;        // B
     int seq_len = 0;          // T
     int expert_parallel = 1;  // EP
     int shard_experts = 0;    // the most routed experts this rank holds in a layer, frozen or not
     bool document_mask = false;
-    DType dtype = DType::f32;                                        // the compute dtype C
+    DType dtype = DType::f32;  // the compute dtype C
+    int lanes = 1;             // equal parts that are computed in turns
+    // With EP > 1, in a lane: the rows of tokens that may come here and the choices that may be
+    // executed here. 0: all that there could be.
+    int64_t row_capacity = 0, choice_capacity = 0;
+
     int64_t tokens() const { return int64_t(sequences) * seq_len; }  // N
+    BatchShape lane() const {
+        BatchShape part = *this;
+        part.sequences /= lanes;
+        part.lanes = 1;
+        return part;
+    }
+    // Of a lane: M', and M.
+    int64_t rows() const;
+    int64_t choices(const MoeConfig& moe) const;
 };
+
+// What a layer of some rank would have needed.
+struct DispatchNeed {
+    int64_t rows = 0, choices = 0;
+};
+// Room for `factor` times what an even routing of a lane brings to a rank.
+DispatchNeed planned_dispatch(const MoeConfig& moe, const BatchShape& shape, double factor);
 
 // C is the compute dtype, f32 or bf16; tensors without a type are f32.
 // M' rows of tokens come to this rank's experts, M choices are executed: with EP = 1, M' = N and no
@@ -51,13 +73,19 @@ struct LayerActivations {
     Tensor offset;  // (R + 1) i32
 
     // Only with EP > 1.
-    Tensor send_offset;                       // (EP + 1) i32
-    Tensor send_token;                        // (N min(K, EP)) i32
-    Tensor position;                          // (N, EP) i32
-    Tensor row_x;                             // (M', D) C rows that came here
-    Tensor row_gate;                          // (M', K)
-    Tensor row_slot;                          // (M', K) i32
+    Tensor send_offset;  // (2 EP + 1) i32
+    Tensor counts;       // (EP, 2 EP + 1) i32 of all ranks
+    Tensor send_token;   // (N min(K, EP)) i32
+    Tensor position;     // (N, EP) i32
+    Tensor row_x;        // (M', D) C rows that came here
+    Tensor row_gate;     // (M', K)
+    Tensor row_slot;     // (M', K) i32
+    // The counts on their way to the host, and what the host makes of them.
+    int32_t* host_counts = nullptr;           // pinned, as counts
+    Event counted, arrived, returned;         // of the comm queue
     std::vector<int64_t> rows_to, rows_from;  // (EP)
+    int64_t choices = 0;                      // executed here
+    bool overflowed = false;                  // no row travelled
 };
 
 struct Activations {

@@ -11,7 +11,7 @@ namespace fomoe {
 struct BlockContext {
     const ModelConfig& model;
     const FederationConfig& federation;
-    BatchShape shape;
+    BatchShape shape;  // of a lane
     Backend& backend;
     Communicator& expert_parallel;  // EP ranks
 };

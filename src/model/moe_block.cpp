@@ -1,5 +1,6 @@
 #include "model/moe_block.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace fomoe {
@@ -69,11 +70,17 @@ void dense_backward(const BlockContext& context, const LayerViews& weights,
     });
 }
 
-// Sends the rows of tokens to the ranks that hold their experts, once per (token, rank).
-void dispatch(const BlockContext& context, LayerActivations& layer, const Activations& shared,
-              const LayerRouting& routing) {
+bool travels(const MlpLayer& mlp) {
+    return routed(mlp.weights) && mlp.context.expert_parallel.size() > 1;
+}
+
+// The comm queue goes on when the compute queue has come to here.
+void comm_follows(Backend& backend) { backend.wait(Queue::comm, backend.record(Queue::compute)); }
+
+// The rows to each rank and their choices, of all ranks, on their way to the host.
+void count_rows(const MlpLayer& mlp) {
+    const auto& [context, weights, layer, shared, routing] = mlp;
     Backend& backend = context.backend;
-    Communicator& ranks = context.expert_parallel;
     backend.run(DispatchPlan{
         .offset = layer.send_offset,
         .token = layer.send_token,
@@ -82,38 +89,54 @@ void dispatch(const BlockContext& context, LayerActivations& layer, const Activa
         .slot = layer.slot,
         .first_slot = routing.first_slot,
     });
-    const int EP = ranks.size();
-    std::vector<int32_t> offset(EP + 1);
-    backend.copy_to_host(offset.data(), layer.send_offset);
-    layer.rows_to.resize(EP);
-    layer.rows_from.resize(EP);
-    for (int q = 0; q < EP; ++q) layer.rows_to[q] = offset[q + 1] - offset[q];
-    const std::vector<int64_t> one(EP, 1);
-    ranks.all_to_all_v(view(layer.rows_from.data(), Shape(EP)), one,
-                       view(layer.rows_to.data(), Shape(EP)), one);
-
-    const int64_t leave = sum(layer.rows_to), come = sum(layer.rows_from);
-    const Tensor token = layer.send_token.reshaped(Shape(leave));
-    const Tensor send_x = rows(shared.send_x, leave), send_gate = rows(shared.send_gate, leave);
-    if (leave > 0) {
-        backend.run(Permute{.y = send_x, .x = layer.normed2, .index = token});
-        backend.run(Permute{.y = send_gate, .x = layer.gate, .index = token});
-    }
-    auto send = [&](Tensor to, ConstTensor from) {
-        ranks.all_to_all_v(to, layer.rows_from, from, layer.rows_to);
-    };
-    send(rows(layer.row_x, come), send_x);
-    send(rows(layer.row_gate, come), send_gate);
-    send(rows(layer.row_slot, come), rows(shared.send_slot, leave));
+    comm_follows(backend);
+    context.expert_parallel.all_gather(layer.counts, layer.send_offset);
+    backend.copy_to_host_async(layer.host_counts, layer.counts, Queue::comm);
+    layer.counted = backend.record(Queue::comm);
 }
 
-// Brings the results for the rows that came back to their tokens: y (N, ...) = sum over the ranks.
-void collect(const BlockContext& context, const LayerActivations& layer, Tensor y, ConstTensor row,
-             Tensor scratch) {
-    const int64_t leave = sum(layer.rows_to);
-    const Tensor back = rows(scratch, leave);
-    context.expert_parallel.all_to_all_v(back, layer.rows_to, row, layer.rows_from);
-    context.backend.run(Combine{.y = y, .x = back, .position = layer.position});
+// Reads the counts that have come: the rows between this rank and the others, and the choices here.
+// The most that a rank gets goes to `need`.
+void read_counts(LayerActivations& layer, int rank, DispatchNeed& need) {
+    const int EP = static_cast<int>(layer.counts.shape[0]);
+    const auto count = [&](int from, int i) {
+        const int32_t* offset = layer.host_counts + int64_t{from} * (2 * EP + 1) + i;
+        return int64_t{offset[1]} - offset[0];
+    };
+    layer.rows_to.resize(EP);
+    layer.rows_from.resize(EP);
+    for (int to = 0; to < EP; ++to) {
+        int64_t rows = 0, choices = 0;
+        for (int from = 0; from < EP; ++from) {
+            rows += count(from, to);
+            choices += count(from, EP + to);
+        }
+        need.rows = std::max(need.rows, rows);
+        need.choices = std::max(need.choices, choices);
+        if (to == rank) layer.choices = choices;
+        layer.rows_to[to] = count(rank, to);
+        layer.rows_from[to] = count(to, rank);
+    }
+}
+
+// Brings the results for the rows that came to the ranks of their tokens, behind what the compute
+// queue has so far.
+void send_back(const MlpLayer& mlp, Tensor to, ConstTensor row) {
+    const LayerActivations& layer = mlp.layer;
+    mlp.context.expert_parallel.all_to_all_v(rows(to, sum(layer.rows_to)), layer.rows_to, row,
+                                             layer.rows_from);
+}
+
+// y = (or +=) the sum over the ranks of what came back.
+void combine(const MlpLayer& mlp, Tensor y, Tensor back, bool accumulate) {
+    const LayerActivations& layer = mlp.layer;
+    if (layer.overflowed)
+        mlp.context.backend.zero(y);
+    else
+        mlp.context.backend.run(Combine{.y = y,
+                                        .x = rows(back, sum(layer.rows_to)),
+                                        .position = layer.position,
+                                        .accumulate = accumulate});
 }
 
 // The rows that this rank's experts work on: its own tokens, or those that came.
@@ -141,23 +164,23 @@ ExpertRows expert_rows(const BlockContext& context, const LayerActivations& laye
             .count = n};
 }
 
-// The front of the bound for the choices of a layer: rows times the choices a row can have here.
+// The front of the room for the choices of a layer: with EP = 1 as many as there could be.
 struct Choices {
     Tensor hidden, choice, offset;
 };
-Choices choices_of(const LayerActivations& layer, const LayerViews& weights, int64_t row_count,
-                   int64_t top_k) {
+Choices choices_of(const MlpLayer& mlp) {
+    const auto& [context, weights, layer, shared, routing] = mlp;
     const int64_t R = weights.n_experts();
-    const int64_t M = row_count * std::min(top_k, R);
+    const int64_t M = travels(mlp) ? layer.choices : context.shape.choices(context.model.moe);
     return {rows(layer.hidden, M), layer.choice.reshaped(Shape(M)),
             layer.offset.reshaped(Shape(R + 1))};
 }
 
 }  // namespace
 
-void mlp_forward(const BlockContext& context, int layer_index, const LayerViews& weights,
-                 LayerActivations& layer, const Activations& shared, const LayerRouting& routing,
-                 const RoutingTotals& totals, const BalanceWeights& balance, Tensor out) {
+void mlp_route(const MlpLayer& mlp, int layer_index, const RoutingTotals& totals,
+               const BalanceWeights& balance, Tensor out) {
+    const auto& [context, weights, layer, shared, routing] = mlp;
     if (!routed(weights)) {
         dense_forward(context, weights, layer, shared, out, false);
         return;
@@ -197,58 +220,119 @@ void mlp_forward(const BlockContext& context, int layer_index, const LayerViews&
         .experts = routing.candidates,
         .weight = balance.aux,
     });
-
-    const bool travels = context.expert_parallel.size() > 1;
-    if (travels) dispatch(context, layer, shared, routing);
-    const ExpertRows row = expert_rows(context, layer, shared);
-    const Choices use = choices_of(layer, weights, row.count, moe.top_k);
-    if (row.count > 0)
-        backend.run(ExpertsForward{
-            .y = travels ? row.y : out,
-            .hidden = use.hidden,
-            .choice = use.choice,
-            .offset = use.offset,
-            .x = row.x,
-            .slot = row.slot,
-            .gate = row.gate,
-            .weights = weights.experts,
-            .expert_offset = routing.expert_offset,
-            .frozen = weights.frozen,
-            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
-            .activation = activation_of(moe),
-            .d_expert = moe.d_expert,
-        });
-    if (travels) collect(context, layer, out, row.y, shared.send_x);
-    if (weights.mlp_in) dense_forward(context, weights, layer, shared, out, true);
+    if (!travels(mlp)) return;
+    count_rows(mlp);
+    if (weights.mlp_in) dense_forward(context, weights, layer, shared, out, false);
 }
 
-void mlp_backward(const BlockContext& context, const LayerViews& weights,
-                  const LayerViews& gradients, const LayerActivations& layer,
-                  const Activations& shared, const LayerRouting& routing,
-                  const BalanceWeights& balance, ConstTensor dout, Tensor dnormed) {
-    if (!routed(weights)) {
-        dense_backward(context, weights, gradients, layer, shared, dout, dnormed, false);
-        return;
+void mlp_dispatch(const MlpLayer& mlp, DispatchNeed& need) {
+    if (!travels(mlp)) return;
+    const auto& [context, weights, layer, shared, routing] = mlp;
+    Backend& backend = context.backend;
+    Communicator& ranks = context.expert_parallel;
+    backend.synchronize(layer.counted);
+    DispatchNeed here;
+    read_counts(layer, ranks.rank(), here);
+    layer.overflowed =
+        here.rows > context.shape.rows() || here.choices > context.shape.choices(context.model.moe);
+    if (layer.overflowed) {
+        std::ranges::fill(layer.rows_to, 0);
+        std::ranges::fill(layer.rows_from, 0);
+        layer.choices = 0;
     }
+    need = {std::max(need.rows, here.rows), std::max(need.choices, here.choices)};
+
+    const int64_t leave = sum(layer.rows_to), come = sum(layer.rows_from);
+    const Tensor token = layer.send_token.reshaped(Shape(leave));
+    const Tensor send_x = rows(shared.send_x, leave), send_gate = rows(shared.send_gate, leave);
+    if (leave > 0) {
+        backend.run(Permute{.y = send_x, .x = layer.normed2, .index = token}, Queue::comm);
+        backend.run(Permute{.y = send_gate, .x = layer.gate, .index = token}, Queue::comm);
+    }
+    const auto send = [&](Tensor to, ConstTensor from) {
+        ranks.all_to_all_v(to, layer.rows_from, from, layer.rows_to);
+    };
+    send(rows(layer.row_x, come), send_x);
+    send(rows(layer.row_gate, come), send_gate);
+    send(rows(layer.row_slot, come), rows(shared.send_slot, leave));
+    layer.arrived = backend.record(Queue::comm);
+}
+
+void mlp_experts(const MlpLayer& mlp, Tensor out) {
+    if (!routed(mlp.weights)) return;
+    const auto& [context, weights, layer, shared, routing] = mlp;
     const MoeConfig& moe = context.model.moe;
     Backend& backend = context.backend;
-    const bool travels = context.expert_parallel.size() > 1;
+    if (travels(mlp)) backend.wait(Queue::compute, layer.arrived);
     const ExpertRows row = expert_rows(context, layer, shared);
-    const Choices use = choices_of(layer, weights, row.count, moe.top_k);
-    if (travels) {
+    const Choices use = choices_of(mlp);
+    if (row.count > 0)
+        backend.run(ExpertsForward{
+            .y = travels(mlp) ? row.y : out,
+            .hidden = use.hidden,
+            .choice = use.choice,
+            .offset = use.offset,
+            .x = row.x,
+            .slot = row.slot,
+            .gate = row.gate,
+            .weights = weights.experts,
+            .expert_offset = routing.expert_offset,
+            .frozen = weights.frozen,
+            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
+            .activation = activation_of(moe),
+            .d_expert = moe.d_expert,
+        });
+    if (!travels(mlp)) {
+        if (weights.mlp_in) dense_forward(context, weights, layer, shared, out, true);
+        return;
+    }
+    comm_follows(backend);
+    send_back(mlp, shared.send_x, row.y);
+    layer.returned = backend.record(Queue::comm);
+}
+
+void mlp_collect(const MlpLayer& mlp, Tensor out) {
+    if (!travels(mlp)) return;
+    const auto& [context, weights, layer, shared, routing] = mlp;
+    context.backend.wait(Queue::compute, layer.returned);
+    combine(mlp, out, shared.send_x, static_cast<bool>(weights.mlp_in));
+}
+
+void mlp_backward_dispatch(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
+                           Tensor dnormed) {
+    const auto& [context, weights, layer, shared, routing] = mlp;
+    if (travels(mlp)) {
+        Backend& backend = context.backend;
         const int64_t leave = sum(layer.rows_to);
         const Tensor send = rows(shared.send_x, leave);
+        comm_follows(backend);
         if (leave > 0)
             backend.run(
-                Permute{.y = send, .x = dout, .index = layer.send_token.reshaped(Shape(leave))});
-        context.expert_parallel.all_to_all_v(row.dy, layer.rows_from, send, layer.rows_to);
+                Permute{.y = send, .x = dout, .index = layer.send_token.reshaped(Shape(leave))},
+                Queue::comm);
+        context.expert_parallel.all_to_all_v(rows(shared.row_dy, sum(layer.rows_from)),
+                                             layer.rows_from, send, layer.rows_to);
+        layer.arrived = backend.record(Queue::comm);
     }
+    const bool dense = !routed(weights) || (travels(mlp) && weights.mlp_in);
+    if (dense) dense_backward(context, weights, gradients, layer, shared, dout, dnormed, false);
+}
+
+void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
+                          Tensor dnormed) {
+    if (!routed(mlp.weights)) return;
+    const auto& [context, weights, layer, shared, routing] = mlp;
+    const MoeConfig& moe = context.model.moe;
+    Backend& backend = context.backend;
+    if (travels(mlp)) backend.wait(Queue::compute, layer.arrived);
+    const ExpertRows row = expert_rows(context, layer, shared);
+    const Choices use = choices_of(mlp);
     if (row.count > 0)
         backend.run(ExpertsBackward{
-            .dx = travels ? row.y : dnormed,
+            .dx = travels(mlp) ? row.y : dnormed,
             .dgate = row.dgate,
             .dweights = gradients.experts,
-            .dy = travels ? ConstTensor(row.dy) : dout,
+            .dy = travels(mlp) ? ConstTensor(row.dy) : dout,
             .x = row.x,
             .slot = row.slot,
             .gate = row.gate,
@@ -262,9 +346,23 @@ void mlp_backward(const BlockContext& context, const LayerViews& weights,
             .activation = activation_of(moe),
             .d_expert = moe.d_expert,
         });
-    if (travels) {
-        collect(context, layer, dnormed, row.y, shared.send_x);
-        collect(context, layer, shared.dgate, row.dgate, shared.send_gate);
+    if (!travels(mlp)) return;
+    comm_follows(backend);
+    send_back(mlp, shared.send_x, row.y);
+    send_back(mlp, shared.send_gate, row.dgate);
+    layer.returned = backend.record(Queue::comm);
+}
+
+void mlp_backward_collect(const MlpLayer& mlp, const LayerViews& gradients,
+                          const BalanceWeights& balance, ConstTensor dout, Tensor dnormed) {
+    if (!routed(mlp.weights)) return;
+    const auto& [context, weights, layer, shared, routing] = mlp;
+    const MoeConfig& moe = context.model.moe;
+    Backend& backend = context.backend;
+    if (travels(mlp)) {
+        backend.wait(Queue::compute, layer.returned);
+        combine(mlp, dnormed, shared.send_x, static_cast<bool>(weights.mlp_in));
+        combine(mlp, shared.dgate, shared.send_gate, false);
     }
     backend.run(RouterBackward{
         .dlogits = shared.dlogits,
@@ -293,7 +391,7 @@ void mlp_backward(const BlockContext& context, const LayerViews& weights,
         .weight = weights.router,
         .accumulate_dx = true,
     });
-    if (weights.mlp_in)
+    if (!travels(mlp) && weights.mlp_in)
         dense_backward(context, weights, gradients, layer, shared, dout, dnormed, true);
 }
 

@@ -28,15 +28,32 @@ struct BalanceWeights {
     float affinity = 0;  // affinity_loss / (valid tokens * MoE layers)
 };
 
-// out (N, D) = the branch's contribution to the residual stream, from normed2.
-void mlp_forward(const BlockContext& context, int layer_index, const LayerViews& weights,
-                 LayerActivations& layer, const Activations& shared, const LayerRouting& routing,
-                 const RoutingTotals& totals, const BalanceWeights& balance, Tensor out);
+// A layer in a lane, and what it works with.
+struct MlpLayer {
+    const BlockContext& context;
+    const LayerViews& weights;
+    LayerActivations& layer;
+    const Activations& shared;
+    const LayerRouting& routing;
+};
 
-// dnormed (N, D) = the gradient of normed2; adds to the gradients of the weights.
-void mlp_backward(const BlockContext& context, const LayerViews& weights,
-                  const LayerViews& gradients, const LayerActivations& layer,
-                  const Activations& shared, const LayerRouting& routing,
-                  const BalanceWeights& balance, ConstTensor dout, Tensor dnormed);
+// The branch's contribution to the residual stream, out (N, D), from normed2, in four parts: those
+// of another lane may stand between them. Tokens travel on the comm queue between the parts, and
+// only dispatch() waits on the host, for the numbers of their rows; with EP = 1 nothing does.
+void mlp_route(const MlpLayer& mlp, int layer_index, const RoutingTotals& totals,
+               const BalanceWeights& balance, Tensor out);
+// Where more rows or choices come to some rank than there is room for, no token travels, on any of
+// the EP ranks: what follows has no meaning. `need` becomes the most there was so far.
+void mlp_dispatch(const MlpLayer& mlp, DispatchNeed& need);
+void mlp_experts(const MlpLayer& mlp, Tensor out);
+void mlp_collect(const MlpLayer& mlp, Tensor out);
+
+// dnormed (N, D) = the gradient of normed2, in three parts; adds to the gradients of the weights.
+void mlp_backward_dispatch(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
+                           Tensor dnormed);
+void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
+                          Tensor dnormed);
+void mlp_backward_collect(const MlpLayer& mlp, const LayerViews& gradients,
+                          const BalanceWeights& balance, ConstTensor dout, Tensor dnormed);
 
 }  // namespace fomoe

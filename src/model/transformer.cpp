@@ -9,14 +9,6 @@
 namespace fomoe {
 namespace {
 
-Activations allocate_activations(const ModelConfig& model, const BatchShape& shape,
-                                 Backend& backend, Arena& memory) {
-    Arena tape;
-    lay_out_activations(model, shape, tape);
-    memory = Arena(backend, tape.bytes(), "activations");
-    return lay_out_activations(model, shape, memory);
-}
-
 // The slots of a group in a layer, shard by shard: residents, then frozen experts, each ascending.
 struct GroupSlots {
     std::vector<int32_t> of;     // (E), -1: absent
@@ -53,15 +45,19 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
       shape_(shape),
       backend_(backend),
       expert_parallel_(expert_parallel),
-      activations_(allocate_activations(model_, shape, backend, memory_)) {
+      context_{model_, federation_, shape.lane(), backend, expert_parallel} {
     const int64_t L = model_.n_layers, E = model_.moe.n_experts, EP = shape.expert_parallel;
     FOMOE_CHECK(expert_parallel.size() == EP, "the communicator has ", expert_parallel.size(),
                 " ranks, the batch shape says ", EP);
+    FOMOE_CHECK(shape.sequences % shape.lanes == 0, shape.sequences, " sequences in ", shape.lanes,
+                " lanes");
+    allocate();
 
     const bool given = model_.moe.aux_scope != AuxScope::sequence;
     auto lay_out = [&](Arena& arena) {
         routing_.assign(L, {});
         totals_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
+        totals_before_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
         loss_total_ = arena.take(DType::f64, Shape(1));
         if (given) fractions_ = arena.take(DType::f32, Shape(L, E));
         row_logits_ = arena.take(DType::f32, Shape(1, model_.vocab_size));
@@ -101,8 +97,41 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
 
 int64_t Transformer::activation_bytes(const ModelConfig& model, const BatchShape& shape) {
     Arena tape;
-    lay_out_activations(model, shape, tape);
-    return tape.bytes();
+    lay_out_activations(model, shape.lane(), tape);
+    return shape.lanes * tape.bytes();
+}
+
+void Transformer::allocate() {
+    const BatchShape lane = shape_.lane();
+    context_.shape = lane;
+    memory_ = Arena(backend_, activation_bytes(model_, shape_), "activations");
+    for (int i = 0; i < shape_.lanes; ++i)
+        lanes_.push_back(lay_out_activations(model_, lane, memory_));
+    const int64_t EP = shape_.expert_parallel, counts = EP * (2 * EP + 1);
+    if (EP == 1) return;
+    counts_ = PinnedMemory(backend_, shape_.lanes * model_.n_layers * counts * sizeof(int32_t));
+    int32_t* next = counts_.as<int32_t>();
+    for (Lane& each : lanes_)
+        for (LayerActivations& layer : each.layers) {
+            layer.host_counts = next;
+            next += counts;
+        }
+}
+
+bool Transformer::overflowed() const {
+    return need_.rows > context_.shape.rows() || need_.choices > context_.shape.choices(model_.moe);
+}
+
+void Transformer::make_room(DispatchNeed room) {
+    const auto with_spare = [](int64_t n) { return n + n / 8; };
+    if (room.rows > context_.shape.rows()) shape_.row_capacity = with_spare(room.rows);
+    if (room.choices > context_.shape.choices(model_.moe))
+        shape_.choice_capacity = with_spare(room.choices);
+    need_ = {};
+    backend_.synchronize();
+    lanes_.clear();
+    memory_ = {};
+    allocate();
 }
 
 BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout& layout,
@@ -124,6 +153,20 @@ BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout&
             .shard_experts = *std::ranges::max_element(experts),
             .document_mask = document_mask,
             .dtype = dtype};
+}
+
+BatchShape Transformer::training_shape(const Config& config, const ArenaLayout& layout,
+                                       const World& world, const FrozenLayout* frozen) {
+    const TrainConfig& train = config.train;
+    BatchShape shape =
+        batch_shape(config.model, layout, world, train.micro_batch, config.data.seq_len,
+                    config.data.document_mask, frozen, dtype_of(train.dtype));
+    if (shape.expert_parallel == 1) return shape;
+    shape.lanes = train.two_batch_overlap ? 2 : 1;
+    const DispatchNeed room = planned_dispatch(config.model.moe, shape, train.dispatch_factor);
+    shape.row_capacity = room.rows;
+    shape.choice_capacity = room.choices;
+    return shape;
 }
 
 void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor copies) {
@@ -149,68 +192,72 @@ void Transformer::load(const TokenBatch& batch) {
     FOMOE_CHECK(batch.token.size() == N && batch.target.size() == N && batch.position.size() == N,
                 "a micro-batch of ", batch.token.size(), " tokens, not ", N);
     FOMOE_CHECK(batch.begin.size() == (shape_.document_mask ? N : 0), "document starts");
-    backend_.copy_from_host(activations_.token, batch.token.data());
-    backend_.copy_from_host(activations_.target, batch.target.data());
-    backend_.copy_from_host(activations_.position, batch.position.data());
-    if (shape_.document_mask) backend_.copy_from_host(activations_.begin, batch.begin.data());
+    const int64_t n = context_.shape.tokens();
+    for (int i = 0; i < shape_.lanes; ++i) {
+        const Lane& lane = lanes_[i];
+        backend_.copy_from_host(lane.token, batch.token.data() + i * n);
+        backend_.copy_from_host(lane.target, batch.target.data() + i * n);
+        backend_.copy_from_host(lane.position, batch.position.data() + i * n);
+        if (shape_.document_mask) backend_.copy_from_host(lane.begin, batch.begin.data() + i * n);
+    }
+}
+
+// The layer up to where its tokens leave, behind the end of the layer below.
+void Transformer::begin_layer(Lane& a, int l, const BalanceWeights& balance) {
+    const float eps = static_cast<float>(model_.norm_eps);
+    LayerActivations& layer = a.layers[l];
+    const LayerViews& w = weights_.layers[l];
+    if (l == 0) {
+        backend_.run(Embedding{.y = layer.sum1, .token = a.token, .weight = weights_.embedding});
+        backend_.run(RmsNorm{.y = layer.normed1,
+                             .sum = {},
+                             .rstd = layer.rstd1,
+                             .x = layer.sum1,
+                             .residual = {},
+                             .weight = w.input_norm,
+                             .eps = eps});
+    } else {
+        mlp_collect(mlp(a, l - 1), a.stream);
+        backend_.run(RmsNorm{.y = layer.normed1,
+                             .sum = layer.sum1,
+                             .rstd = layer.rstd1,
+                             .x = a.stream,
+                             .residual = a.layers[l - 1].sum2,
+                             .weight = w.input_norm,
+                             .eps = eps});
+    }
+    attention_forward(context_, w, layer, a, a.stream);
+    backend_.run(RmsNorm{.y = layer.normed2,
+                         .sum = layer.sum2,
+                         .rstd = layer.rstd2,
+                         .x = a.stream,
+                         .residual = layer.sum1,
+                         .weight = w.post_norm,
+                         .eps = eps});
+    mlp_route(mlp(a, l), l, totals_, balance, a.stream);
 }
 
 void Transformer::forward(const BalanceWeights& balance) {
-    const BlockContext ctx = context();
-    Activations& a = activations_;
-    const float eps = static_cast<float>(model_.norm_eps);
-
-    backend_.run(Embedding{.y = a.layers[0].sum1, .token = a.token, .weight = weights_.embedding});
-    for (int l = 0; l < model_.n_layers; ++l) {
-        LayerActivations& layer = a.layers[l];
-        const LayerViews& w = weights_.layers[l];
-        if (l == 0)
-            backend_.run(RmsNorm{.y = layer.normed1,
-                                 .sum = {},
-                                 .rstd = layer.rstd1,
-                                 .x = layer.sum1,
-                                 .residual = {},
-                                 .weight = w.input_norm,
-                                 .eps = eps});
-        else
-            backend_.run(RmsNorm{.y = layer.normed1,
-                                 .sum = layer.sum1,
-                                 .rstd = layer.rstd1,
-                                 .x = a.stream,
-                                 .residual = a.layers[l - 1].sum2,
-                                 .weight = w.input_norm,
-                                 .eps = eps});
-        attention_forward(ctx, w, layer, a, a.stream);
-        backend_.run(RmsNorm{.y = layer.normed2,
-                             .sum = layer.sum2,
-                             .rstd = layer.rstd2,
-                             .x = a.stream,
-                             .residual = layer.sum1,
-                             .weight = w.post_norm,
-                             .eps = eps});
-        mlp_forward(ctx, l, w, layer, a, routing_[l], totals_, balance, a.stream);
+    const int L = model_.n_layers;
+    for (int l = 0; l < L; ++l) {
+        for (Lane& lane : lanes_) begin_layer(lane, l, balance);
+        for (Lane& lane : lanes_) mlp_dispatch(mlp(lane, l), need_);
+        for (Lane& lane : lanes_) mlp_experts(mlp(lane, l), lane.stream);
     }
-    backend_.run(RmsNorm{.y = a.last_normed,
-                         .sum = a.last_sum,
-                         .rstd = a.last_rstd,
-                         .x = a.stream,
-                         .residual = a.layers.back().sum2,
-                         .weight = weights_.final_norm,
-                         .eps = eps});
+    for (Lane& a : lanes_) {
+        mlp_collect(mlp(a, L - 1), a.stream);
+        backend_.run(RmsNorm{.y = a.last_normed,
+                             .sum = a.last_sum,
+                             .rstd = a.last_rstd,
+                             .x = a.stream,
+                             .residual = a.layers.back().sum2,
+                             .weight = weights_.final_norm,
+                             .eps = static_cast<float>(model_.norm_eps)});
+    }
 }
 
-void Transformer::train(const TokenBatch& batch, double loss_scale) {
-    FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
-    const BlockContext ctx = context();
-    const double per_layer = loss_scale / std::max(1, moe_layers(model_));
-    const BalanceWeights balance{
-        .aux = static_cast<float>(model_.moe.aux_loss * per_layer),
-        .z = static_cast<float>(model_.moe.z_loss * per_layer),
-        .affinity = static_cast<float>(federation_.affinity_loss * per_layer)};
-    Activations& a = activations_;
-    load(batch);
-    forward(balance);
-
+// The gradients up to those that leave for the experts of the last layer.
+void Transformer::begin_backward(Lane& a, double loss_scale) {
     backend_.run(LinearCrossEntropy{.loss = a.loss,
                                     .dx = a.dnormed,
                                     .dweight = gradients_.head,
@@ -225,85 +272,123 @@ void Transformer::train(const TokenBatch& batch, double loss_scale) {
                                  .sum = a.last_sum,
                                  .rstd = a.last_rstd,
                                  .weight = weights_.final_norm});
-    for (int l = model_.n_layers - 1; l >= 0; --l) {
-        const LayerActivations& layer = a.layers[l];
-        const LayerViews &w = weights_.layers[l], &g = gradients_.layers[l];
-        mlp_backward(ctx, w, g, layer, a, routing_[l], balance, a.dstream, a.dnormed);
-        backend_.run(RmsNormBackward{.dx = a.dstream,
-                                     .dweight = g.post_norm,
-                                     .dy = a.dnormed,
-                                     .dsum = a.dstream,
-                                     .sum = layer.sum2,
-                                     .rstd = layer.rstd2,
-                                     .weight = w.post_norm});
-        attention_backward(ctx, w, g, layer, a, a.dstream, a.dnormed);
-        backend_.run(RmsNormBackward{.dx = a.dstream,
-                                     .dweight = g.input_norm,
-                                     .dy = a.dnormed,
-                                     .dsum = a.dstream,
-                                     .sum = layer.sum1,
-                                     .rstd = layer.rstd1,
-                                     .weight = w.input_norm});
-    }
-    backend_.run(
-        EmbeddingBackward{.dweight = gradients_.embedding, .dy = a.dstream, .token = a.token});
+    const int l = model_.n_layers - 1;
+    mlp_backward_dispatch(mlp(a, l), gradients_.layers[l], a.dstream, a.dnormed);
+}
 
-    backend_.run(Sum{.sum = loss_total_, .x = a.loss});
+// The rest of the layer when its experts are done, up to where the next ones' gradients leave.
+void Transformer::end_backward_layer(Lane& a, int l, const BalanceWeights& balance) {
+    const LayerActivations& layer = a.layers[l];
+    const LayerViews &w = weights_.layers[l], &g = gradients_.layers[l];
+    mlp_backward_collect(mlp(a, l), g, balance, a.dstream, a.dnormed);
+    backend_.run(RmsNormBackward{.dx = a.dstream,
+                                 .dweight = g.post_norm,
+                                 .dy = a.dnormed,
+                                 .dsum = a.dstream,
+                                 .sum = layer.sum2,
+                                 .rstd = layer.rstd2,
+                                 .weight = w.post_norm});
+    attention_backward(context_, w, g, layer, a, a.dstream, a.dnormed);
+    backend_.run(RmsNormBackward{.dx = a.dstream,
+                                 .dweight = g.input_norm,
+                                 .dy = a.dnormed,
+                                 .dsum = a.dstream,
+                                 .sum = layer.sum1,
+                                 .rstd = layer.rstd1,
+                                 .weight = w.input_norm});
+    if (l > 0) mlp_backward_dispatch(mlp(a, l - 1), gradients_.layers[l - 1], a.dstream, a.dnormed);
+}
+
+void Transformer::train(const TokenBatch& batch, double loss_scale) {
+    FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
+    const double per_layer = loss_scale / std::max(1, moe_layers(model_));
+    const BalanceWeights balance{
+        .aux = static_cast<float>(model_.moe.aux_loss * per_layer),
+        .z = static_cast<float>(model_.moe.z_loss * per_layer),
+        .affinity = static_cast<float>(federation_.affinity_loss * per_layer)};
+    load(batch);
+    forward(balance);
+    for (Lane& lane : lanes_) begin_backward(lane, loss_scale);
+    for (int l = model_.n_layers - 1; l >= 0; --l) {
+        for (Lane& a : lanes_)
+            mlp_backward_experts(mlp(a, l), gradients_.layers[l], a.dstream, a.dnormed);
+        for (Lane& lane : lanes_) end_backward_layer(lane, l, balance);
+    }
+    for (const Lane& a : lanes_) {
+        backend_.run(
+            EmbeddingBackward{.dweight = gradients_.embedding, .dy = a.dstream, .token = a.token});
+        backend_.run(Sum{.sum = loss_total_, .x = a.loss});
+    }
+}
+
+void Transformer::forward_only(const TokenBatch& batch) {
+    backend_.copy(totals_before_.load, totals_.load);
+    backend_.copy(totals_before_.balance, totals_.balance);
+    for (;;) {
+        load(batch);
+        forward({});
+        if (!overflowed()) return;
+        make_room(need_);
+        backend_.copy(totals_.load, totals_before_.load);
+        backend_.copy(totals_.balance, totals_before_.balance);
+    }
 }
 
 double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_loss) {
-    Activations& a = activations_;
     FOMOE_CHECK(static_cast<int64_t>(token_loss.size()) == shape_.tokens(), "token_loss");
-    load(batch);
-    forward({});
-    backend_.run(LinearCrossEntropy{.loss = a.loss,
-                                    .dx = {},
-                                    .dweight = {},
-                                    .x = a.last_normed,
-                                    .weight = weights_.head,
-                                    .target = a.target});
-    backend_.copy_to_host(token_loss.data(), a.loss);
+    forward_only(batch);
+    for (size_t i = 0; i < lanes_.size(); ++i) {
+        const Lane& a = lanes_[i];
+        backend_.run(LinearCrossEntropy{.loss = a.loss,
+                                        .dx = {},
+                                        .dweight = {},
+                                        .x = a.last_normed,
+                                        .weight = weights_.head,
+                                        .target = a.target});
+        backend_.copy_to_host(token_loss.data() + i * context_.shape.tokens(), a.loss);
+    }
     return std::accumulate(token_loss.begin(), token_loss.end(), 0.0);
 }
 
-void Transformer::route(const TokenBatch& batch) {
-    load(batch);
-    forward({});
+void Transformer::route(const TokenBatch& batch) { forward_only(batch); }
+
+template <class T>
+std::vector<T> Transformer::gather(Tensor LayerActivations::*member, int layer) const {
+    std::vector<T> all;
+    for (const Lane& lane : lanes_) {
+        const Tensor& part = lane.layers[layer].*member;
+        FOMOE_CHECK(part, "layer ", layer, " has no experts");
+        const size_t begin = all.size();
+        all.resize(begin + part.count());
+        backend_.copy_to_host(all.data() + begin, part);
+    }
+    return all;
 }
 
 std::vector<int32_t> Transformer::chosen_experts(int layer) const {
-    const Tensor& expert = activations_.layers[layer].expert;
-    FOMOE_CHECK(expert, "layer ", layer, " has no experts");
-    std::vector<int32_t> chosen(expert.count());
-    backend_.copy_to_host(chosen.data(), expert);
-    return chosen;
+    return gather<int32_t>(&LayerActivations::expert, layer);
 }
 
 void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
-    const int64_t D = model_.d_model;
+    const int64_t D = model_.d_model, n = context_.shape.tokens();
     FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");
-    load(batch);
-    forward({});
+    forward_only(batch);
+    const Tensor normed = lanes_[row / n].last_normed;
     backend_.run(Linear{.y = row_logits_,
-                        .x = activations_.last_normed.slice(row * D, D).reshaped(Shape(1, D)),
+                        .x = normed.slice(row % n * D, D).reshaped(Shape(1, D)),
                         .weight = weights_.head});
     backend_.copy_to_host(out.data(), row_logits_);
 }
 
 std::vector<float> Transformer::router_logits(int layer) const {
-    FOMOE_CHECK(model_.moe.first_dense_layers <= layer && layer < model_.n_layers, "layer ", layer,
-                " has no router");
-    const Tensor& logits = activations_.layers[layer].logits;
-    std::vector<float> out(logits.count());
-    backend_.copy_to_host(out.data(), logits);
-    return out;
+    return gather<float>(&LayerActivations::logits, layer);
 }
 
 std::vector<int32_t> Transformer::executed_choices() const {
     const int K = model_.moe.top_k;
-    std::vector<int32_t> slots(shape_.tokens() * K), out(shape_.tokens(), 0);
+    std::vector<int32_t> out(shape_.tokens(), 0);
     for (int l = model_.moe.first_dense_layers; l < model_.n_layers; ++l) {
-        backend_.copy_to_host(slots.data(), activations_.layers[l].slot);
+        const std::vector<int32_t> slots = gather<int32_t>(&LayerActivations::slot, l);
         for (size_t i = 0; i < slots.size(); ++i) out[i / K] += slots[i] >= 0;
     }
     return out;

@@ -6,6 +6,7 @@
 
 #include "model/moe_block.h"
 #include "model/weight_arena.h"
+#include "ops/pinned_memory.h"
 
 namespace fomoe {
 
@@ -36,6 +37,9 @@ public:
                                   const World& world, int sequences, int seq_len,
                                   bool document_mask, const FrozenLayout* frozen = nullptr,
                                   DType dtype = DType::f32);
+    // That of a training: its micro-batch in lanes, with the planned room for tokens of others.
+    static BatchShape training_shape(const Config& config, const ArenaLayout& layout,
+                                     const World& world, const FrozenLayout* frozen = nullptr);
 
     // The weights (layout.size()) that forward and backward read, and where train() adds gradients,
     // f32, laid out alike; empty for evaluation. Gradients of the dense section's size have no
@@ -45,7 +49,9 @@ public:
 
     // Forward and backward. Adds the gradients of
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
-    // where loss_scale is 1 / (valid tokens of the group's step). Waits for nothing.
+    // where loss_scale is 1 / (valid tokens of the group's step). With EP > 1 the host waits once
+    // for each lane and layer with experts, else for nothing. Where tokens had no room the
+    // gradients have no meaning: see overflowed().
     void train(const TokenBatch& batch, double loss_scale);
 
     // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
@@ -64,6 +70,13 @@ public:
     // many choices of each token (N) were executed, over all layers.
     std::vector<float> router_logits(int layer) const;
     std::vector<int32_t> executed_choices() const;
+
+    // Whether in train() more tokens came to some of the EP ranks than there was room for, the same
+    // on all of them. room_needed() is the most that came in a layer since the last make_room(),
+    // which takes new memory for activations: of as much, or more. Other passes do so themselves.
+    bool overflowed() const;
+    DispatchNeed room_needed() const { return need_; }
+    void make_room(DispatchNeed room);
 
     // Sums since the last reset, of this rank: of the tokens' losses in train(); over the forward
     // passes, of the choices of valid tokens by (layer, expert), of the balancing loss sum over
@@ -91,9 +104,22 @@ public:
     const ModelConfig& model() const { return model_; }
 
 private:
+    // A part of the micro-batch with activations of its own.
+    using Lane = Activations;
+
+    void allocate();
     void load(const TokenBatch& batch);
+    void forward_only(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
-    BlockContext context() { return {model_, federation_, shape_, backend_, expert_parallel_}; }
+    void begin_layer(Lane& lane, int l, const BalanceWeights& balance);
+    void begin_backward(Lane& lane, double loss_scale);
+    void end_backward_layer(Lane& lane, int l, const BalanceWeights& balance);
+    MlpLayer mlp(Lane& lane, int l) {
+        return {context_, weights_.layers[l], lane.layers[l], lane, routing_[l]};
+    }
+    // What the lanes have of a layer, one behind the other.
+    template <class T>
+    std::vector<T> gather(Tensor LayerActivations::*member, int layer) const;
 
     ModelConfig model_;
     FederationConfig federation_;
@@ -104,11 +130,14 @@ private:
     Communicator& expert_parallel_;
 
     Arena memory_;  // activations
-    Activations activations_;
+    std::vector<Lane> lanes_;
+    PinnedMemory counts_;  // of rows, by lane and layer
+    DispatchNeed need_;
+    BlockContext context_;
     Arena tables_;
     std::vector<LayerRouting> routing_;
     std::vector<int32_t> default_slots_;  // (L, E)
-    RoutingTotals totals_;
+    RoutingTotals totals_, totals_before_;
     Tensor loss_total_;  // (1) f64
     Tensor fractions_;   // (L, E), or empty
     Tensor row_logits_;  // (1, V)

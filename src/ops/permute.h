@@ -6,10 +6,12 @@
 namespace fomoe {
 
 // Which tokens go to which destination, once per (token, destination). Destination q holds the
-// slots [first_slot[q], first_slot[q + 1]). Rows are ordered by destination, then token.
+// slots [first_slot[q], first_slot[q + 1]). Rows are ordered by destination, then token. A choice is
+// a (token, slot) pair; a row has those of its token that go where it goes.
 struct DispatchPlan {
     static constexpr const char* name = "dispatch_plan";
-    Tensor offset;           // (Q + 1) i32, rows [offset[q], offset[q + 1]) go to q
+    Tensor offset;           // (2 Q + 1) i32, rows [offset[q], offset[q + 1]) go to q, and with
+                             // them offset[Q + q + 1] - offset[Q + q] choices
     Tensor token;            // (M) i32, M >= offset[Q]: token of each row; -1 behind the last row
     Tensor row_slot;         // (M, K) i32: slot at the destination of each choice that goes there,
                              // -1 for the others
@@ -26,7 +28,7 @@ struct DispatchPlan {
         const int64_t N = slot.shape[0], K = slot.shape[1], Q = first_slot.shape[0] - 1;
         require(name, "slot", slot, DType::i32, Shape(N, K));
         require(name, "first_slot", first_slot, DType::i32, Shape(Q + 1));
-        require(name, "offset", offset, DType::i32, Shape(Q + 1));
+        require(name, "offset", offset, DType::i32, Shape(2 * Q + 1));
         require(name, "position", position, DType::i32, Shape(N, Q));
         const int64_t M = token.shape[0];
         require(name, "token", token, DType::i32, Shape(M));
@@ -54,13 +56,14 @@ struct Permute {
     }
 };
 
-// y[n] = sum of x[position[n, q]] over the q with position >= 0, in rising q; 0 without any. Its
-// backward is Permute. No atomics: every row of y has one writer.
+// y[n] = (or +=) sum of x[position[n, q]] over the q with position >= 0, in rising q; 0 without any.
+// Its backward is Permute. No atomics: every row of y has one writer.
 struct Combine {
     static constexpr const char* name = "combine";
     Tensor y;              // (N, D)
     ConstTensor x;         // (M, D)
     ConstTensor position;  // (N, Q) i32, in [-1, M)
+    bool accumulate = false;
 
     static auto operands(auto& op) { return std::tie(op.y, op.x, op.position); }
     static auto computed(auto& op) { return std::tie(op.y, op.x); }

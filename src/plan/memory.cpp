@@ -25,22 +25,23 @@ Routed balanced(const MoeConfig& moe, const BatchShape& shape) {
 }
 
 // Buffers sized for the worst routing are touched only as far as rows come. Returns the part of
-// their bytes that a balanced routing leaves untouched.
+// their bytes that a balanced routing leaves untouched, of a lane.
 int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
     const MoeConfig& moe = model.moe;
     const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
-    const double K = moe.top_k, R = shape.shard_experts, D = model.d_model;
+    const double K = moe.top_k, D = model.d_model;
     const double C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
     const double layers = model.n_layers - moe.first_dense_layers;
     const Routed used = balanced(moe, shape);
 
-    const double rows_bound = EP == 1 ? N : N * EP, each = std::min(K, R);
-    // In bf16 all rows that there could be are widened and rounded.
-    const double hidden = shape.dtype == DType::f32 ? used.choices : used.rows * each;
-    double bytes = layers * ((rows_bound * each - hidden) * U * moe.d_expert * C +
-                             (rows_bound * each - used.choices) * 4);
+    const double choices = static_cast<double>(shape.choices(moe));
+    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
+    const double hidden = shape.dtype == DType::f32 || EP > 1 ? used.choices : choices;
+    double bytes = layers * (std::max(0.0, choices - hidden) * U * moe.d_expert * C +
+                             std::max(0.0, choices - used.choices) * 4);
     if (EP == 1) return static_cast<int64_t>(bytes);
-    const double rows = rows_bound - used.rows, sent = N * std::min(K, EP) - used.sent;
+    const double rows = std::max(0.0, static_cast<double>(shape.rows()) - used.rows);
+    const double sent = N * std::min(K, EP) - used.sent;
     bytes += layers * (rows * (D * C + 2 * K * 4) + sent * 4);
     bytes += rows * (2 * D * C + K * 4) + sent * (D * C + 2 * K * 4);
     return static_cast<int64_t>(bytes);
@@ -48,7 +49,7 @@ int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
 
 int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int threads) {
     const int64_t all = Transformer::activation_bytes(model, shape);
-    return threads > 0 ? all - untouched_bytes(model, shape) : all;
+    return threads > 0 ? all - shape.lanes * untouched_bytes(model, shape.lane()) : all;
 }
 
 // The longest stretch of the arena that experts of a layer lie in.
@@ -77,7 +78,9 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
                                         moe.first_dense_layers ? moe.d_dense : 0);
     const auto linear_backward = [&](int64_t I, int64_t O) { return 2 * N * I + N * O + O * I; };
     const int64_t rows = static_cast<int64_t>(balanced(moe, shape).rows);
-    const int64_t choices = rows * std::min(moe.top_k, shape.shard_experts);
+    const int64_t choices = shape.expert_parallel > 1
+                                ? static_cast<int64_t>(balanced(moe, shape).choices)
+                                : rows * std::min(moe.top_k, shape.shard_experts);
     const bool routed = moe.first_dense_layers < model.n_layers;
     const int64_t experts =
         routed ? 3 * rows * D + choices * U * moe.d_expert + longest_stretch(layout, model.n_layers)
@@ -103,9 +106,7 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool fr
 
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
                        const FrozenLayout* frozen, int threads, int64_t outer) {
-    const BatchShape shape = Transformer::batch_shape(
-        config.model, layout, world, config.train.micro_batch, config.data.seq_len,
-        config.data.document_mask, frozen, dtype_of(config.train.dtype));
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
     const World::Group& group = world.own();
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
@@ -118,8 +119,8 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     plan.activations = resident_activations(config.model, shape, threads);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
     if (threads > 0)
-        plan.scratch = scratch_bytes(config.model, shape, plan.copies > 0, threads) +
-                       widened_bytes(config.model, shape, layout);
+        plan.scratch = scratch_bytes(config.model, shape.lane(), plan.copies > 0, threads) +
+                       widened_bytes(config.model, shape.lane(), layout);
     plan.outer = outer;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
@@ -128,9 +129,7 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
 int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,
                          const FrozenLayout& copies, int threads) {
     const FederationConfig& federation = config.federation;
-    const BatchShape shape = Transformer::batch_shape(
-        config.model, layout, world, config.train.micro_batch, config.data.seq_len,
-        config.data.document_mask, &copies, dtype_of(config.train.dtype));
+    const BatchShape shape = Transformer::training_shape(config, layout, world, &copies);
     int64_t bytes = resident_activations(config.model, shape, threads);
     if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
         federation.reject_above > 0 || !one_period(federation))

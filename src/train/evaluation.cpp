@@ -112,12 +112,9 @@ EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classe
             result.predicted_bytes += bytes.total_sent();
     }
 
-    Transformer model(
-        config.model, config.federation, run_.layout, run_.placement, world,
-        Transformer::batch_shape(config.model, run_.layout, world, config.train.micro_batch,
-                                 config.data.seq_len, config.data.document_mask, &layout_of_copies_,
-                                 dtype),
-        backend_, expert_parallel_, &layout_of_copies_);
+    Transformer model(config.model, config.federation, run_.layout, run_.placement, world,
+                      Transformer::training_shape(config, run_.layout, world, &layout_of_copies_),
+                      backend_, expert_parallel_, &layout_of_copies_);
     model.bind(weights.tensors(), {}, copies);
     std::vector<Score> mine = score(model, world.n_ranks(), world.rank);
     if (own_models_) {

@@ -9,8 +9,9 @@
 namespace fomoe {
 namespace {
 
-// Of the sums of a step.
-enum Sums { kSquares, kLoss, kBalance, kSums = kBalance + 3 };
+// Of the sums of a step. kStop and kReplay count ranks: that were asked to stop, and whose tokens
+// had no room at their experts.
+enum Sums { kSquares, kLoss, kBalance, kStop = kBalance + 3, kReplay, kSums };
 
 void fill(const std::vector<Parameter>& parameters, uint64_t seed, Backend& backend, Tensor arena) {
     constexpr int64_t kPiece = 1 << 20;
@@ -54,10 +55,8 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
       weights_(layout.size(), dtype_of(config.train.dtype), backend),
       optimizer_(config.train.optimizer, layout, world, backend),
       transformer_(config.model, config.federation, layout, placement, world,
-                   Transformer::batch_shape(config.model, layout, world, config.train.micro_batch,
-                                            config.data.seq_len, config.data.document_mask, frozen,
-                                            dtype_of(config.train.dtype)),
-                   backend, ranks.expert_parallel.on_device(), frozen) {
+                   Transformer::training_shape(config, layout, world, frozen), backend,
+                   ranks.expert_parallel.on_device(), frozen) {
     const auto take = [&](Arena& memory, const char* purpose, DType dtype, int64_t n) {
         Arena tape;
         tape.take(dtype, Shape(n));
@@ -142,21 +141,35 @@ void InnerStep::reduce_gradients() {
         ranks.reduce_scatter_sum(gradients_.slice(own.begin, own.size),
                                  gradients_.slice(section.begin, section.size));
     };
+    backend_.wait(Queue::comm, backend_.record(Queue::compute));
     const auto& [dense, expert] = optimizer_.slices();
     reduce(ranks_.group.on_device(), layout_.dense, dense);
     if (trains_experts_) reduce(ranks_.expert_replicas.on_device(), layout_.expert, expert);
+    backend_.wait(Queue::compute, backend_.record(Queue::comm));
 }
 
-// Of this rank, on the device.
-void InnerStep::sum_up() {
+// What the ranks of the group must agree on, added up on the device. A rank that must do the step
+// again makes the gradient's norm NaN: then no rank changes its weights.
+void InnerStep::sum_up(bool stop_requested) {
     backend_.zero(sums_);
     for (const InnerOptimizer::Slice& slice : optimizer_.slices())
         backend_.run(SumSquares{.sum = sums_.slice(kSquares, 1),
                                 .x = gradients_.slice(slice.begin, slice.size)});
+    const bool replay = transformer_.overflowed();
+    const double asked[] = {stop_requested ? 1.0 : 0.0, replay ? 1.0 : 0.0};
+    backend_.copy_from_host(sums_.slice(kStop, 2), asked);
+    const double not_a_number = std::nan("");
+    if (replay) backend_.copy_from_host(sums_.slice(kSquares, 1), &not_a_number);
     const RoutingTotals& totals = transformer_.device_totals();
     backend_.copy(sums_.slice(kLoss, 1), transformer_.loss_total());
     backend_.copy(sums_.slice(kBalance, 3), totals.balance);
     backend_.copy(load_sums_, totals.load);
+    if (ranks_.group.host->size() > 1) {
+        backend_.wait(Queue::comm, backend_.record(Queue::compute));
+        ranks_.group.on_device().all_reduce_sum(sums_);
+        ranks_.group.on_device().all_reduce_sum(load_sums_);
+        backend_.wait(Queue::compute, backend_.record(Queue::comm));
+    }
     if (!bias_) return;
     const int64_t E = config_.model.moe.n_experts;
     for (const Parameter& p : layout_.parameters)
@@ -164,17 +177,20 @@ void InnerStep::sum_up() {
             backend_.copy(bias_.slice(p.layer * E, E), weights_.values().slice(p.offset, E));
 }
 
-// The host reads the sums, and the ranks of the group add theirs: one message for all that they
-// must agree on. The sums, whether some rank is asked to stop, the load (L, E).
-std::vector<double> InnerStep::agree(bool stop_requested) {
+// The host waits for the step, and reads its sums.
+std::vector<double> InnerStep::read_report() {
     backend_.copy_to_host(report_on_host_.data(), report_);
     std::vector<double> sums(kSums);
     std::memcpy(sums.data(), report_on_host_.data(), kSums * sizeof(double));
-    sums.push_back(stop_requested ? 1.0 : 0.0);
-    const auto load = report_on_host_.begin() + 2 * kSums;
-    sums.insert(sums.end(), load, load + load_sums_.count());
-    ranks_.group.host->all_reduce_sum(view(sums.data(), Shape(std::ssize(sums))));
     return sums;
+}
+
+// On all ranks, for what came to some rank of the group.
+DispatchNeed InnerStep::make_room() {
+    int64_t need[] = {transformer_.room_needed().rows, transformer_.room_needed().choices};
+    ranks_.group.host->all_reduce_max(view(need, Shape(2)));
+    transformer_.make_room({need[0], need[1]});
+    return {need[0], need[1]};
 }
 
 // The other ranks' slices.
@@ -183,7 +199,9 @@ void InnerStep::gather_weights() {
                             const InnerOptimizer::Slice& own) {
         if (ranks.size() == 1) return;
         weights_.change({section.begin, section.begin + section.size}, [&](Tensor values) {
+            backend_.wait(Queue::comm, backend_.record(Queue::compute));
             ranks.all_gather(values, values.slice(own.begin - section.begin, own.size));
+            backend_.wait(Queue::compute, backend_.record(Queue::comm));
         });
     };
     const auto& [dense, expert] = optimizer_.slices();
@@ -196,28 +214,25 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     result.valid_tokens = batch.group_valid_tokens;
     result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
 
-    backend_.zero(gradients_);
-    transformer_.reset_totals();
-    accumulate(batch);
-    reduce_gradients();
-    sum_up();
-
-    // Alone, the device goes on without the host.
-    const bool alone = ranks_.group.host->size() == 1;
     std::vector<double> sums;
-    if (!alone) {
-        sums = agree(stop_requested);
-        backend_.copy_from_host(sums_, sums.data());
+    for (;;) {
+        backend_.zero(gradients_);
+        transformer_.reset_totals();
+        accumulate(batch);
+        reduce_gradients();
+        sum_up(stop_requested);
+        backend_.run(ClipScale{.grad_scale = grad_scale_,
+                               .squares = sums_.slice(kSquares, 1),
+                               .loss = sums_.slice(kLoss, 1),
+                               .clip = config_.train.optimizer.clip});
+        weights_.change_both([&](const WeightTensors& weights) {
+            optimizer_.step(weights, gradients_, grad_scale_, result.lr, step);
+        });
+        gather_weights();
+        sums = read_report();
+        if (sums[kReplay] == 0) break;
+        result.room = make_room();
     }
-    backend_.run(ClipScale{.grad_scale = grad_scale_,
-                           .squares = sums_.slice(kSquares, 1),
-                           .loss = sums_.slice(kLoss, 1),
-                           .clip = config_.train.optimizer.clip});
-    weights_.change_both([&](const WeightTensors& weights) {
-        optimizer_.step(weights, gradients_, grad_scale_, result.lr, step);
-    });
-    gather_weights();
-    if (alone) sums = agree(stop_requested);
 
     const double valid = static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
     const double moe_layers =
@@ -227,7 +242,7 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     result.aux = sums[kBalance] / (valid * moe_layers);
     result.z = sums[kBalance + 1] / (valid * moe_layers);
     result.affinity = sums[kBalance + 2] / (valid * moe_layers);
-    result.stop = sums[kSums] > 0;
+    result.stop = sums[kStop] > 0;
     if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
         throw Error(Exit::diverged,
                     concat("step ", step, " of group '", world_.own().name, "': loss ", result.loss,
@@ -235,7 +250,8 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
                            "; lower train.optimizer.lr or raise warmup, and resume from the last "
                            "checkpoint"));
 
-    set_load({sums.begin() + kSums + 1, sums.end()});
+    const auto load = report_on_host_.begin() + 2 * kSums;
+    set_load({load, load + load_sums_.count()});
     if (bias_ && config_.model.moe.aux_scope != AuxScope::federation)
         move_selection_bias(counts(load_),
                             std::span(report_on_host_).last(static_cast<size_t>(bias_.count())));

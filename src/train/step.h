@@ -42,6 +42,9 @@ struct StepResult {
     double served = 0;            // share of choices that frozen copies serve
     double executed_choices = 0;  // (token, expert) pairs, over all layers, those served included
     bool stop = false;            // some rank of the group was asked to stop
+    // Where the step had to be done again since tokens had no room at their experts: the most that
+    // came to a rank in a layer. Else 0.
+    DispatchNeed room;
 };
 
 class InnerStep {
@@ -54,7 +57,7 @@ public:
 
     // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
     // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was
-    // updated then. With one rank in the group the host waits for the device once, at the end.
+    // updated then. With EP = 1 the host waits for the device once, at the end.
     StepResult run(int64_t step, const Batch& batch, bool stop_requested);
 
     // This rank's sequences of a group's batch.
@@ -86,8 +89,9 @@ private:
     void lay_out_report();
     void accumulate(const Batch& batch);
     void reduce_gradients();
-    void sum_up();
-    std::vector<double> agree(bool stop_requested);
+    void sum_up(bool stop_requested);
+    std::vector<double> read_report();
+    DispatchNeed make_room();
     void gather_weights();
     void move_selection_bias(std::span<const int64_t> choices, std::span<float> bias);
     // The experts that tokens of the group may choose.
@@ -110,7 +114,7 @@ private:
     std::vector<bf16> copies_mirror_;  // of them, where the host cannot reach the device
     // What the host reads of a step, in one piece: sums, load, bias.
     Tensor report_;      // (n) f32
-    Tensor sums_;        // (5) f64: squares of the gradient, loss, Transformer's balance
+    Tensor sums_;        // (kSums) f64
     Tensor load_sums_;   // (L, E)
     Tensor bias_;        // (L, E), where a step moves the selection bias
     Tensor grad_scale_;  // (1)

@@ -309,6 +309,11 @@ Exit Trainer::run() {
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
         step_seconds_ += timer.seconds();
+        if (speaks() && result.room.rows > 0)
+            log_warning(fmt::format(
+                "step {} was done twice: up to {} rows with {} choices came to a rank in a layer, "
+                "more than train.dispatch_factor had planned; there is room for them now",
+                step, result.room.rows, result.room.choices));
         // A frozen expert has no gradient of its weights, a third of the work.
         const double choices = result.executed_choices;
         executed_ += choices - choices * result.served / 3;

@@ -250,7 +250,7 @@ std::vector<std::tuple<std::string, Size, DispatchShape>> dispatch_shapes() {
 DispatchPlan dispatch_plan(Pool& pool, const DispatchShape& s) {
     const int64_t Q = static_cast<int64_t>(s.first_slot.size()) - 1;
     const int64_t M = s.N * std::min(s.K, Q) + s.spare_rows;
-    return {.offset = pool.blank(Shape(Q + 1), DType::i32),
+    return {.offset = pool.blank(Shape(2 * Q + 1), DType::i32),
             .token = pool.blank(Shape(M), DType::i32),
             .row_slot = pool.blank(Shape(M, s.K), DType::i32),
             .position = pool.blank(Shape(s.N, Q), DType::i32),
@@ -260,6 +260,7 @@ DispatchPlan dispatch_plan(Pool& pool, const DispatchShape& s) {
 
 struct RowsShape {
     int64_t N, M, D, Q = 1;
+    bool accumulate = false;
 };
 
 }  // namespace
@@ -322,6 +323,8 @@ std::vector<Case<Combine>> cases() {
         {"odd", Size::small, {13, 29, 7, 3}},
         {"few_rows", Size::small, {31, 2, 17, 5}},
         {"whole_pieces", Size::small, {13, 29, 24, 8}},
+        {"accumulated", Size::small, {13, 29, 24, 2, true}},
+        {"accumulated_no_row", Size::small, {5, 0, 3, 2, true}},
         {"no_row", Size::small, {5, 0, 3, 2}},
         {"no_token", Size::small, {0, 4, 3, 2}},
         {"typical", Size::typical, {512, 1000, 96, 4}},
@@ -330,9 +333,11 @@ std::vector<Case<Combine>> cases() {
     std::vector<Case<Combine>> made;
     for (const auto& [name, size, shape] : table)
         made.push_back({name, size, [s = shape](Pool& pool) {
-                            return Combine{.y = pool.blank(Shape(s.N, s.D)),
+                            return Combine{.y = s.accumulate ? pool.normal(Shape(s.N, s.D))
+                                                             : pool.blank(Shape(s.N, s.D)),
                                            .x = pool.normal(Shape(s.M, s.D)),
-                                           .position = pool.integers(Shape(s.N, s.Q), -1, s.M)};
+                                           .position = pool.integers(Shape(s.N, s.Q), -1, s.M),
+                                           .accumulate = s.accumulate};
                         }});
     return made;
 }

@@ -203,6 +203,12 @@ void reference(const DispatchPlan& op) {
         }
     }
     offset(Q) = row;
+    for (int64_t q = 0; q < Q; ++q) {
+        offset(Q + q + 1) = offset(Q + q);
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t k = 0; k < K; ++k)
+                offset(Q + q + 1) += slot(n, k) >= first_slot(q) && slot(n, k) < first_slot(q + 1);
+    }
     for (int64_t m = row; m < token.rows; ++m) token(m) = -1;
 }
 
@@ -220,7 +226,7 @@ void reference(const Combine& op) {
     const auto position = i32(op.position);
     for (int64_t n = 0; n < y.rows; ++n)
         for (int64_t d = 0; d < y.columns; ++d) {
-            y(n, d) = 0;
+            if (!op.accumulate) y(n, d) = 0;
             for (int64_t q = 0; q < position.columns; ++q)
                 if (position(n, q) >= 0) y(n, d) += x(position(n, q), d);
         }

@@ -18,17 +18,18 @@ void CpuBackend::compute(const DispatchPlan& op) {
 
     // position holds -1, and 0 where a row will be, until the rows are numbered.
     std::fill(position, position + N * Q, -1);
-    std::fill(offset, offset + Q + 1, 0);
+    std::fill(offset, offset + 2 * Q + 1, 0);
     for (int64_t n = 0; n < N; ++n) {
         for (int64_t k = 0; k < K; ++k) {
             const int32_t s = slot[n * K + k];
             if (s < first[0] || s >= first[Q]) continue;
             const int64_t q = std::upper_bound(first, first + Q + 1, s) - first - 1;
             offset[q + 1] += position[n * Q + q] < 0;
+            ++offset[Q + q + 1];
             position[n * Q + q] = 0;
         }
     }
-    for (int64_t q = 0; q < Q; ++q) offset[q + 1] += offset[q];
+    for (int64_t q = 0; q < 2 * Q; ++q) offset[q + 1] += offset[q];
     std::fill(token, token + M, -1);
     std::fill(row_slot, row_slot + M * K, -1);
     for (int64_t q = 0; q < Q; ++q) {
@@ -63,7 +64,7 @@ void CpuBackend::compute(const Combine& op) {
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (int64_t n = 0; n < N; ++n) {
         float* sum = y + n * D;
-        bool first = true;
+        bool first = !op.accumulate;
         for (int64_t q = 0; q < Q; ++q) {
             const int64_t m = position[n * Q + q];
             if (m < 0) continue;
