@@ -14,6 +14,11 @@ inline DType dtype_of(ComputeType type) {
     return type == ComputeType::bf16 ? DType::bf16 : DType::f32;
 }
 
+// What comes to a rank in a layer.
+struct DispatchNeed {
+    int64_t rows = 0, choices = 0;
+};
+
 // Sizes of a rank's micro-batch, or of a lane of it.
 struct BatchShape {
     int sequences = 1;        // B
@@ -34,15 +39,16 @@ struct BatchShape {
         part.lanes = 1;
         return part;
     }
+    // Whether there is room for it: the same answer on all EP ranks, whatever their shards.
+    bool fits(const DispatchNeed& need) const {
+        return (row_capacity == 0 || need.rows <= row_capacity) &&
+               (choice_capacity == 0 || need.choices <= choice_capacity);
+    }
     // Of a lane: M', and M.
     int64_t rows() const;
     int64_t choices(const MoeConfig& moe) const;
 };
 
-// What a layer of some rank would have needed.
-struct DispatchNeed {
-    int64_t rows = 0, choices = 0;
-};
 // Room for `factor` times what an even routing of a lane brings to a rank.
 DispatchNeed planned_dispatch(const MoeConfig& moe, const BatchShape& shape, double factor);
 

@@ -233,8 +233,7 @@ void mlp_dispatch(const MlpLayer& mlp, DispatchNeed& need) {
     backend.synchronize(layer.counted);
     DispatchNeed here;
     read_counts(layer, ranks.rank(), here);
-    layer.overflowed =
-        here.rows > context.shape.rows() || here.choices > context.shape.choices(context.model.moe);
+    layer.overflowed = !context.shape.fits(here);
     if (layer.overflowed) {
         std::ranges::fill(layer.rows_to, 0);
         std::ranges::fill(layer.rows_from, 0);

@@ -118,15 +118,12 @@ void Transformer::allocate() {
         }
 }
 
-bool Transformer::overflowed() const {
-    return need_.rows > context_.shape.rows() || need_.choices > context_.shape.choices(model_.moe);
-}
+bool Transformer::overflowed() const { return !shape_.fits(need_); }
 
 void Transformer::make_room(DispatchNeed room) {
     const auto with_spare = [](int64_t n) { return n + n / 8; };
-    if (room.rows > context_.shape.rows()) shape_.row_capacity = with_spare(room.rows);
-    if (room.choices > context_.shape.choices(model_.moe))
-        shape_.choice_capacity = with_spare(room.choices);
+    if (room.rows > shape_.row_capacity) shape_.row_capacity = with_spare(room.rows);
+    if (room.choices > shape_.choice_capacity) shape_.choice_capacity = with_spare(room.choices);
     need_ = {};
     backend_.synchronize();
     lanes_.clear();
