@@ -159,6 +159,34 @@ TEST_CASE("cuda: where GPUs cannot be had it is said, and nothing falls back but
     }
 }
 
+TEST_CASE("cuda: the host waits for a step once, after all of it", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    const std::string runtime = std::string(FOMOE_BINARY_DIR) + "/cudaemu/libcudart.so.13";
+    const Command words =
+        place.train(kSolo, with(kSmall, {"--set", "train.steps=3", "--set", "train.micro_batch=1",
+                                         "--set", "train.dtype=bf16", "--backend", "cuda"}));
+    const Outcome trained = place.run(words, {{"CUDAEMU_TIMELINE", place.path("timeline")},
+                                              {"NVTX_INJECTION64_PATH", runtime},
+                                              {"OMPI_COMM_WORLD_RANK", "0"}});
+    INFO(trained.err);
+    REQUIRE(trained.exit == 0);
+    const Outcome told = place.run({"python3", std::string(FOMOE_SOURCE_DIR) + "/tools/timeline.py",
+                                    place.path("timeline.0"), "--svg", place.path("step.svg")});
+    INFO(told.out << told.err);
+    REQUIRE(told.exit == 0);
+    CHECK_THAT(told.out, Contains(": 3 steps, "));
+    CHECK(count(told.out, "host waits: 0 between its first and last launch, 1 outside") == 3);
+    CHECK(count(told.out, "cudaStreamSynchronize after copy to the host, before nothing more") ==
+          3);
+    // Two micro-batches; nothing is allocated once all shapes have been seen.
+    CHECK(count(told.out, "phases: prepare ") == 3);
+    CHECK(count(told.out, ", backward ") == 6);
+    CHECK(count(told.out, " 0 allocations\n") == 2);
+    CHECK_THAT(read_text(place.path("step.svg")), Contains("<title>experts_backward: "));
+}
+
 TEST_CASE("cuda: memory that does not suffice is told by purpose", "[cuda]") {
     cuda_plugin();
     if (!on_interpreter()) return;
