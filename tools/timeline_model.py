@@ -127,10 +127,10 @@ def phases(calls):
 
 
 def launches_by_op(calls):
-    """By op: launches and matmuls of a call, on average."""
+    """By op: its calls, and the launches and matmuls of a call on average."""
     ids, launches = {}, {}
     for c in calls:
         if c.op and c.do in ("launch", "compute"):
             ids.setdefault(c.op, set()).add(c.call)
             launches[c.op] = launches.get(c.op, 0) + 1
-    return {op: launches[op] / len(ids[op]) for op in launches}
+    return {op: (len(ids[op]), launches[op] / len(ids[op])) for op in launches}

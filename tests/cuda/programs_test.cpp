@@ -172,10 +172,27 @@ TEST_CASE("cuda: the host waits for a step once, after all of it", "[cuda]") {
                                               {"OMPI_COMM_WORLD_RANK", "0"}});
     INFO(trained.err);
     REQUIRE(trained.exit == 0);
-    const Outcome told = place.run({"python3", std::string(FOMOE_SOURCE_DIR) + "/tools/timeline.py",
-                                    place.path("timeline.0"), "--svg", place.path("step.svg")});
-    INFO(told.out << told.err);
-    REQUIRE(told.exit == 0);
+
+    // The counts of the same config name the same calls, and give the drawing its widths.
+    Command counted = words;
+    counted.front() = program("tools/step_counts");
+    counted.resize(counted.size() - 2);  // --backend cuda
+    const Outcome counts = place.run(counted);
+    INFO(counts.err);
+    REQUIRE(counts.exit == 0);
+    write_text(place.path("counts.json"), counts.out);
+    const auto tool = [&](const std::string& name, Command options) {
+        options.insert(options.begin(),
+                       {"python3", std::string(FOMOE_SOURCE_DIR) + "/tools/" + name});
+        Outcome done = place.run(options);
+        INFO(done.out << done.err);
+        REQUIRE(done.exit == 0);
+        return done;
+    };
+    tool("estimate.py", {"counts.json", "--timeline", "timeline.0", "--json", "times.json"});
+    const Outcome told = tool(
+        "timeline.py", {"timeline.0", "--times", "times.json", "--svg", place.path("step.svg")});
+    INFO(told.out);
     CHECK_THAT(told.out, Contains(": 3 steps, "));
     CHECK(count(told.out, "host waits: 0 between its first and last launch, 1 outside") == 3);
     CHECK(count(told.out, "cudaStreamSynchronize after copy to the host, before nothing more") ==
@@ -184,7 +201,8 @@ TEST_CASE("cuda: the host waits for a step once, after all of it", "[cuda]") {
     CHECK(count(told.out, "phases: prepare ") == 3);
     CHECK(count(told.out, ", backward ") == 6);
     CHECK(count(told.out, " 0 allocations\n") == 2);
-    CHECK_THAT(read_text(place.path("step.svg")), Contains("<title>experts_backward: "));
+    CHECK_THAT(read_text(place.path("step.svg")),
+               Contains("<title>experts_backward: ") && Contains("estimate for A100"));
 }
 
 TEST_CASE("cuda: memory that does not suffice is told by purpose", "[cuda]") {
