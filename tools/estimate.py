@@ -105,7 +105,7 @@ def launches_of(calls, counts):
     for row in counts["rows"]:
         counted[row["op"]] = counted.get(row["op"], 0) + row["calls"]
     for op, (n, _) in found.items():
-        if n > counted.get(op, 0):
+        if op != "adamw" and n > counted.get(op, 0):  # its runs depend on how sizes are padded
             raise SystemExit(f"the timeline is of another config: {op} is called {n} times a step "
                              f"there, {counted.get(op, 0)} times in the counts")
     return {op: launches for op, (_, launches) in found.items()}
