@@ -45,7 +45,7 @@ Range InnerStep::sequences(const Config& config, const World& world) {
 
 InnerStep::InnerStep(const Config& config, const World& world, const Placement& placement,
                      const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks,
-                     const FrozenLayout* frozen)
+                     const FrozenLayout* frozen, StartValues start)
     : config_(config),
       world_(world),
       layout_(layout),
@@ -65,13 +65,17 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     };
     gradients_ = take(gradient_memory_, "gradients", DType::f32,
                       trains_experts_ ? layout.size() : layout.dense.size);
-    weights_.change([&](Tensor values) { fill(layout.parameters, config.seed, backend, values); });
+    if (start == StartValues::drawn)
+        weights_.change(
+            [&](Tensor values) { fill(layout.parameters, config.seed, backend, values); });
     if (frozen) {
         copies_ = take(copy_memory_, "frozen copies", DType::bf16, frozen->size);
-        const Tensor copies = copies_on_host();
-        for (const Parameter& p : frozen->parameters)
-            initial_copies(p, config.seed, 0, p.count(), copies.as<bf16>() + p.offset);
-        upload_copies();
+        if (start == StartValues::drawn) {
+            const Tensor copies = copies_on_host();
+            for (const Parameter& p : frozen->parameters)
+                initial_copies(p, config.seed, 0, p.count(), copies.as<bf16>() + p.offset);
+            upload_copies();
+        }
     }
     transformer_.bind(weights_.tensors(), gradients_, copies_);
     lay_out_report();

@@ -47,13 +47,16 @@ struct StepResult {
     DispatchNeed room;
 };
 
+// What the weights of a new InnerStep are. `zeros` is for those who never read them.
+enum class StartValues { drawn, zeros };
+
 class InnerStep {
 public:
     // Start values of the weights and of the frozen copies are those of config.seed. `frozen` is
     // given under `proxy`.
     InnerStep(const Config& config, const World& world, const Placement& placement,
               const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks,
-              const FrozenLayout* frozen = nullptr);
+              const FrozenLayout* frozen = nullptr, StartValues start = StartValues::drawn);
 
     // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
     // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was

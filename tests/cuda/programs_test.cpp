@@ -159,6 +159,52 @@ TEST_CASE("cuda: where GPUs cannot be had it is said, and nothing falls back but
     }
 }
 
+TEST_CASE("cuda: the host waits for a step once, after all of it", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    const std::string runtime = std::string(FOMOE_BINARY_DIR) + "/cudaemu/libcudart.so.13";
+    const Command words =
+        place.train(kSolo, with(kSmall, {"--set", "train.steps=3", "--set", "train.micro_batch=1",
+                                         "--set", "train.dtype=bf16", "--backend", "cuda"}));
+    const Outcome trained = place.run(words, {{"CUDAEMU_TIMELINE", place.path("timeline")},
+                                              {"NVTX_INJECTION64_PATH", runtime},
+                                              {"OMPI_COMM_WORLD_RANK", "0"}});
+    INFO(trained.err);
+    REQUIRE(trained.exit == 0);
+
+    // The counts of the same config name the same calls, and give the drawing its widths.
+    Command counted = words;
+    counted.front() = program("tools/step_counts");
+    counted.resize(counted.size() - 2);  // --backend cuda
+    const Outcome counts = place.run(counted);
+    INFO(counts.err);
+    REQUIRE(counts.exit == 0);
+    write_text(place.path("counts.json"), counts.out);
+    const auto tool = [&](const std::string& name, Command options) {
+        options.insert(options.begin(),
+                       {"python3", std::string(FOMOE_SOURCE_DIR) + "/tools/" + name});
+        Outcome done = place.run(options);
+        INFO(done.out << done.err);
+        REQUIRE(done.exit == 0);
+        return done;
+    };
+    tool("estimate.py", {"counts.json", "--timeline", "timeline.0", "--json", "times.json"});
+    const Outcome told = tool(
+        "timeline.py", {"timeline.0", "--times", "times.json", "--svg", place.path("step.svg")});
+    INFO(told.out);
+    CHECK_THAT(told.out, Contains(": 3 steps, "));
+    CHECK(count(told.out, "host waits: 0 between its first and last launch, 1 outside") == 3);
+    CHECK(count(told.out, "cudaStreamSynchronize after copy to the host, before nothing more") ==
+          3);
+    // Two micro-batches; nothing is allocated once all shapes have been seen.
+    CHECK(count(told.out, "phases: prepare ") == 3);
+    CHECK(count(told.out, ", backward ") == 6);
+    CHECK(count(told.out, " 0 allocations\n") == 2);
+    CHECK_THAT(read_text(place.path("step.svg")),
+               Contains("<title>experts_backward: ") && Contains("estimate for A100"));
+}
+
 TEST_CASE("cuda: memory that does not suffice is told by purpose", "[cuda]") {
     cuda_plugin();
     if (!on_interpreter()) return;

@@ -40,6 +40,7 @@ Settings read() {
     settings.checked = number("CUDAEMU_CHECK", 0) != 0;
     settings.reverse = number("CUDAEMU_REVERSE", 0) != 0;
     settings.instruction_limit = number("CUDAEMU_LIMIT", 0);
+    if (const char* file = std::getenv("CUDAEMU_TIMELINE")) settings.timeline = file;
     return settings;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace cudaemu {
 
@@ -16,6 +17,7 @@ struct Settings {
     bool checked = false;                    // CUDAEMU_CHECK
     bool reverse = false;                    // CUDAEMU_REVERSE
     uint64_t instruction_limit = 0;          // CUDAEMU_LIMIT; 0: none
+    std::string timeline;                    // CUDAEMU_TIMELINE: a file, or empty
 };
 
 // Read once. A value that makes no sense ends the process with a message.

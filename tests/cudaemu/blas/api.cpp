@@ -124,6 +124,11 @@ void issue(const Product& product, cudaStream_t stream) {
         const std::unique_ptr<Product> product(static_cast<Product*>(data));
         compute(*product);
     };
+    const Problem& p = product.problem;
+    const auto bytes = [](const Layout& x) { return double(x.rows * x.columns * size_of(x.type)); };
+    cudaemu_describe(cudaemu_compute, "matmul",
+                     bytes(p.a) + bytes(p.b) + bytes(p.d) * (product.beta == 0 ? 1 : 2),
+                     2.0 * double(p.m()) * double(p.n()) * double(p.k()));
     if (cudaLaunchHostFunc(stream, run, owned) != cudaSuccess) delete owned;
 }
 

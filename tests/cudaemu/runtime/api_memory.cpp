@@ -8,6 +8,7 @@
 #include "runtime/errors.h"
 #include "runtime/modules.h"
 #include "runtime/streams.h"
+#include "runtime/timeline.h"
 
 using namespace cudaemu;
 
@@ -15,9 +16,9 @@ namespace {
 
 Allocations& allocations() { return Allocations::instance(); }
 
-void wait_for_device() {
+void wait_for_device(const char* call) {
     count(&cudaemu_counts::host_waits);
-    Streams::instance().wait_for_all();
+    Streams::instance().wait_for_all(call);
 }
 
 CopyRequest line(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -40,6 +41,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
         count(&cudaemu_counts::allocations);
+        Timeline::instance().allocates("device", bytes);
         *pointer = bytes ? allocations().device(bytes) : nullptr;
     });
 }
@@ -48,7 +50,8 @@ cudaError_t cudaFree(void* pointer) {
     return answer([&] {
         if (!pointer) return;
         count(&cudaemu_counts::frees);
-        wait_for_device();
+        wait_for_device("cudaFree");
+        Timeline::instance().frees("device");
         allocations().free_device(pointer);
     });
 }
@@ -57,6 +60,7 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
         count(&cudaemu_counts::pinned_allocations);
+        Timeline::instance().allocates("pinned", bytes);
         *pointer = bytes ? allocations().pinned(bytes) : nullptr;
     });
 }
@@ -72,7 +76,8 @@ cudaError_t cudaFreeHost(void* pointer) {
     return answer([&] {
         if (!pointer) return;
         count(&cudaemu_counts::pinned_frees);
-        wait_for_device();
+        wait_for_device("cudaFreeHost");
+        Timeline::instance().frees("pinned");
         allocations().free_pinned(pointer);
     });
 }
@@ -81,6 +86,7 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
     return answer([&] {
         if (flags & ~unsigned(cudaHostRegisterPortable)) refuse(cudaErrorNotSupported);
         count(&cudaemu_counts::pinned_allocations);
+        Timeline::instance().allocates("pinned", bytes);
         allocations().pin(pointer, bytes);
     });
 }
@@ -88,7 +94,8 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
 cudaError_t cudaHostUnregister(void* pointer) {
     return answer([&] {
         count(&cudaemu_counts::pinned_frees);
-        wait_for_device();
+        wait_for_device("cudaHostUnregister");
+        Timeline::instance().frees("pinned");
         allocations().unpin(pointer);
     });
 }

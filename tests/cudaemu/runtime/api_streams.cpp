@@ -60,14 +60,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     return answer([&] {
         count(&cudaemu_counts::host_waits);
-        streams().wait(stream);
+        streams().wait(stream, "cudaStreamSynchronize");
     });
 }
 
 cudaError_t cudaDeviceSynchronize() {
     return answer([&] {
         count(&cudaemu_counts::host_waits);
-        streams().wait_for_all();
+        streams().wait_for_all("cudaDeviceSynchronize");
     });
 }
 
@@ -89,7 +89,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
     return answer([&] {
         if (!function) refuse(cudaErrorInvalidValue);
         count(&cudaemu_counts::host_functions);
-        streams().issue(stream, "host function", [=](const Operation&) { function(data); });
+        streams().issue(stream, take_description(), [=](const Operation&) { function(data); });
     });
 }
 
@@ -121,7 +121,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     return answer([&] {
         count(&cudaemu_counts::host_waits);
-        streams().wait(event);
+        streams().wait(event, "cudaEventSynchronize");
     });
 }
 

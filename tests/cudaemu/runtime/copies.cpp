@@ -97,7 +97,10 @@ bool prepare(const CopyRequest& request, Direction& direction) {
 }
 
 void issue(const CopyRequest& request, const Direction& direction, cudaStream_t stream) {
-    Streams::instance().issue(stream, direction.name(),
+    Streams::instance().issue(stream,
+                              Label{.kind = "copy",
+                                    .name = direction.name(),
+                                    .bytes = double(request.bytes * request.rows)},
                               [request, direction](const Operation& operation) {
                                   run_copy(request, direction, operation);
                               });
@@ -116,7 +119,7 @@ void copy_and_wait(const CopyRequest& request) {
     issue(request, direction, nullptr);
     if (direction.to_device && direction.from_device) return;
     count(&cudaemu_counts::host_waits);
-    Streams::instance().wait(cudaStream_t(nullptr));
+    Streams::instance().wait(cudaStream_t(nullptr), "cudaMemcpy");
 }
 
 void fill(const FillRequest& request, cudaStream_t stream) {
@@ -126,16 +129,19 @@ void fill(const FillRequest& request, cudaStream_t stream) {
         misuse(cudaErrorInvalidValue, "fill of memory that is not of the device");
     check_range("fill", request.to, request.pitch, request.bytes, request.rows);
     count(&cudaemu_counts::memsets);
-    Streams::instance().issue(stream, "fill", [request](const Operation& operation) {
-        Checker& checker = Checker::instance();
-        std::optional<Checker::Running> running;
-        if (checker.enabled()) running.emplace(checker, operation);
-        for (size_t row = 0; row < request.rows; ++row) {
-            char* to = static_cast<char*>(request.to) + row * request.pitch;
-            if (running) checker.writes(address_of(to), request.bytes);
-            std::memset(reach(to), request.value, request.bytes);
-        }
-    });
+    Streams::instance().issue(
+        stream,
+        Label{.kind = "fill", .name = "fill", .bytes = double(request.bytes * request.rows)},
+        [request](const Operation& operation) {
+            Checker& checker = Checker::instance();
+            std::optional<Checker::Running> running;
+            if (checker.enabled()) running.emplace(checker, operation);
+            for (size_t row = 0; row < request.rows; ++row) {
+                char* to = static_cast<char*>(request.to) + row * request.pitch;
+                if (running) checker.writes(address_of(to), request.bytes);
+                std::memset(reach(to), request.value, request.bytes);
+            }
+        });
 }
 
 }  // namespace cudaemu

@@ -26,4 +26,7 @@ struct cudaemu_counts {
 // their work runs.
 struct cudaemu_counts cudaemu_take_counts();
 
+// Writes the timeline to this file from now on, as CUDAEMU_TIMELINE does; null: to none.
+void cudaemu_set_timeline(const char* file);
+
 }  // extern "C"

@@ -44,6 +44,14 @@ void check_shared(const Function& function, const KernelInfo& kernel, size_t dyn
                     kernel.name, dynamic, function.max_dynamic_shared));
 }
 
+// As fields of the timeline.
+std::string shape_of(const LaunchRequest& request) {
+    if (!Timeline::instance().on()) return "";
+    const auto [grid, block] = std::pair(request.grid, request.block);
+    return fmt::format(R"(, "grid": [{}, {}, {}], "block": [{}, {}, {}], "shared": {})", grid.x,
+                       grid.y, grid.z, block.x, block.y, block.z, request.dynamic_shared);
+}
+
 std::vector<std::byte> pack(const KernelInfo& kernel, void** arguments) {
     std::vector<std::byte> params(kernel.param_bytes);
     if (!kernel.params.empty() && !arguments)
@@ -91,9 +99,11 @@ void launch(const LaunchRequest& request) {
     launch.reverse = settings().reverse;
     launch.instruction_limit = settings().instruction_limit;
     count(&cudaemu_counts::launches);
-    Streams::instance().issue(request.stream, kernel.name,
-                              [kernel = function.kernel, launch = std::move(launch)](
-                                  const Operation& operation) { run(*kernel, launch, operation); });
+    Streams::instance().issue(
+        request.stream, Label{.kind = "launch", .name = kernel.name, .shape = shape_of(request)},
+        [kernel = function.kernel, launch = std::move(launch)](const Operation& operation) {
+            run(*kernel, launch, operation);
+        });
 }
 
 void set_function_attribute(const void* host, cudaFuncAttribute attribute, int value) {

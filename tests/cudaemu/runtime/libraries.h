@@ -17,6 +17,12 @@ void* cudaemu_reach(const void* address, size_t bytes, int access, const char* w
 // Whether the address is of the device.
 int cudaemu_is_device(const void* address);
 
+// What the next cudaLaunchHostFunc of this thread enqueues, for the timeline. `name` without
+// quotes; `bytes` read and written, or sent for a transfer; flops: multiplications and additions;
+// 0: not known.
+enum cudaemu_work { cudaemu_compute, cudaemu_transfer };
+void cudaemu_describe(int work, const char* name, double bytes, double flops);
+
 // Adds a finding.
 void cudaemu_report(const char* finding);
 

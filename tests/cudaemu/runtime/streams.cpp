@@ -59,12 +59,12 @@ CUevent_st& Streams::checked(cudaEvent_t handle) {
     return *handle;
 }
 
-void Streams::issue(cudaStream_t stream, std::string name, Task task) {
+void Streams::issue(cudaStream_t stream, Label label, Task task) {
     Lock lock(mutex_);
-    issue(checked(stream), std::move(name), std::move(task));
+    issue(checked(stream), std::move(label), std::move(task));
 }
 
-void Streams::issue(CUstream_st& stream, std::string name, Task task) {
+void Streams::issue(CUstream_st& stream, Label label, Task task) {
     CUstream_st& legacy = *streams_[0];
     stream.clock.join(host_);
     if (&stream == &legacy) {
@@ -74,7 +74,8 @@ void Streams::issue(CUstream_st& stream, std::string name, Task task) {
         stream.clock.join(legacy.clock);
     }
     Work work;
-    work.operation = {std::move(name), stream.number, ++stream.issued, stream.clock};
+    work.operation = {label.name, stream.number, ++stream.issued, stream.clock};
+    Timeline::instance().issued(label, work.operation);
     work.task = std::move(task);
     stream.clock.advance(stream.number, stream.issued);
     stream.pending.push_back(std::move(work));
@@ -127,6 +128,7 @@ void Streams::wait(Lock& lock, const Clock& clock) {
 
 bool Streams::poll(Lock& lock, const Clock& clock) {
     const bool had_run = has_run(clock);
+    Timeline::instance().host_asks(clock, had_run);
     if (had_run)
         host_.join(clock);
     else
@@ -134,14 +136,18 @@ bool Streams::poll(Lock& lock, const Clock& clock) {
     return had_run;
 }
 
-void Streams::wait(cudaStream_t handle) {
+void Streams::wait(cudaStream_t handle, const char* call) {
     Lock lock(mutex_);
     const Clock clock = checked(handle).clock;
+    Timeline::instance().host_waits(call, clock);
     wait(lock, clock);
 }
 
-void Streams::wait_for_all() {
+void Streams::wait_for_all(const char* call) {
     Lock lock(mutex_);
+    Clock all;
+    for (const auto& stream : streams_) all.join(stream->clock);
+    Timeline::instance().host_waits(call, all);
     for (size_t i = 0; i < streams_.size(); ++i) {
         CUstream_st& stream = *streams_[i];
         run_until(lock, stream, stream.issued);
@@ -153,6 +159,7 @@ cudaEvent_t Streams::create_event(bool timed) {
     Lock lock(mutex_);
     auto* event = new CUevent_st;
     event->timed = timed;
+    event->id = ++events_made_;
     events_.insert(event);
     return event;
 }
@@ -169,20 +176,27 @@ void Streams::record(cudaEvent_t handle, cudaStream_t stream_handle) {
     CUevent_st& event = checked(handle);
     CUstream_st& stream = checked(stream_handle);
     event.time = std::make_shared<CUevent_st::Time>();
-    issue(stream, "event",
+    issue(stream, Label{.kind = "record", .name = "event", .event = event.id},
           [time = event.time](const Operation&) { *time = std::chrono::steady_clock::now(); });
     event.recorded = true;
     event.clock = stream.clock;
+    event.stream = stream.number;
+    event.number = stream.issued;
 }
 
-void Streams::wait_event(cudaStream_t stream, cudaEvent_t event) {
+void Streams::wait_event(cudaStream_t stream_handle, cudaEvent_t handle) {
     Lock lock(mutex_);
-    checked(stream).clock.join(checked(event).clock);
+    CUstream_st& stream = checked(stream_handle);
+    const CUevent_st& event = checked(handle);
+    stream.clock.join(event.clock);
+    if (event.recorded)
+        Timeline::instance().stream_waits(stream.number, event.id, event.stream, event.number);
 }
 
-void Streams::wait(cudaEvent_t handle) {
+void Streams::wait(cudaEvent_t handle, const char* call) {
     Lock lock(mutex_);
     const Clock clock = checked(handle).clock;
+    Timeline::instance().host_waits(call, clock);
     wait(lock, clock);
 }
 

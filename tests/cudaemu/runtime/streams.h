@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "check/order.h"
+#include "runtime/timeline.h"
 
 namespace cudaemu {
 
@@ -44,10 +45,13 @@ struct CUstream_st {
 struct CUevent_st {
     using Time = std::chrono::steady_clock::time_point;
 
+    uint64_t id = 0;
+
     bool timed = true;
     bool recorded = false;
-    cudaemu::Clock clock;        // the operation that records it, and all before it
-    std::shared_ptr<Time> time;  // when that operation ran
+    cudaemu::Clock clock;             // the operation that records it, and all before it
+    uint32_t stream = 0, number = 0;  // that operation
+    std::shared_ptr<Time> time;       // when that operation ran
 };
 
 namespace cudaemu {
@@ -62,17 +66,20 @@ public:
     cudaStream_t find(cudaStream_t handle);
 
     // Puts work at the end of a stream.
-    void issue(cudaStream_t stream, std::string name, Task task);
+    void issue(cudaStream_t stream, Label label, Task task);
+    void issue(cudaStream_t stream, std::string name, Task task) {
+        issue(stream, Label{.name = std::move(name)}, std::move(task));
+    }
 
-    // These run work until what they wait for is done.
-    void wait(cudaStream_t stream);
-    void wait_for_all();
+    // These run work until what they wait for is done. `call`: who waits, for the timeline.
+    void wait(cudaStream_t stream, const char* call);
+    void wait_for_all(const char* call);
 
     cudaEvent_t create_event(bool timed);
     void destroy_event(cudaEvent_t event);
     void record(cudaEvent_t event, cudaStream_t stream);
     void wait_event(cudaStream_t stream, cudaEvent_t event);
-    void wait(cudaEvent_t event);
+    void wait(cudaEvent_t event, const char* call);
     float milliseconds(cudaEvent_t from, cudaEvent_t to);
 
     // Whether all is done. If not, does it now: a program that polls gets on.
@@ -85,7 +92,7 @@ private:
     using Lock = std::unique_lock<std::mutex>;
     CUstream_st& checked(cudaStream_t handle);
     CUevent_st& checked(cudaEvent_t handle);
-    void issue(CUstream_st& stream, std::string name, Task task);
+    void issue(CUstream_st& stream, Label label, Task task);
     // Runs the stream's work up to the number-th operation, and what that depends on.
     void run_until(Lock& lock, CUstream_st& stream, uint32_t number);
     void run_next(Lock& lock, CUstream_st& stream);
@@ -102,6 +109,7 @@ private:
         streams_;  // by number; the first is the legacy stream
     std::set<cudaStream_t> open_;
     std::set<cudaEvent_t> events_;
+    uint64_t events_made_ = 0;
     Clock host_;  // what the host has waited for
 };
 
