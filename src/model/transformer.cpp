@@ -199,7 +199,8 @@ void Transformer::forward(const BalanceWeights& balance) {
                          .eps = eps});
 }
 
-void Transformer::train(const TokenBatch& batch, double loss_scale) {
+void Transformer::train(const TokenBatch& batch, double loss_scale,
+                        const std::function<void(int)>& layer_done) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
     const BlockContext ctx = context();
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
@@ -244,6 +245,7 @@ void Transformer::train(const TokenBatch& batch, double loss_scale) {
                                      .sum = layer.sum1,
                                      .rstd = layer.rstd1,
                                      .weight = w.input_norm});
+        if (layer_done) layer_done(l);
     }
     backend_.run(
         EmbeddingBackward{.dweight = gradients_.embedding, .dy = a.dstream, .token = a.token});
