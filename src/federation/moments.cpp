@@ -46,13 +46,12 @@ bool MomentAverage::finite(const Participants& participants) const {
 std::vector<float> MomentAverage::gather(int moment) const {
     const ArenaLayout& layout = optimizer_.layout();
     std::vector<float> all(layout.size());
-    const auto section = [&](const ArenaSection& part) {
-        return view(all.data() + part.begin, Shape(part.size));
-    };
-    const auto& [dense, expert] = optimizer_.slices();
-    group_.all_gather(section(layout.dense), optimizer_.moment_on_host(dense, moment).tensor());
-    replicas_.all_gather(section(layout.expert),
-                         optimizer_.moment_on_host(expert, moment).tensor());
+    for (size_t i = 0; i < layout.buckets.size(); ++i) {
+        const ArenaBucket& bucket = layout.buckets[i];
+        (bucket.experts ? replicas_ : group_)
+            .all_gather(view(all.data() + bucket.begin, Shape(bucket.size)),
+                        optimizer_.moment_on_host(optimizer_.slices()[i], moment).tensor());
+    }
     return all;
 }
 

@@ -86,6 +86,20 @@ void Federation::count(int64_t valid_tokens, std::span<const float> choices) {
     counts_.add(valid_tokens, choices);
 }
 
+// Of the classes that are due all that is held: it is checked, exchanged and hashed. The drift is
+// that of the shared class in any round.
+std::vector<Range> Federation::reads(const Classes& due) const {
+    std::vector<Range> all;
+    for (const OuterStep& step : steps_) {
+        const OwnedSpan& span = step.span();
+        const bool drifts = span.cls == ParamClass::shared && step.active();
+        if (!due[static_cast<int>(span.cls)] && !drifts) continue;
+        for (const SpanSegment& segment : span.segments)
+            all.push_back({segment.arena, segment.arena + segment.count});
+    }
+    return all;
+}
+
 RoundResult Federation::round(Tensor weights, const RoundInput& input) {
     FOMOE_CHECK(moments_ || input.moments == kNoMoments, "the moments are not known");
     const Timer timer;

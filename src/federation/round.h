@@ -76,6 +76,10 @@ public:
     // After a step of this group: its valid tokens, and their choices (L, E).
     void count(int64_t valid_tokens, std::span<const float> choices);
 
+    // What of the weights a round of these classes reads on this rank, in the arena; it changes
+    // parts of that only, RoundResult::stepped.
+    std::vector<Range> reads(const Classes& due) const;
+
     // Collective over all ranks of the federation. Weights that changed (`committed`) make derived
     // copies stale. Throws Error(communication) when a group stays silent, or when holders of a
     // span disagree after the commit; the message names the first parameter that differs.

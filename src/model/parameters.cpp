@@ -113,6 +113,41 @@ void add_experts(const ModelConfig& model, const Placement& placement, Table& ta
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// The last backward of a layer that adds to a parameter's gradient; -1: what comes behind that of
+// all layers does. The parameters lie in the order of the forward pass: outside the layers, the
+// embedding comes before them and all others, whose gradients come first, behind them.
+std::vector<int> final_layers(const std::vector<Parameter>& parameters) {
+    const auto by_layer = std::ranges::max_element(parameters, {}, &Parameter::layer);
+    const int last = by_layer == parameters.end() ? -1 : by_layer->layer;
+    std::vector<int> layers;
+    bool before = true;
+    for (const Parameter& p : parameters) {
+        before = before && p.layer < 0;
+        layers.push_back(p.layer >= 0 ? p.layer : before ? -1 : last);
+    }
+    return layers;
+}
+
+void add_buckets(ArenaLayout& layout, const ArenaSection& section, bool experts, int ranks,
+                 int64_t elements) {
+    if (section.size == 0) return;
+    const int64_t unit = 16 * ranks, units = section.size / unit;
+    const int64_t n = ranks == 1 ? 1 : std::clamp<int64_t>(section.size / elements, 1, units);
+    const std::vector<int> final = final_layers(layout.parameters);
+    size_t first = 0;  // parameter that may lie in the bucket
+    for (int64_t i = 0; i < n; ++i) {
+        const Range part = cut(units, n, i);
+        const int64_t begin = section.begin + part.begin * unit, end = begin + part.size() * unit;
+        const auto ends_before = [&](const Parameter& p) { return p.offset + p.count() <= begin; };
+        while (ends_before(layout.parameters[first])) ++first;
+        int layer = final[first];
+        for (size_t p = first; p < final.size() && layout.parameters[p].offset < end; ++p)
+            layer = std::min(layer, final[p]);
+        layout.buckets.push_back(
+            {.begin = begin, .size = end - begin, .experts = experts, .layer = layer});
+    }
+}
+
 }  // namespace
 
 const char* name_of(ParamClass cls) {
@@ -161,7 +196,7 @@ std::vector<Parameter> calibrated_parameters(const ModelConfig& model, const Pla
 }
 
 ArenaLayout arena_layout(const std::vector<Parameter>& all, const Placement& placement,
-                         const World& world) {
+                         const World& world, int64_t bucket_elements) {
     const World::Group& group = world.own();
     auto held = [&](const Parameter& p) {
         if (p.cls != ParamClass::expert) return true;
@@ -189,7 +224,11 @@ ArenaLayout arena_layout(const std::vector<Parameter>& all, const Placement& pla
     close(layout.dense, 0, group.ranks);
     const int64_t dense_end = end;
     add(true);
-    close(layout.expert, dense_end, group.ranks / group.expert_parallel);
+    const int replicas = group.ranks / group.expert_parallel;
+    close(layout.expert, dense_end, replicas);
+    add_buckets(layout, layout.dense, false, group.ranks, bucket_elements);
+    if (layout.trains_experts())
+        add_buckets(layout, layout.expert, true, replicas, bucket_elements);
     return layout;
 }
 

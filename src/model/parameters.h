@@ -49,18 +49,40 @@ struct ArenaSection {
     int64_t begin = 0, size = 0, used = 0;
 };
 
+// A run of a section that is cut evenly among the ranks that share it: each steps one slice of
+// every bucket. Its gradients are reduced together, as soon as they are final. Size a multiple of
+// 16 times the number of ranks; where one parameter ends and the next begins does not matter.
+struct ArenaBucket {
+    int64_t begin = 0, size = 0;
+    bool experts = false;  // of which section
+    int layer = -1;        // whose backward, the last that matters, makes its gradients final; -1:
+                           // they are when the whole backward is done
+
+    Range slice(int ranks, int rank) const {
+        const int64_t n = size / ranks;
+        return {begin + rank * n, begin + (rank + 1) * n};
+    }
+};
+
 // What one rank holds: all shared and router parameters, and the experts of its shard.
 struct ArenaLayout {
     std::vector<Parameter> parameters;  // held here, in global order, offsets set
     ArenaSection dense;                 // shared and router: equal on all P ranks of the group
     ArenaSection expert;                // equal on the P / EP ranks of the same shard
+    // Of all that is trained, in the order of the arena. A rank that shares a section with no other
+    // has one bucket of it.
+    std::vector<ArenaBucket> buckets;
     int64_t size() const { return dense.size + expert.size; }
     bool trains_experts() const;  // some that are held here
 
     const Parameter& find(const std::string& name) const;  // throws Error(internal) when not held
 };
+// Elements of a bucket, at least, unless a section is smaller: 16 MiB of f32 are enough for a
+// collective to run at the speed of the network, and few enough to travel while a layer is
+// computed.
+inline constexpr int64_t kBucketElements = int64_t{1} << 22;
 ArenaLayout arena_layout(const std::vector<Parameter>& all, const Placement& placement,
-                         const World& world);
+                         const World& world, int64_t bucket_elements = kBucketElements);
 
 // Writes the start value of elements [begin, begin + n) of a parameter; a pure function of (seed,
 // name, element).

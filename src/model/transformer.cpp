@@ -296,7 +296,8 @@ void Transformer::end_backward_layer(Lane& a, int l, const BalanceWeights& balan
     if (l > 0) mlp_backward_dispatch(mlp(a, l - 1), gradients_.layers[l - 1], a.dstream, a.dnormed);
 }
 
-void Transformer::train(const TokenBatch& batch, double loss_scale) {
+void Transformer::train(const TokenBatch& batch, double loss_scale,
+                        const std::function<void(int)>& layer_done) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
     const BalanceWeights balance{
@@ -310,6 +311,7 @@ void Transformer::train(const TokenBatch& batch, double loss_scale) {
         for (Lane& a : lanes_)
             mlp_backward_experts(mlp(a, l), gradients_.layers[l], a.dstream, a.dnormed);
         for (Lane& lane : lanes_) end_backward_layer(lane, l, balance);
+        if (layer_done) layer_done(l);
     }
     for (const Lane& a : lanes_) {
         backend_.run(

@@ -1,6 +1,7 @@
 // The decoder-only transformer: forward and backward of one micro-batch, written by hand.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -51,8 +52,11 @@ public:
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
     // where loss_scale is 1 / (valid tokens of the group's step). With EP > 1 the host waits once
     // for each lane and layer with experts, else for nothing. Where tokens had no room the
-    // gradients have no meaning: see overflowed().
-    void train(const TokenBatch& batch, double loss_scale);
+    // gradients have no meaning: see overflowed(). layer_done(l) is called for the last layer
+    // first: what has been issued to the compute queue by then adds the last to the gradients of
+    // that layer, of those behind it and of the head.
+    void train(const TokenBatch& batch, double loss_scale,
+               const std::function<void(int layer)>& layer_done = {});
 
     // Forward only; token_loss (N) host, 0 where there is no target. Returns their sum.
     double evaluate(const TokenBatch& batch, std::span<float> token_loss);

@@ -18,11 +18,27 @@ WeightArena::WeightArena(int64_t size, DType dtype, Backend& backend) : backend_
     if (rounded_) backend.zero(rounded_);
 }
 
+WeightArena::~WeightArena() {
+    if (!mirror_) return;
+    try {
+        backend_.synchronize(uploaded_);
+    } catch (const Error&) {  // of a failed device, told where it arose
+    }
+    backend_.release_host(mirror_);
+}
+
+// Nothing is on its way from there any more.
+Tensor WeightArena::mirror() {
+    backend_.synchronize(std::exchange(uploaded_, Event{}));
+    if (!mirror_) mirror_ = backend_.allocate_host(size() * size_of(DType::f32));
+    return {mirror_, DType::f32, Shape(size())};
+}
+
 ConstTensor WeightArena::on_host() {
     if (backend_.host_memory()) return values_;
-    mirror_.resize(size());
-    backend_.copy_to_host(mirror_.data(), values_);
-    return view(std::as_const(mirror_).data(), Shape(size()));
+    const Tensor all = mirror();
+    backend_.copy_to_host(all.data, values_);
+    return all;
 }
 
 void WeightArena::round(Range range) {
@@ -39,12 +55,38 @@ void WeightArena::change(Range range, const std::function<void(Tensor)>& body) {
 }
 
 void WeightArena::change_on_host(const std::function<void(Tensor)>& body) {
-    change([&](Tensor values) {
-        if (backend_.host_memory()) return body(values);
-        on_host();
-        body(view(mirror_.data(), Shape(size())));
-        backend_.copy_from_host(values, mirror_.data());
+    const std::vector<Range> all{{0, size()}};
+    change_on_host(all, [&](Tensor values) {
+        body(values);
+        return all;
     });
+}
+
+void WeightArena::change_on_host(std::span<const Range> ranges,
+                                 const std::function<std::vector<Range>(Tensor)>& body) {
+    if (backend_.host_memory()) {
+        for (const Range& range : body(values_)) round(range);
+        return;
+    }
+    const Tensor values = mirror();
+    for (const Range& range : ranges)
+        backend_.copy_to_host_async(values.slice(range.begin, range.size()).data,
+                                    values_.slice(range.begin, range.size()), Queue::compute);
+    backend_.synchronize(backend_.record(Queue::compute));
+    upload(body(values));
+}
+
+void WeightArena::upload(std::span<const Range> ranges) {
+    if (ranges.empty()) return;
+    backend_.wait(Queue::comm, backend_.record(Queue::compute));
+    for (const Range& range : ranges) {
+        const Tensor to = values_.slice(range.begin, range.size());
+        backend_.copy_from_host_async(to, static_cast<const float*>(mirror_) + range.begin,
+                                      Queue::comm);
+    }
+    uploaded_ = backend_.record(Queue::comm);
+    backend_.wait(Queue::compute, uploaded_);
+    for (const Range& range : ranges) round(range);
 }
 
 void WeightArena::change_both(const std::function<void(const WeightTensors&)>& body) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "ops/backend.h"
@@ -22,6 +23,9 @@ class WeightArena {
 public:
     // All 0. `dtype`: f32 or bf16, that of the matmuls. The backend outlives it.
     WeightArena(int64_t size, DType dtype, Backend& backend);
+    ~WeightArena();
+    WeightArena(const WeightArena&) = delete;
+    WeightArena& operator=(const WeightArena&) = delete;
 
     int64_t size() const { return values_.count(); }
     ConstTensor values() const { return values_; }  // (size) f32, on the device
@@ -36,6 +40,11 @@ public:
     void change(Range range, const std::function<void(Tensor values)>& body);
     // body(values) changes them in memory of the host, where it finds them.
     void change_on_host(const std::function<void(Tensor values)>& body);
+    // The same for a body that reads `ranges` only, and returns which parts of them it has changed:
+    // no others travel. What it has changed may still be on its way to the device then: later work
+    // of the compute queue waits for it, the host does not.
+    void change_on_host(std::span<const Range> ranges,
+                        const std::function<std::vector<Range>(Tensor values)>& body);
     // body(both) changes the values and what is rounded alike: AdamW does so in one pass.
     void change_both(const std::function<void(const WeightTensors& both)>& body);
 
@@ -44,12 +53,15 @@ public:
 
 private:
     void round(Range range);
+    Tensor mirror();
+    void upload(std::span<const Range> ranges);
 
     Backend& backend_;
     Arena memory_;
-    Tensor values_;              // (size) f32
-    Tensor rounded_;             // (size) bf16, or empty
-    std::vector<float> mirror_;  // (size) where the host cannot read the device
+    Tensor values_;           // (size) f32
+    Tensor rounded_;          // (size) bf16, or empty
+    void* mirror_ = nullptr;  // of the values, pinned, where the host cannot read the device
+    Event uploaded_;          // of what the last change on the host has sent from there
 };
 
 }  // namespace fomoe

@@ -3,30 +3,20 @@
 #include <algorithm>
 
 namespace fomoe {
-namespace {
-
-Range slice_of(const ArenaSection& section, int ranks, int rank) {
-    const int64_t size = section.size / ranks;  // the layout made it divide
-    return {section.begin + rank * size, section.begin + (rank + 1) * size};
-}
-
-}  // namespace
 
 InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout& layout,
                                const World& world, Backend& backend)
     : config_(config), layout_(layout), backend_(backend), starts_(layout.parameters.size()) {
     const World::Group& group = world.own();
-    const ArenaSection none{.begin = layout.expert.begin};
-    const Range ranges[] = {
-        slice_of(layout.dense, group.ranks, world.local_rank),
-        slice_of(layout.trains_experts() ? layout.expert : none,
-                 group.ranks / group.expert_parallel, world.local_rank / group.expert_parallel),
-    };
+    const int EP = group.expert_parallel;
     auto lay_out = [&](Arena& arena) {
-        for (int i = 0; i < 2; ++i) {
-            const Shape n(ranges[i].size());
-            slices_[i] = {ranges[i].begin, ranges[i].size(), arena.take(DType::f32, n),
-                          arena.take(DType::f32, n)};
+        slices_.clear();
+        for (const ArenaBucket& bucket : layout.buckets) {
+            const Range own = bucket.experts ? bucket.slice(group.ranks / EP, world.local_rank / EP)
+                                             : bucket.slice(group.ranks, world.local_rank);
+            const Shape n(own.size());
+            slices_.push_back(
+                {own.begin, own.size(), arena.take(DType::f32, n), arena.take(DType::f32, n)});
         }
     };
     Arena tape;
@@ -40,17 +30,24 @@ InnerOptimizer::InnerOptimizer(const OptimizerConfig& config, const ArenaLayout&
     find_runs();
 }
 
+// Both slices and parameters ascend.
 void InnerOptimizer::find_runs() {
-    for (int i = 0; i < 2; ++i) {
-        const int64_t slice_end = slices_[i].begin + slices_[i].size;
+    runs_.assign(slices_.size(), {});
+    size_t first = 0;  // parameter that may lie in the slice
+    for (size_t i = 0; i < slices_.size(); ++i) {
+        const int64_t slice_begin = slices_[i].begin, slice_end = slice_begin + slices_[i].size;
+        const auto ends_before = [&](const Parameter& p) {
+            return p.offset + p.count() <= slice_begin;
+        };
+        while (first < starts_.size() && ends_before(layout_.parameters[first])) ++first;
         std::vector<Run>& runs = runs_[i];
-        runs.clear();
-        for (size_t parameter = 0; parameter < layout_.parameters.size(); ++parameter) {
-            const Parameter& p = layout_.parameters[parameter];
-            const int64_t start = starts_[parameter];
-            const int64_t begin = std::max(p.offset, slices_[i].begin);
+        for (size_t at = first; at < starts_.size(); ++at) {
+            const Parameter& p = layout_.parameters[at];
+            if (p.offset >= slice_end) break;
+            const int64_t start = starts_[at];
+            const int64_t begin = std::max(p.offset, slice_begin);
             const int64_t end = std::min(p.offset + p.count(), slice_end);
-            if (begin >= end || !p.trained) continue;
+            if (!p.trained) continue;
             const bool joins = !runs.empty() && runs.back().begin + runs.back().size == begin &&
                                runs.back().cls == p.cls && runs.back().decay == p.decay &&
                                runs.back().start == start;
@@ -91,7 +88,7 @@ const ClassOptimizerConfig& InnerOptimizer::of(ParamClass cls) const {
 
 void InnerOptimizer::step(const WeightTensors& weights, ConstTensor gradients,
                           ConstTensor grad_scale, double lr, int64_t step) {
-    for (int i = 0; i < 2; ++i)
+    for (size_t i = 0; i < slices_.size(); ++i)
         for (const Run& run : runs_[i]) {
             const ClassOptimizerConfig& cls = of(run.cls);
             const double decay = cls.weight_decay < 0 ? config_.weight_decay : cls.weight_decay;

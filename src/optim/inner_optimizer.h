@@ -2,7 +2,6 @@
 // over its ranks, each element once.
 #pragma once
 
-#include <array>
 #include <vector>
 
 #include "model/parameters.h"
@@ -22,10 +21,10 @@ public:
     InnerOptimizer(const OptimizerConfig& config, const ArenaLayout& layout, const World& world,
                    Backend& backend);
 
-    // Slice 0: of the dense section, cut among the P ranks of the group. Slice 1: of the experts,
-    // cut among the P / EP ranks that hold the same shard; empty when the layout trains none of
-    // them. A slice may be empty.
-    const std::array<Slice, 2>& slices() const { return slices_; }
+    // This rank's part of each bucket of the layout, in their order: those of the dense section
+    // are cut among the P ranks of the group, those of experts among the P / EP ranks that hold the
+    // same shard.
+    const std::vector<Slice>& slices() const { return slices_; }
 
     const ArenaLayout& layout() const { return layout_; }
 
@@ -47,7 +46,7 @@ public:
     const std::vector<int64_t>& starts() const { return starts_; }
     void set_starts(std::vector<int64_t> starts);
 
-    // Bytes of moments for these slice sizes.
+    // Of the moments.
     int64_t bytes() const { return state_.bytes(); }
 
 private:
@@ -65,8 +64,8 @@ private:
     const ArenaLayout& layout_;
     Backend& backend_;
     Arena state_;
-    std::array<Slice, 2> slices_;
-    std::array<std::vector<Run>, 2> runs_;
+    std::vector<Slice> slices_;
+    std::vector<std::vector<Run>> runs_;  // by slice
     std::vector<int64_t> starts_;
 };
 

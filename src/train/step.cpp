@@ -65,6 +65,9 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     };
     gradients_ = take(gradient_memory_, "gradients", DType::f32,
                       trains_experts_ ? layout.size() : layout.dense.size);
+    for (const Parameter& p : layout.parameters)
+        if (!p.trained && p.cls != ParamClass::expert)
+            untrained_.push_back({p.offset, p.offset + p.count()});
     if (start == StartValues::drawn)
         weights_.change(
             [&](Tensor values) { fill(layout.parameters, config.seed, backend, values); });
@@ -125,30 +128,50 @@ void InnerStep::accumulate(const Batch& batch) {
             return all.empty() ? std::span<const int32_t>{}
                                : std::span(all).subspan(first * T, micro * T);
         };
+        const bool last = first + micro == batch.n_sequences;
+        std::function<void(int)> layer_done;
+        if (last && ranks_.group.host->size() > 1)
+            layer_done = [this](int layer) { reduce_buckets(layer); };
         transformer_.train({.token = part(batch.tokens),
                             .target = part(batch.targets),
                             .position = part(batch.positions),
                             .begin = part(batch.begin)},
-                           scale);
+                           scale, layer_done);
+    }
+}
+
+Communicator& InnerStep::sharers(const ArenaBucket& bucket) {
+    return (bucket.experts ? ranks_.expert_replicas : ranks_.group).on_device();
+}
+
+// The buckets that this layer has completed travel while the layers before it are computed.
+void InnerStep::reduce_buckets(int layer) {
+    for (size_t i = 0; i < layout_.buckets.size(); ++i) {
+        const ArenaBucket& bucket = layout_.buckets[i];
+        if (bucket.layer != layer) continue;
+        for (const Range& range : untrained_) {
+            const int64_t begin = std::max(range.begin, bucket.begin);
+            const int64_t end = std::min(range.end, bucket.begin + bucket.size);
+            if (begin < end) backend_.zero(gradients_.slice(begin, end - begin));
+        }
+        Communicator& ranks = sharers(bucket);
+        if (ranks.size() == 1) continue;  // the slice is the bucket
+        const InnerOptimizer::Slice& own = optimizer_.slices()[i];
+        backend_.wait(Queue::comm, backend_.record(Queue::compute));
+        ranks.reduce_scatter_sum(gradients_.slice(own.begin, own.size),
+                                 gradients_.slice(bucket.begin, bucket.size));
     }
 }
 
 // Afterwards the slices that this rank steps hold the sums over the ranks that share them; what is
 // not trained has none.
 void InnerStep::reduce_gradients() {
-    for (const Parameter& p : layout_.parameters)
-        if (!p.trained && p.cls != ParamClass::expert)
-            backend_.zero(gradients_.slice(p.offset, p.count()));
-    const auto reduce = [&](Communicator& ranks, const ArenaSection& section,
-                            const InnerOptimizer::Slice& own) {
-        if (ranks.size() == 1) return;  // the slice is the section
-        ranks.reduce_scatter_sum(gradients_.slice(own.begin, own.size),
-                                 gradients_.slice(section.begin, section.size));
-    };
-    backend_.wait(Queue::comm, backend_.record(Queue::compute));
-    const auto& [dense, expert] = optimizer_.slices();
-    reduce(ranks_.group.on_device(), layout_.dense, dense);
-    if (trains_experts_) reduce(ranks_.expert_replicas.on_device(), layout_.expert, expert);
+    if (ranks_.group.host->size() == 1) {
+        for (const Range& range : untrained_)
+            backend_.zero(gradients_.slice(range.begin, range.size()));
+        return;
+    }
+    reduce_buckets(-1);
     backend_.wait(Queue::compute, backend_.record(Queue::comm));
 }
 
@@ -197,20 +220,20 @@ DispatchNeed InnerStep::make_room() {
     return {need[0], need[1]};
 }
 
-// The other ranks' slices.
+// The other ranks' slices. While a bucket travels, what came before it is rounded.
 void InnerStep::gather_weights() {
-    const auto gather = [&](Communicator& ranks, const ArenaSection& section,
-                            const InnerOptimizer::Slice& own) {
-        if (ranks.size() == 1) return;
-        weights_.change({section.begin, section.begin + section.size}, [&](Tensor values) {
-            backend_.wait(Queue::comm, backend_.record(Queue::compute));
-            ranks.all_gather(values, values.slice(own.begin - section.begin, own.size));
+    if (ranks_.group.host->size() == 1) return;
+    backend_.wait(Queue::comm, backend_.record(Queue::compute));
+    for (size_t i = 0; i < layout_.buckets.size(); ++i) {
+        const ArenaBucket& bucket = layout_.buckets[i];
+        const InnerOptimizer::Slice& own = optimizer_.slices()[i];
+        Communicator& ranks = sharers(bucket);
+        if (ranks.size() == 1) continue;
+        weights_.change({bucket.begin, bucket.begin + bucket.size}, [&](Tensor values) {
+            ranks.all_gather(values, values.slice(own.begin - bucket.begin, own.size));
             backend_.wait(Queue::compute, backend_.record(Queue::comm));
         });
-    };
-    const auto& [dense, expert] = optimizer_.slices();
-    gather(ranks_.group.on_device(), layout_.dense, dense);
-    if (trains_experts_) gather(ranks_.expert_replicas.on_device(), layout_.expert, expert);
+    }
 }
 
 StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested) {

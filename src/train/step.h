@@ -92,6 +92,8 @@ private:
     void lay_out_report();
     void accumulate(const Batch& batch);
     void reduce_gradients();
+    void reduce_buckets(int layer);
+    Communicator& sharers(const ArenaBucket& bucket);
     void sum_up(bool stop_requested);
     std::vector<double> read_report();
     DispatchNeed make_room();
@@ -113,6 +115,7 @@ private:
     WeightArena weights_;
     Arena gradient_memory_, copy_memory_, report_memory_;
     Tensor gradients_;
+    std::vector<Range> untrained_;     // of the dense section of the arena
     Tensor copies_;                    // (frozen->size) bf16
     std::vector<bf16> copies_mirror_;  // of them, where the host cannot reach the device
     // What the host reads of a step, in one piece: sums, load, bias.

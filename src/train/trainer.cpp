@@ -221,8 +221,10 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
                             : moments_due(phase_.federation, step - phase_.begin);
     if (probe_) input.probe = probe_->choices(step_.transformer());
     RoundResult result;
-    step_.weights().change_on_host(
-        [&](Tensor weights) { result = federation_.round(weights, input); });
+    step_.weights().change_on_host(federation_.reads(due), [&](Tensor weights) {
+        result = federation_.round(weights, input);
+        return result.stepped;
+    });
     if (result.refreshed) step_.upload_copies();
     if (config_.federation.inner_state == InnerState::reset)
         for (const Range& range : result.stepped) step_.optimizer().restart(range, step);

@@ -26,7 +26,7 @@ struct RankLog {
     World world;
     ArenaLayout layout;
     FrozenLayout frozen;
-    std::array<Range, 2> slices;  // of the arena, whose moments are kept here
+    std::vector<Range> slices;  // of the arena, whose moments are kept here
     std::vector<Seen> rounds;
 };
 
@@ -45,10 +45,8 @@ public:
     RankLog run() {
         RankLog log{
             .world = world, .layout = layout, .frozen = frozen_, .slices = {}, .rounds = {}};
-        for (int i = 0; i < 2; ++i) {
-            const InnerOptimizer::Slice& slice = optimizer.slices()[i];
-            log.slices[i] = {slice.begin, slice.begin + slice.size};
-        }
+        for (const InnerOptimizer::Slice& slice : optimizer.slices())
+            log.slices.push_back({slice.begin, slice.begin + slice.size});
         begin(1)->start(weights());
         for (int64_t step = 1; step <= trial_.steps; ++step) {
             const Phase phase = trial_.phase(step);

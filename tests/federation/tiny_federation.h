@@ -78,7 +78,7 @@ public:
         : config(config),
           placement(config.placement()),
           world(config.topology, job.rank(), job.size()),
-          layout(arena_layout(config.parameters(), placement, world)),
+          layout(arena_layout(config.parameters(), placement, world, 300)),  // several buckets
           group(job.split(world.group_color())),
           replicas(job.split(world.expert_replica_color())),
           link(world, job, config.federation.exchange_timeout),

@@ -34,6 +34,32 @@ std::vector<float> start_values(const Parameter& p, uint64_t seed) {
     return values;
 }
 
+// Buckets of at least so many elements are the trained sections cut, and each waits for the last of
+// its gradients.
+void check_buckets(const ArenaLayout& layout, int n_layers, int ranks, int replicas,
+                   int64_t elements) {
+    int64_t end = 0;
+    for (const ArenaBucket& bucket : layout.buckets) {
+        const ArenaSection& section = bucket.experts ? layout.expert : layout.dense;
+        const int sharers = bucket.experts ? replicas : ranks;
+        CHECK(bucket.begin == end);
+        end += bucket.size;
+        CHECK(section.begin <= bucket.begin);
+        CHECK(end <= section.begin + section.size);
+        CHECK(bucket.size % (16 * sharers) == 0);
+        if (sharers == 1) CHECK(bucket.size == section.size);
+        CHECK(bucket.size > std::min(elements, section.size) - 16 * sharers);
+        if (sharers > 1) CHECK(bucket.size < 2 * elements + 16 * sharers);
+        int layer = n_layers - 1;
+        for (const Parameter& p : layout.parameters)
+            if (p.offset < end && bucket.begin < p.offset + p.count() &&
+                (p.layer >= 0 || p.name == "model.embed_tokens.weight"))
+                layer = std::min(layer, p.layer);
+        CHECK(bucket.layer == layer);
+    }
+    CHECK(end == (layout.trains_experts() ? layout.size() : layout.dense.size));
+}
+
 }  // namespace
 
 TEST_CASE("names and counts of parameters are those summed by hand") {
@@ -187,7 +213,9 @@ TEST_CASE("the arenas of a group's ranks hold every shared parameter and each re
         for (int rank = 0; rank < n_ranks; ++rank) {
             const World world(config.topology, rank, n_ranks);
             const int P = world.own().ranks, EP = world.own().expert_parallel;
-            const ArenaLayout layout = arena_layout(all, placement, world);
+            const int64_t bucket_elements = 100 + draw(40, 2000);
+            const ArenaLayout layout = arena_layout(all, placement, world, bucket_elements);
+            check_buckets(layout, config.model.n_layers, P, P / EP, bucket_elements);
             int64_t end = 0, dense_used = 0, expert_used = 0;
             size_t in_table = 0;
             for (const Parameter& p : layout.parameters) {

@@ -17,6 +17,7 @@ struct Plan {
     int64_t steps = 1;
     std::function<void(InnerStep&, const ArenaLayout&)> prepare = [](auto&, auto&) {};
     std::function<Batch(int64_t step, Range sequences)> batch = {};  // tiny_batch if empty
+    int64_t bucket_elements = 500;                                   // several buckets in a section
 };
 
 // What the first group's ranks agree on, and what they hold together.
@@ -56,7 +57,7 @@ inline Outcome train(const Plan& plan) {
     int disagreements = 0;  // Catch's checks are for one thread
     run_ranks(n_ranks, [&](Communicator& job) {
         const World world(config.topology, job.rank(), n_ranks);
-        const ArenaLayout layout = arena_layout(all, placement, world);
+        const ArenaLayout layout = arena_layout(all, placement, world, plan.bucket_elements);
         const FrozenLayout frozen = frozen_layout(all, placement, world);
         const auto backend = make_cpu_backend(1);
         GroupCommunicators ranks(job, world);

@@ -206,6 +206,42 @@ TEST_CASE("every change of the weights reaches their bf16 copy") {
     }
 }
 
+TEST_CASE("a change on the host moves what it reads and changes, and does not wait to send it") {
+    constexpr int64_t kSize = 4096, kBytes = sizeof(float);
+    GuardedBackend backend;
+    WeightArena weights(kSize, DType::bf16, backend);
+    std::vector<float> expected(kSize);
+    for (int64_t i = 0; i < kSize; ++i) expected[i] = static_cast<float>(i) / 64;
+    weights.change(
+        [&](Tensor values) { backend.copy_from_host(values, expected.data(), Queue::compute); });
+    const auto change = [&](std::vector<Range> reads, std::vector<Range> changes, float by) {
+        weights.change_on_host(reads, [&](Tensor values) {
+            for (const Range& range : reads)
+                CHECK(std::equal(expected.begin() + range.begin, expected.begin() + range.end,
+                                 values.as<float>() + range.begin));
+            for (const Range& range : changes)
+                for (int64_t i = range.begin; i < range.end; ++i)
+                    values.as<float>()[i] = expected[i] += by;
+            return changes;
+        });
+    };
+    const auto check_all = [&] {
+        const ConstTensor found = weights.on_host();
+        CHECK(std::equal(expected.begin(), expected.end(), found.as<float>()));
+        CHECK(weights.copy_is_current());
+    };
+    change({{100, 200}, {300, 310}}, {{120, 130}, {305, 306}}, 1);
+    CHECK(backend.downloaded() == 110 * kBytes);
+    CHECK(backend.uploaded() == 11 * kBytes);
+    // What was sent is not there yet, and is read again, changed again and rounded.
+    change({{110, 140}, {0, 10}}, {{125, 135}}, 2);
+    change({{130, 140}}, {}, 0);
+    CHECK(backend.uploaded() == 21 * kBytes);
+    check_all();
+    change({{0, kSize}}, {{0, kSize}}, 0.5f);
+    check_all();
+}
+
 TEST_CASE("bf16 follows f32, on one rank and on several") {
     for (Config config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
         config.train.optimizer.lr = 1e-2;

@@ -111,7 +111,7 @@ public:
           world_(config.topology, job.rank(), job.size()),
           placement_(placement_of(config)),
           all_(all_parameters(config.model, placement_)),
-          layout_(arena_layout(all_, placement_, world_)),
+          layout_(arena_layout(all_, placement_, world_, 700)),  // several buckets
           frozen_(proxy_ ? frozen_layout(all_, placement_, world_) : FrozenLayout{}),
           ranks_(job, world_),
           step_(config_, world_, placement_, layout_, *backend_, ranks_,
