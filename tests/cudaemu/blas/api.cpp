@@ -118,13 +118,11 @@ std::string judge_workspace(const Product& p, size_t given) {
     return "";
 }
 
-void issue(const Product& product, cudaStream_t stream) {
-    auto* owned = new Product(product);
-    const auto run = [](void* data) {
-        const std::unique_ptr<Product> product(static_cast<Product*>(data));
-        compute(*product);
-    };
-    if (cudaLaunchHostFunc(stream, run, owned) != cudaSuccess) delete owned;
+cublasStatus_t issue(const Product& product, cudaStream_t stream) {
+    const cudaError_t code = cudaemu_launch_host_work(
+        stream, [](void* data) { compute(*static_cast<const Product*>(data)); },
+        new Product(product), [](void* data) { delete static_cast<Product*>(data); });
+    return code == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 }  // namespace
@@ -281,8 +279,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     for (const std::string& reason :
          {judge_addresses(product, *advised), judge_workspace(product, workspace_bytes)})
         if (!reason.empty()) return invalid(call, reason);
-    issue(product, stream);
-    return CUBLAS_STATUS_SUCCESS;
+    return issue(product, stream);
 }
 
 }  // extern "C"

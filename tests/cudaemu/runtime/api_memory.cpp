@@ -15,7 +15,11 @@ namespace {
 
 Allocations& allocations() { return Allocations::instance(); }
 
+// Captures may forbid all that changes the memory.
+void forbid_while_capturing() { Streams::instance().forbid_unsafe(); }
+
 void wait_for_device() {
+    forbid_while_capturing();
     count(&cudaemu_counts::host_waits);
     Streams::instance().wait_for_all();
 }
@@ -39,6 +43,7 @@ extern "C" {
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
+        forbid_while_capturing();
         count(&cudaemu_counts::allocations);
         *pointer = bytes ? allocations().device(bytes) : nullptr;
     });
@@ -47,8 +52,8 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
     return answer([&] {
         if (!pointer) return;
-        count(&cudaemu_counts::frees);
         wait_for_device();
+        count(&cudaemu_counts::frees);
         allocations().free_device(pointer);
     });
 }
@@ -56,6 +61,7 @@ cudaError_t cudaFree(void* pointer) {
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
+        forbid_while_capturing();
         count(&cudaemu_counts::pinned_allocations);
         *pointer = bytes ? allocations().pinned(bytes) : nullptr;
     });
@@ -71,8 +77,8 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned flags) {
 cudaError_t cudaFreeHost(void* pointer) {
     return answer([&] {
         if (!pointer) return;
-        count(&cudaemu_counts::pinned_frees);
         wait_for_device();
+        count(&cudaemu_counts::pinned_frees);
         allocations().free_pinned(pointer);
     });
 }
@@ -80,6 +86,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
     return answer([&] {
         if (flags & ~unsigned(cudaHostRegisterPortable)) refuse(cudaErrorNotSupported);
+        forbid_while_capturing();
         count(&cudaemu_counts::pinned_allocations);
         allocations().pin(pointer, bytes);
     });
@@ -87,8 +94,8 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
 
 cudaError_t cudaHostUnregister(void* pointer) {
     return answer([&] {
-        count(&cudaemu_counts::pinned_frees);
         wait_for_device();
+        count(&cudaemu_counts::pinned_frees);
         allocations().unpin(pointer);
     });
 }
