@@ -202,8 +202,10 @@ cudaGraphExec_t Streams::instantiate(cudaGraph_t handle) {
     if (!graphs_.count(handle)) misuse(cudaErrorInvalidValue, "use of a graph that does not exist");
     auto exec = std::make_unique<CUgraphExec_st>();
     exec->nodes = handle->nodes;
-    for (uint32_t chain = 1; chain < handle->chains; ++chain)
-        exec->forks.push_back(&add_stream(false, 0));
+    exec->streams.resize(handle->chains);
+    for (const auto& node : exec->nodes)
+        if (CUstream_st*& own = exec->streams[node->chain]; node->chain > 0 && !own)
+            own = &add_stream(false, 0);
     executables_.insert(exec.get());
     return exec.release();
 }
@@ -220,16 +222,18 @@ void Streams::launch(cudaGraphExec_t handle, cudaStream_t stream_handle) {
     if (&stream == streams_[0].get()) forbid_legacy();
     join_order(stream);
     stream.clock.join(graph.launched);
-    for (CUstream_st* fork : graph.forks) fork->clock.join(stream.clock);
+    for (CUstream_st* fork : graph.streams)
+        if (fork) fork->clock.join(stream.clock);
 
     std::vector<Clock> done;
     for (const auto& node : graph.nodes) {
-        CUstream_st& own = node->chain == 0 ? stream : *graph.forks[node->chain - 1];
+        CUstream_st& own = node->chain == 0 ? stream : *graph.streams[node->chain];
         for (const uint32_t earlier : node->after) own.clock.join(done[earlier]);
         issue(own, node->name, node->task);
         done.push_back(own.clock);
     }
-    for (const CUstream_st* fork : graph.forks) stream.clock.join(fork->clock);
+    for (const CUstream_st* fork : graph.streams)
+        if (fork) stream.clock.join(fork->clock);
     graph.launched = stream.clock;
 }
 

@@ -26,8 +26,8 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
     std::vector<std::shared_ptr<CUgraphNode_st>> nodes;
-    std::vector<CUstream_st*> forks;  // where the chains after the first run
-    cudaemu::Clock launched;          // all its launches: a graph never runs beside itself
+    std::vector<CUstream_st*> streams;  // by chain, its own; none for the first, nor if empty
+    cudaemu::Clock launched;            // all its launches: a graph never runs beside itself
 };
 
 namespace cudaemu {

@@ -22,16 +22,13 @@ struct Streams {
     cudaEvent_t fork = nullptr, join = nullptr;
 
     explicit Streams(unsigned flags = cudaStreamNonBlocking) {
-        cudaStreamCreateWithFlags(&a, flags);
-        cudaStreamCreateWithFlags(&b, flags);
-        cudaEventCreateWithFlags(&fork, cudaEventDisableTiming);
-        cudaEventCreateWithFlags(&join, cudaEventDisableTiming);
+        for (cudaStream_t* each : {&a, &b}) cudaStreamCreateWithFlags(each, flags);
+        for (cudaEvent_t* each : {&fork, &join})
+            cudaEventCreateWithFlags(each, cudaEventDisableTiming);
     }
     ~Streams() {
-        cudaEventDestroy(fork);
-        cudaEventDestroy(join);
-        cudaStreamDestroy(a);
-        cudaStreamDestroy(b);
+        for (const cudaEvent_t each : {fork, join}) cudaEventDestroy(each);
+        for (const cudaStream_t each : {a, b}) cudaStreamDestroy(each);
     }
     void b_after_a() const {
         cudaEventRecord(fork, a);
@@ -132,8 +129,6 @@ TEST_CASE("the nodes of a graph can be counted", "[cuda]") {
               streams.a_after_b();
               cudaGraph_t graph = nullptr;
               REQUIRE(cudaStreamEndCapture(streams.a, &graph) == cudaSuccess);
-              cudaStreamIsCapturing(streams.b, &status);
-              CHECK(status == cudaStreamCaptureStatusNone);
               size_t number = 0;
               CHECK(cudaGraphGetNodes(graph, nullptr, &number) == cudaSuccess);
               CHECK(number == 2);
