@@ -93,6 +93,8 @@ public:
 private:
     void load(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
+    // Of the tokens that are loaded. What it issues changes with loss_scale and bindings_ alone.
+    void forward_backward(double loss_scale);
     BlockContext context() { return {model_, federation_, shape_, backend_, expert_parallel_}; }
 
     ModelConfig model_;
@@ -113,6 +115,7 @@ private:
     Tensor fractions_;   // (L, E), or empty
     Tensor row_logits_;  // (1, V)
     ModelViews weights_, gradients_;
+    uint64_t bindings_ = 0;  // of weights, gradients and residents so far
 };
 
 }  // namespace fomoe
