@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int kEvents = 256;
+constexpr std::string_view kScratch = "scratch";
 // Uploads up to this size pass through pinned memory and do not wait for the device.
 constexpr int64_t kStaging = 4 * kMiB;
 
@@ -27,9 +28,9 @@ std::string mebibytes(int64_t bytes) {
 // Two halves of pinned memory take turns; each waits for its last copy before it is filled again.
 struct CudaBackend::Lane {
     explicit Lane(CudaBackend& backend)
-        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
+        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes, kScratch); },
                   [&backend](void* data) { backend.release(data); }),
-          blas([&backend](int64_t bytes) { return backend.allocate(bytes, "scratch"); },
+          blas([&backend](int64_t bytes) { return backend.allocate(bytes, kScratch); },
                [&backend](void* data) { backend.release(data); }) {
         check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
         check_cuda(cudaMallocHost(&staging, 2 * kStaging), "cudaMallocHost");
@@ -71,12 +72,15 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
         cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, options.device),
         "cudaDeviceGetAttribute");
     for (auto& lane : lanes_) lane = std::make_unique<Lane>(*this);
+    graphs_ =
+        std::make_unique<Graphs>(stream_of(Queue::compute), stream_of(Queue::comm), options.graphs);
     events_.resize(kEvents);
     for (cudaEvent_t& event : events_)
         check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
 }
 
 CudaBackend::~CudaBackend() {
+    graphs_.reset();
     for (auto& lane : lanes_) lane.reset();
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
     for (const auto& [data, allocation] : allocations_) cudaFree(data);
@@ -97,6 +101,8 @@ std::string CudaBackend::held() const {
 
 void* CudaBackend::allocate(int64_t bytes, std::string_view purpose) {
     FOMOE_CHECK(bytes >= 0, "allocate ", bytes, " bytes");
+    FOMOE_CHECK(!graphs_ || !graphs_->recording(), bytes, " bytes of ", purpose,
+                " are asked for by work that is being recorded");
     void* data = nullptr;
     const cudaError_t status = cudaMalloc(&data, std::max<int64_t>(bytes, 1));
     if (status == cudaErrorMemoryAllocation) {
@@ -118,11 +124,16 @@ void CudaBackend::release(void* data) {
     if (!data) return;
     const auto found = allocations_.find(data);
     FOMOE_CHECK(found != allocations_.end(), "not of this backend");
+    if (graphs_ && found->second.purpose == kScratch) graphs_->scratch_moves();
+    if (graphs_ && found->second.purpose != kScratch) graphs_->memory_goes();
     allocations_.erase(found);
     cudaFree(data);  // destructors call this: an error here is one that was told where it arose
 }
 
-void CudaBackend::op_begins(const char* name) { nvtxRangePushA(name); }
+void CudaBackend::op_begins(const char* name) {
+    graphs_->op_begins(name);
+    nvtxRangePushA(name);
+}
 void CudaBackend::op_ends() { nvtxRangePop(); }
 
 cudaStream_t CudaBackend::stream_of(Queue queue) const {
@@ -150,6 +161,8 @@ void CudaBackend::copy_to_host(void* host, ConstTensor device, Queue queue) {
 void CudaBackend::copy_from_host(Tensor device, const void* host, Queue queue) {
     const int64_t bytes = device.bytes();
     if (bytes == 0) return;
+    FOMOE_CHECK(!graphs_->recording(),
+                "a copy from memory that the host may change, in work that is being recorded");
     Lane& lane = *lanes_[static_cast<int>(queue)];
     const bool staged = bytes <= kStaging;
     const void* from = host;
@@ -174,13 +187,14 @@ void CudaBackend::zero(Tensor x, Queue queue) {
 }
 
 Event CudaBackend::record(Queue queue) {
+    if (graphs_->recording()) return graphs_->record(stream_of(queue));
     const int64_t id = recorded_++;
     check_cuda(cudaEventRecord(events_[id % kEvents], stream_of(queue)), "cudaEventRecord");
     return {id};
 }
 
 void CudaBackend::wait(Queue queue, Event event) {
-    if (event.id < 0) return;
+    if (event.id < 0 || graphs_->wait(stream_of(queue), event)) return;
     FOMOE_CHECK(event.id < recorded_, "event ", event.id, " was never recorded");
     // An event that the ring has reused stands for something later: the wait is longer, not wrong.
     check_cuda(cudaStreamWaitEvent(stream_of(queue), events_[event.id % kEvents]),
@@ -189,6 +203,7 @@ void CudaBackend::wait(Queue queue, Event event) {
 
 void CudaBackend::synchronize(Event event) {
     if (event.id < 0) return;
+    if (graphs_->recorded(event)) return synchronize();
     FOMOE_CHECK(event.id < recorded_, "event ", event.id, " was never recorded");
     check_cuda(cudaEventSynchronize(events_[event.id % kEvents]), "cudaEventSynchronize");
 }
@@ -199,7 +214,10 @@ void* CudaBackend::allocate_host(int64_t bytes) {
     return data;
 }
 
-void CudaBackend::release_host(void* data) { cudaFreeHost(data); }
+void CudaBackend::release_host(void* data) {
+    graphs_->memory_goes();
+    cudaFreeHost(data);
+}
 
 void CudaBackend::copy_to_host_async(void* host, ConstTensor device, Queue queue) {
     if (device.bytes() == 0) return;
@@ -213,6 +231,15 @@ void CudaBackend::copy_from_host_async(Tensor device, const void* host, Queue qu
     check_cuda(cudaMemcpyAsync(device.data, host, device.bytes(), cudaMemcpyHostToDevice,
                                stream_of(queue)),
                "copy from the host");
+}
+
+void CudaBackend::repeat(uint64_t key, const std::function<void()>& issue) {
+    // What the work needs lies in one block already, if it has been issued before.
+    for (const auto& lane : lanes_) {
+        lane->scratch.reset();
+        lane->blas.reset_workspace();
+    }
+    graphs_->repeat(key, issue);
 }
 
 void CudaBackend::synchronize() {

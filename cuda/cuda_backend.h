@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/error.h"
+#include "cuda/graphs.h"
 #include "cuda/scratch.h"
 #include "ops/backend.h"
 #include "ops/cuda_plugin.h"
@@ -49,6 +50,7 @@ public:
     void release_host(void* data) override;
     void copy_to_host_async(void* host, ConstTensor device, Queue queue) override;
     void copy_from_host_async(Tensor device, const void* host, Queue queue) override;
+    void repeat(uint64_t key, const std::function<void()>& issue) override;
 
 protected:
     void op_begins(const char* name) override;
@@ -100,6 +102,7 @@ private:
 
     std::map<void*, Allocation> allocations_;  // by address
     std::array<std::unique_ptr<Lane>, 2> lanes_;
+    std::unique_ptr<Graphs> graphs_;
     std::vector<cudaEvent_t> events_;  // a ring: the event of id i is i mod its size
     int64_t recorded_ = 0;
 };

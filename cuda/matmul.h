@@ -46,6 +46,7 @@ public:
 
     // With `tf32`, f32 operands are rounded to 10 bits of mantissa.
     void multiply(cudaStream_t stream, const Matmul& matmul, bool tf32);
+    void reset_workspace() { workspace_.reset(); }  // as before each matmul
 
 private:
     // All that algorithms depend on.

@@ -76,6 +76,7 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         group_ranks = std::max(group_ranks, group.ranks);
     const Device device = make_device({.choice = backend_choice(options.backend),
                                        .tf32 = config.train.tf32,
+                                       .graphs = config.train.cuda_graphs,
                                        .group_ranks = group_ranks},
                                       threads, job);
     std::unique_ptr<Backend> reference;

@@ -185,6 +185,10 @@ void add_train_keys(Keys& keys) {
             key(
                 "train.tf32", [](Config& c) { return &c.train.tf32; },
                 "f32 matmuls of a GPU keep 10 bits of each factor's mantissa (TF32)"),
+            untrained(key(
+                "train.cuda_graphs", [](Config& c) { return &c.train.cuda_graphs; },
+                "a GPU is given the work of a micro-batch in one piece, recorded once; the numbers "
+                "are the same without")),
             key(
                 "train.batch", [](Config& c) { return &c.train.batch; }, at_least(1),
                 "sequences of one group's step, over all its ranks"),

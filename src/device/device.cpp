@@ -111,7 +111,8 @@ Attempt try_cuda(const DeviceRequest& request, const Threads& threads, Communica
         if (request.group_ranks > 1)
             throw Error(Exit::usage, concat("a group has ", request.group_ranks,
                                             " ranks, and on GPUs a group has one rank so far"));
-        attempt.backend = loaded.plugin->open({.device = device, .tf32 = request.tf32});
+        attempt.backend =
+            loaded.plugin->open({.device = device, .tf32 = request.tf32, .graphs = request.graphs});
         attempt.connect = [plugin = loaded.plugin, backend = attempt.backend.get()](
                               Communicator& host) { return plugin->connect(*backend, host); };
         attempt.text = loaded.plugin->describe(device);

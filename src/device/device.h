@@ -39,6 +39,7 @@ BackendChoice backend_choice(std::string_view name);  // "auto", "cpu", "cuda"; 
 struct DeviceRequest {
     BackendChoice choice = BackendChoice::automatic;
     bool tf32 = false;    // train.tf32
+    bool graphs = true;   // train.cuda_graphs
     int group_ranks = 1;  // the most that one group has
 };
 

@@ -1,9 +1,11 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <numeric>
 
+#include "base/random.h"
 #include "model/attention_block.h"
 
 namespace fomoe {
@@ -171,6 +173,7 @@ void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor co
                 name_of(shape_.dtype), weights.rounded ? " with" : " without", " rounded weights");
     FOMOE_CHECK(copies.count() == (frozen_ ? frozen_->size : 0), copies.count(),
                 " elements of frozen experts, not ", frozen_ ? frozen_->size : 0);
+    ++bindings_;
     weights_ = weight_views(model_, layout_, weights.values, weights.rounded);
     if (frozen_) add_frozen_views(model_, *frozen_, copies, weights_);
     gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
@@ -299,12 +302,22 @@ void Transformer::end_backward_layer(Lane& a, int l, const BalanceWeights& balan
 void Transformer::train(const TokenBatch& batch, double loss_scale,
                         const std::function<void(int)>& layer_done) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
+    load(batch);
+    const auto issue = [&] { forward_backward(loss_scale, layer_done); };
+    // Where tokens travel the host counts them on the way, and layer_done has work of its own. With
+    // a document mask the number of valid tokens, and so the scale, is another in each step.
+    if (expert_parallel_.size() > 1 || layer_done || shape_.document_mask) return issue();
+    const auto memory = reinterpret_cast<uintptr_t>(lanes_[0].token.data);
+    backend_.repeat(
+        combine_bits(combine_bits(memory, bindings_), std::bit_cast<uint64_t>(loss_scale)), issue);
+}
+
+void Transformer::forward_backward(double loss_scale, const std::function<void(int)>& layer_done) {
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
     const BalanceWeights balance{
         .aux = static_cast<float>(model_.moe.aux_loss * per_layer),
         .z = static_cast<float>(model_.moe.z_loss * per_layer),
         .affinity = static_cast<float>(federation_.affinity_loss * per_layer)};
-    load(batch);
     forward(balance);
     for (Lane& lane : lanes_) begin_backward(lane, loss_scale);
     for (int l = model_.n_layers - 1; l >= 0; --l) {
@@ -419,6 +432,7 @@ void Transformer::set_fractions(std::span<const float> fractions) {
 }
 
 void Transformer::set_residents(std::span<const int32_t> slots) {
+    ++bindings_;
     const int64_t E = model_.moe.n_experts;
     FOMOE_CHECK(static_cast<int64_t>(slots.size()) == model_.n_layers * E, "slots");
     for (int64_t l = 0; l < model_.n_layers; ++l) {

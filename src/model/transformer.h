@@ -115,6 +115,8 @@ private:
     void load(const TokenBatch& batch);
     void forward_only(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
+    // Of the tokens that are loaded. What it issues changes with loss_scale and bindings_ alone.
+    void forward_backward(double loss_scale, const std::function<void(int)>& layer_done);
     void begin_layer(Lane& lane, int l, const BalanceWeights& balance);
     void begin_backward(Lane& lane, double loss_scale);
     void end_backward_layer(Lane& lane, int l, const BalanceWeights& balance);
@@ -146,6 +148,7 @@ private:
     Tensor fractions_;   // (L, E), or empty
     Tensor row_logits_;  // (1, V)
     ModelViews weights_, gradients_;
+    uint64_t bindings_ = 0;  // of weights, gradients and residents so far
 };
 
 }  // namespace fomoe

@@ -118,18 +118,16 @@ std::string judge_workspace(const Product& p, size_t given) {
     return "";
 }
 
-void issue(const Product& product, cudaStream_t stream) {
-    auto* owned = new Product(product);
-    const auto run = [](void* data) {
-        const std::unique_ptr<Product> product(static_cast<Product*>(data));
-        compute(*product);
-    };
+cublasStatus_t issue(const Product& product, cudaStream_t stream) {
     const Problem& p = product.problem;
     const auto bytes = [](const Layout& x) { return double(x.rows * x.columns * size_of(x.type)); };
     cudaemu_describe(cudaemu_compute, "matmul",
                      bytes(p.a) + bytes(p.b) + bytes(p.d) * (product.beta == 0 ? 1 : 2),
                      2.0 * double(p.m()) * double(p.n()) * double(p.k()));
-    if (cudaLaunchHostFunc(stream, run, owned) != cudaSuccess) delete owned;
+    const cudaError_t code = cudaemu_launch_host_work(
+        stream, [](void* data) { compute(*static_cast<const Product*>(data)); },
+        new Product(product), [](void* data) { delete static_cast<Product*>(data); });
+    return code == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 }  // namespace
@@ -286,8 +284,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     for (const std::string& reason :
          {judge_addresses(product, *advised), judge_workspace(product, workspace_bytes)})
         if (!reason.empty()) return invalid(call, reason);
-    issue(product, stream);
-    return CUBLAS_STATUS_SUCCESS;
+    return issue(product, stream);
 }
 
 }  // extern "C"

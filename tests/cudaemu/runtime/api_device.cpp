@@ -113,6 +113,7 @@ cudaError_t cudaDriverGetVersion(int* version) {
 // after such an error and done otherwise; streams and events live on.
 cudaError_t cudaDeviceReset() {
     if (const cudaError_t code = unusable(); code != cudaSuccess) return remember(code);
+    Streams::instance().end_captures();
     Streams::instance().wait_for_all("cudaDeviceReset");
     Allocations::instance().free_all_device();
     set_sticky_error(cudaSuccess);

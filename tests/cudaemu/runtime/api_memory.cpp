@@ -16,7 +16,11 @@ namespace {
 
 Allocations& allocations() { return Allocations::instance(); }
 
+// Captures may forbid all that changes the memory.
+void forbid_while_capturing() { Streams::instance().forbid_unsafe(); }
+
 void wait_for_device(const char* call) {
+    forbid_while_capturing();
     count(&cudaemu_counts::host_waits);
     Streams::instance().wait_for_all(call);
 }
@@ -40,6 +44,7 @@ extern "C" {
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
+        forbid_while_capturing();
         count(&cudaemu_counts::allocations);
         Timeline::instance().allocates("device", bytes);
         *pointer = bytes ? allocations().device(bytes) : nullptr;
@@ -49,8 +54,8 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
     return answer([&] {
         if (!pointer) return;
-        count(&cudaemu_counts::frees);
         wait_for_device("cudaFree");
+        count(&cudaemu_counts::frees);
         Timeline::instance().frees("device");
         allocations().free_device(pointer);
     });
@@ -59,6 +64,7 @@ cudaError_t cudaFree(void* pointer) {
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
     return answer([&] {
         if (!pointer) refuse(cudaErrorInvalidValue);
+        forbid_while_capturing();
         count(&cudaemu_counts::pinned_allocations);
         Timeline::instance().allocates("pinned", bytes);
         *pointer = bytes ? allocations().pinned(bytes) : nullptr;
@@ -75,8 +81,8 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned flags) {
 cudaError_t cudaFreeHost(void* pointer) {
     return answer([&] {
         if (!pointer) return;
-        count(&cudaemu_counts::pinned_frees);
         wait_for_device("cudaFreeHost");
+        count(&cudaemu_counts::pinned_frees);
         Timeline::instance().frees("pinned");
         allocations().free_pinned(pointer);
     });
@@ -85,6 +91,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
     return answer([&] {
         if (flags & ~unsigned(cudaHostRegisterPortable)) refuse(cudaErrorNotSupported);
+        forbid_while_capturing();
         count(&cudaemu_counts::pinned_allocations);
         Timeline::instance().allocates("pinned", bytes);
         allocations().pin(pointer, bytes);
@@ -93,8 +100,8 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
 
 cudaError_t cudaHostUnregister(void* pointer) {
     return answer([&] {
-        count(&cudaemu_counts::pinned_frees);
         wait_for_device("cudaHostUnregister");
+        count(&cudaemu_counts::pinned_frees);
         Timeline::instance().frees("pinned");
         allocations().unpin(pointer);
     });

@@ -67,7 +67,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaDeviceSynchronize() {
     return answer([&] {
         count(&cudaemu_counts::host_waits);
-        streams().wait_for_all("cudaDeviceSynchronize");
+        streams().synchronize_device("cudaDeviceSynchronize");
     });
 }
 
@@ -133,30 +133,6 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
     return answer([&] { *milliseconds = streams().milliseconds(from, to); });
-}
-
-// There is no stream capture here, and so there are no graphs.
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-    return answer([] { refuse(cudaErrorNotSupported); });
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) {
-    return answer([] { refuse(cudaErrorNotSupported); });
-}
-
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-    return answer([&] {
-        streams().find(stream);
-        *status = cudaStreamCaptureStatusNone;
-    });
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) {
-    return answer([] { refuse(cudaErrorNotSupported); });
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
-    return answer([] { refuse(cudaErrorNotSupported); });
 }
 
 }  // extern "C"

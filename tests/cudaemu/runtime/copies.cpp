@@ -115,6 +115,7 @@ void copy(const CopyRequest& request, cudaStream_t stream) {
 
 void copy_and_wait(const CopyRequest& request) {
     Direction direction;
+    Streams::instance().forbid_unsafe();
     if (!prepare(request, direction)) return;
     issue(request, direction, nullptr);
     if (direction.to_device && direction.from_device) return;

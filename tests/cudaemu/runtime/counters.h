@@ -14,12 +14,13 @@ struct cudaemu_counts {
     // Calls that wait for the device: cudaStreamSynchronize, cudaEventSynchronize,
     // cudaDeviceSynchronize, cudaMemcpy to or from the host, and what frees memory.
     uint64_t host_waits;
-    uint64_t launches;
+    uint64_t launches;          // of kernels by calls, also by those that are captured
     uint64_t copies_to_device;  // calls, blocking or not
     uint64_t copies_to_host;
     uint64_t copies_on_device;
     uint64_t memsets;
     uint64_t host_functions;  // cudaLaunchHostFunc; a matmul of the replacement cuBLAS is one
+    uint64_t graph_launches;  // cudaGraphLaunch; what the graphs then do is not counted
 };
 
 // Counts since the last call, over all threads. Calls are counted when they are made, not when

@@ -3,12 +3,26 @@
 
 #include <fmt/format.h>
 
+#include <memory>
 #include <optional>
 
 #include "check/checker.h"
 #include "check/findings.h"
 #include "memory/device_memory.h"
+#include "runtime/counting.h"
+#include "runtime/errors.h"
 #include "runtime/streams.h"
+
+cudaError_t cudaemu_launch_host_work(cudaStream_t stream, void (*work)(void*), void* data,
+                                     void (*release)(void*)) {
+    using namespace cudaemu;
+    const std::shared_ptr<void> owned(data, release);
+    return answer([&] {
+        count(&cudaemu_counts::host_functions);
+        Streams::instance().issue(stream, take_description(),
+                                  [work, owned](const Operation&) { work(owned.get()); });
+    });
+}
 
 void* cudaemu_reach(const void* pointer, size_t bytes, int access, const char* what) {
     using namespace cudaemu;

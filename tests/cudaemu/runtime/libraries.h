@@ -1,11 +1,18 @@
-// For replacements of other CUDA libraries, which do their work on the host with
-// cudaLaunchHostFunc: how a host function reaches device memory. Found in this library at run time,
+// For replacements of other CUDA libraries, which do their work on the host: how they put it into
+// streams, and how it reaches device memory. Found in this library at run time,
 // so link to it.
 #pragma once
 
+#include <driver_types.h>
 #include <stddef.h>
 
 extern "C" {
+
+// cudaLaunchHostFunc with data that the work owns: release(data) is called once, when the work has
+// been done, or when the graph that it was captured for, and may do it many times, is gone. On an
+// error it has been called.
+cudaError_t cudaemu_launch_host_work(cudaStream_t stream, void (*work)(void*), void* data,
+                                     void (*release)(void*));
 
 enum cudaemu_access { cudaemu_read = 1, cudaemu_write = 2 };
 
@@ -17,9 +24,9 @@ void* cudaemu_reach(const void* address, size_t bytes, int access, const char* w
 // Whether the address is of the device.
 int cudaemu_is_device(const void* address);
 
-// What the next cudaLaunchHostFunc of this thread enqueues, for the timeline. `name` without
-// quotes; `bytes` read and written, or sent for a transfer; flops: multiplications and additions;
-// 0: not known.
+// What the next cudaLaunchHostFunc or cudaemu_launch_host_work of this thread enqueues, for the
+// timeline. `name` without quotes; `bytes` read and written, or sent for a transfer; flops:
+// multiplications and additions; 0: not known.
 enum cudaemu_work { cudaemu_compute, cudaemu_transfer };
 void cudaemu_describe(int work, const char* name, double bytes, double flops);
 

@@ -23,19 +23,27 @@ Streams::Streams() { streams_.push_back(std::make_unique<CUstream_st>()); }
 
 cudaStream_t Streams::create(bool blocking, int priority) {
     Lock lock(mutex_);
+    CUstream_st& stream = add_stream(blocking, priority);
+    open_.insert(&stream);
+    return &stream;
+}
+
+CUstream_st& Streams::add_stream(bool blocking, int priority) {
     auto stream = std::make_unique<CUstream_st>();
     stream->number = uint32_t(streams_.size());
     stream->blocking = blocking;
     stream->priority = priority;
-    open_.insert(stream.get());
     streams_.push_back(std::move(stream));
-    return streams_.back().get();
+    return *streams_.back();
 }
 
-void Streams::destroy(cudaStream_t stream) {
+void Streams::destroy(cudaStream_t handle) {
     Lock lock(mutex_);
-    checked(stream);
-    if (!open_.erase(stream))
+    CUstream_st& stream = checked(handle);
+    if (stream.capture)
+        break_capture(*stream.capture, cudaErrorStreamCaptureUnsupported,
+                      "cudaStreamDestroy of a stream that is captured");
+    if (!open_.erase(&stream))
         misuse(cudaErrorInvalidResourceHandle, "cudaStreamDestroy of the default stream");
 }
 
@@ -64,7 +72,7 @@ void Streams::issue(cudaStream_t stream, Label label, Task task) {
     issue(checked(stream), std::move(label), std::move(task));
 }
 
-void Streams::issue(CUstream_st& stream, Label label, Task task) {
+void Streams::join_order(CUstream_st& stream) {
     CUstream_st& legacy = *streams_[0];
     stream.clock.join(host_);
     if (&stream == &legacy) {
@@ -73,6 +81,12 @@ void Streams::issue(CUstream_st& stream, Label label, Task task) {
     } else if (stream.blocking) {
         stream.clock.join(legacy.clock);
     }
+}
+
+void Streams::issue(CUstream_st& stream, Label label, Task task) {
+    if (stream.capture) return capture(stream, std::move(label), std::move(task));
+    if (&stream == streams_[0].get()) forbid_legacy();
+    join_order(stream);
     Work work;
     work.operation = {label.name, stream.number, ++stream.issued, stream.clock};
     Timeline::instance().issued(label, work.operation);
@@ -138,7 +152,9 @@ bool Streams::poll(Lock& lock, const Clock& clock) {
 
 void Streams::wait(cudaStream_t handle, const char* call) {
     Lock lock(mutex_);
-    const Clock clock = checked(handle).clock;
+    const CUstream_st& stream = checked(handle);
+    forbid_waits(stream);
+    const Clock clock = stream.clock;
     Timeline::instance().host_waits(call, clock);
     wait(lock, clock);
 }
@@ -175,6 +191,13 @@ void Streams::record(cudaEvent_t handle, cudaStream_t stream_handle) {
     Lock lock(mutex_);
     CUevent_st& event = checked(handle);
     CUstream_st& stream = checked(stream_handle);
+    event.capture = stream.capture;
+    if (stream.capture) {
+        capture_of(stream);
+        event.nodes = stream.last;
+        event.recorded = false;
+        return;
+    }
     event.time = std::make_shared<CUevent_st::Time>();
     issue(stream, Label{.kind = "record", .name = "event", .event = event.id},
           [time = event.time](const Operation&) { *time = std::chrono::steady_clock::now(); });
@@ -184,10 +207,11 @@ void Streams::record(cudaEvent_t handle, cudaStream_t stream_handle) {
     event.number = stream.issued;
 }
 
-void Streams::wait_event(cudaStream_t stream_handle, cudaEvent_t handle) {
+void Streams::wait_event(cudaStream_t stream_handle, cudaEvent_t event_handle) {
     Lock lock(mutex_);
     CUstream_st& stream = checked(stream_handle);
-    const CUevent_st& event = checked(handle);
+    CUevent_st& event = checked(event_handle);
+    if (stream.capture || event.capture) return capture_wait(stream, event);
     stream.clock.join(event.clock);
     if (event.recorded)
         Timeline::instance().stream_waits(stream.number, event.id, event.stream, event.number);
@@ -195,7 +219,9 @@ void Streams::wait_event(cudaStream_t stream_handle, cudaEvent_t handle) {
 
 void Streams::wait(cudaEvent_t handle, const char* call) {
     Lock lock(mutex_);
-    const Clock clock = checked(handle).clock;
+    const CUevent_st& event = checked(handle);
+    forbid_waits(event);
+    const Clock clock = event.clock;
     Timeline::instance().host_waits(call, clock);
     wait(lock, clock);
 }
@@ -212,13 +238,17 @@ float Streams::milliseconds(cudaEvent_t from, cudaEvent_t to) {
 
 bool Streams::done(cudaStream_t handle) {
     Lock lock(mutex_);
-    const Clock clock = checked(handle).clock;
+    const CUstream_st& stream = checked(handle);
+    forbid_waits(stream);
+    const Clock clock = stream.clock;
     return poll(lock, clock);
 }
 
 bool Streams::done(cudaEvent_t handle) {
     Lock lock(mutex_);
-    const Clock clock = checked(handle).clock;
+    const CUevent_st& event = checked(handle);
+    forbid_waits(event);
+    const Clock clock = event.clock;
     return poll(lock, clock);
 }
 

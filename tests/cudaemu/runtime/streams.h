@@ -7,7 +7,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -15,20 +14,14 @@
 #include <vector>
 
 #include "check/order.h"
+#include "runtime/graphs.h"
 #include "runtime/timeline.h"
+#include "runtime/work.h"
 
 namespace cudaemu {
 
 // The operation that this thread is running, or null.
 const Operation* running_operation();
-
-// Runs an operation; gets it for checked mode.
-using Task = std::function<void(const Operation&)>;
-
-struct Work {
-    Operation operation;
-    Task task;
-};
 
 }  // namespace cudaemu
 
@@ -40,6 +33,10 @@ struct CUstream_st {
     bool running = false;               // a thread is executing one
     cudaemu::Clock clock;               // what is ordered before the next operation
     std::deque<cudaemu::Work> pending;
+
+    std::shared_ptr<cudaemu::Capture> capture;  // null: work is executed
+    uint32_t chain = 0;                         // its place in the capture
+    std::vector<uint32_t> last;                 // captured nodes that the next one comes after
 };
 
 struct CUevent_st {
@@ -52,11 +49,15 @@ struct CUevent_st {
     cudaemu::Clock clock;             // the operation that records it, and all before it
     uint32_t stream = 0, number = 0;  // that operation
     std::shared_ptr<Time> time;       // when that operation ran
+
+    std::shared_ptr<cudaemu::Capture> capture;  // in which it was recorded, or null
+    std::vector<uint32_t> nodes;                // that come before it
 };
 
 namespace cudaemu {
 
-// Thread-safe. Handles of streams and events that do not exist are refused.
+// Thread-safe. Handles of streams and events that do not exist are refused. What a capture forbids
+// breaks it and is refused.
 class Streams {
 public:
     static Streams& instance();
@@ -74,6 +75,7 @@ public:
     // These run work until what they wait for is done. `call`: who waits, for the timeline.
     void wait(cudaStream_t stream, const char* call);
     void wait_for_all(const char* call);
+    void synchronize_device(const char* call);  // the same where no stream is captured
 
     cudaEvent_t create_event(bool timed);
     void destroy_event(cudaEvent_t event);
@@ -85,6 +87,19 @@ public:
     // Whether all is done. If not, does it now: a program that polls gets on.
     bool done(cudaStream_t stream);
     bool done(cudaEvent_t event);
+
+    void begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode);
+    cudaGraph_t end_capture(cudaStream_t stream);
+    cudaStreamCaptureStatus capture_status(cudaStream_t stream);
+    // Refuses calls that may wait for work of other streams, while a capture forbids them to this
+    // thread.
+    void forbid_unsafe();
+    void end_captures();  // without graphs
+    cudaGraphExec_t instantiate(cudaGraph_t graph);
+    void launch(cudaGraphExec_t graph, cudaStream_t stream);
+    void destroy(cudaGraph_t graph);
+    void destroy(cudaGraphExec_t graph);
+    const CUgraph_st& find(cudaGraph_t graph);
 
 private:
     Streams();
@@ -103,6 +118,21 @@ private:
     bool poll(Lock& lock, const Clock& clock);
     CUstream_st* first_unmet(const CUstream_st& stream);
 
+    CUstream_st& add_stream(bool blocking, int priority);
+    // What the next operation of the stream comes after.
+    void join_order(CUstream_st& stream);
+
+    // The capture of the stream; a broken one is refused.
+    Capture& capture_of(CUstream_st& stream);
+    [[noreturn]] void break_capture(Capture& capture, cudaError_t code, const std::string& finding);
+    void leave(Capture& capture);  // its streams are not captured any more
+    void capture(CUstream_st& stream, Label label, Task task);
+    void capture_wait(CUstream_st& stream, CUevent_st& event);
+    void forbid_waits(const CUstream_st& stream);
+    void forbid_waits(const CUevent_st& event);
+    void forbid_unsafe_calls();
+    void forbid_legacy();
+
     std::mutex mutex_;
     std::condition_variable progress_;
     std::vector<std::unique_ptr<CUstream_st>>
@@ -110,6 +140,9 @@ private:
     std::set<cudaStream_t> open_;
     std::set<cudaEvent_t> events_;
     uint64_t events_made_ = 0;
+    std::vector<std::shared_ptr<Capture>> captures_;  // that have not ended
+    std::set<cudaGraph_t> graphs_;
+    std::set<cudaGraphExec_t> executables_;
     Clock host_;  // what the host has waited for
 };
 

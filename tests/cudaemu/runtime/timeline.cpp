@@ -71,10 +71,23 @@ void Timeline::open(const std::string& file) {
     on_ = file_ != nullptr;
 }
 
-void Timeline::write(std::string fields) {
-    if (!ops().empty())
-        fields +=
-            fmt::format(R"(, "op": {}, "call": {})", quoted(ops().back().name), ops().back().call);
+Label Timeline::in_op(Label label) {
+    if (!label.call && !ops().empty()) {
+        label.op = ops().back().name;
+        label.call = ops().back().call;
+    }
+    return label;
+}
+
+uint64_t Timeline::new_call() {
+    static std::atomic<uint64_t> calls = 0;
+    return ++calls;
+}
+
+void Timeline::write(std::string fields, const std::string& op, uint64_t call) {
+    const Label label = in_op({.op = op, .call = call});
+    if (label.call)
+        fields += fmt::format(R"(, "op": {}, "call": {})", quoted(label.op), label.call);
     std::lock_guard lock(mutex_);
     if (file_) std::fprintf(file_, "{%s}\n", fields.c_str());
 }
@@ -88,7 +101,7 @@ void Timeline::issued(const Label& label, const Operation& operation) {
     if (label.bytes > 0) fields += fmt::format(R"(, "bytes": {:.0f})", label.bytes);
     if (label.flops > 0) fields += fmt::format(R"(, "flops": {:.0f})", label.flops);
     if (label.event) fields += fmt::format(R"(, "event": {})", label.event);
-    write(std::move(fields));
+    write(std::move(fields), label.op, label.call);
 }
 
 void Timeline::stream_waits(uint32_t stream, uint64_t event, uint32_t recorded, uint32_t number) {
@@ -115,10 +128,13 @@ void Timeline::frees(const char* memory) {
     if (on()) write(fmt::format(R"("do": "free", "name": "{}")", memory));
 }
 
-void Timeline::op_begins(const char* name) {
-    static std::atomic<uint64_t> calls = 0;
-    ops().push_back({name ? name : "", ++calls});
+void Timeline::launches_graph(uint32_t stream, size_t nodes) {
+    if (on())
+        write(fmt::format(R"("do": "graph", "name": "cudaGraphLaunch", "stream": {}, "nodes": {})",
+                          stream, nodes));
 }
+
+void Timeline::op_begins(const char* name) { ops().push_back({name ? name : "", new_call()}); }
 
 void Timeline::op_ends() {
     if (!ops().empty()) ops().pop_back();

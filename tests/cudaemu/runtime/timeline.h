@@ -19,6 +19,8 @@ struct Label {
     double bytes = 0, flops = 0;  // 0: not known
     std::string shape;            // fields of a launch
     uint64_t event = 0;           // of a record
+    std::string op;               // that it belongs to, and which call of it; 0: that of now
+    uint64_t call = 0;
 };
 
 // Thread-safe. All but open() do nothing while no file is open.
@@ -39,13 +41,19 @@ public:
     void allocates(const char* memory, uint64_t bytes);
     void frees(const char* memory);
 
+    // The graph's work follows.
+    void launches_graph(uint32_t stream, size_t nodes);
+    // The label with the op of now, for work that is captured; a replay is a call of its own.
+    static Label in_op(Label label);
+    static uint64_t new_call();
+
     // The op that this thread issues from now on; ops may lie within ops.
     void op_begins(const char* name);
     void op_ends();
 
 private:
     Timeline();
-    void write(std::string fields);
+    void write(std::string fields, const std::string& op = "", uint64_t call = 0);
 
     std::atomic<bool> on_ = false;
     std::mutex mutex_;

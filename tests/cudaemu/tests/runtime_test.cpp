@@ -211,14 +211,6 @@ TEST_CASE("variables of a module can be copied", "[cuda]") {
                Contains("beyond a variable"));
 }
 
-TEST_CASE("streams are not captured", "[cuda]") {
-    CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal) == cudaErrorNotSupported);
-    cudaStreamCaptureStatus status;
-    CHECK(cudaStreamIsCapturing(nullptr, &status) == cudaSuccess);
-    CHECK(status == cudaStreamCaptureStatusNone);
-    cudaGetLastError();
-}
-
 TEST_CASE("host code that touches device memory dies", "[cuda]") {
     const OnDevice<float> x(std::vector<float>(1, 3));
     const pid_t child = fork();

@@ -124,6 +124,32 @@ TEST_CASE("ranges of NVTX name the ops of the timeline", "[.][nvtx_ranges]") {
     CHECK_FALSE(lines[3].contains("op"));
 }
 
+TEST_CASE("a graph's work is in the timeline whenever it is launched", "[cuda]") {
+    cudaStream_t stream = nullptr;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    const OnDevice<float> x(std::vector<float>(64));
+    const std::vector<Json> lines = timeline_of([&] {
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t exec = nullptr;
+        cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+        cudaMemsetAsync(x.get(), 0, 256, stream);
+        runtime_kernels::add(x.get(), 64, 1.0f, stream);
+        cudaStreamEndCapture(stream, &graph);
+        cudaGraphInstantiate(&exec, graph, 0);
+        cudaGraphLaunch(exec, stream);
+        cudaGraphLaunch(exec, stream);
+        cudaGraphExecDestroy(exec);
+        cudaGraphDestroy(graph);
+    });
+    REQUIRE(deeds(lines) ==
+            std::vector<std::string>{"graph", "fill", "launch", "graph", "fill", "launch"});
+    CHECK(lines[0].at("nodes") == 2);
+    CHECK(lines[2].at("grid") == lines[5].at("grid"));
+    CHECK(lines[5].at("number").get<int>() == lines[2].at("number").get<int>() + 2);
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+}
+
 // NVTX looks for its library at its first call, so this is a process of its own.
 TEST_CASE("NVTX finds the runtime through its environment variable", "[cuda]") {
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
