@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/graphs.h"
 #include "cuda/matmul.h"
 
 namespace fomoe {

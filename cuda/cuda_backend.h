@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cuda/error.h"
-#include "cuda/graphs.h"
 #include "cuda/scratch.h"
 #include "ops/backend.h"
 #include "ops/cuda_plugin.h"
@@ -16,6 +15,7 @@
 namespace fomoe {
 
 class Blas;
+class Graphs;
 
 // What a launcher works with.
 struct Stream {

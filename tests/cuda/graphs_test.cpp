@@ -106,7 +106,7 @@ TEST_CASE("cuda: with graphs a step is a few calls", "[cuda]") {
     CAPTURE(calls(counts[0]), calls(counts[1]));
     CHECK(counts[0].graph_launches == 0);
     CHECK(counts[1].graph_launches == 2);  // one a micro-batch
-    CHECK(calls(counts[1]) * 8 < calls(counts[0]));
+    CHECK(calls(counts[1]) * 5 < calls(counts[0]));
     CHECK(counts[1].host_functions == 0);  // all matmuls are in the graphs
     CHECK(counts[1].host_waits == 1);
     CHECK(counts[1].copies_to_device == counts[0].copies_to_device);
@@ -114,17 +114,17 @@ TEST_CASE("cuda: with graphs a step is a few calls", "[cuda]") {
 }
 
 TEST_CASE("cuda: another loss scale is other work", "[cuda]") {
-    const Config config = small_config(9);
+    const Config config = small_config(7);
     const auto changes = [](int64_t step) { return step % 3 == 0 ? int64_t{31} : int64_t{0}; };
     check_same(config, changes);
 }
 
 TEST_CASE("cuda: graphs survive scratch that grows", "[cuda]") {
-    const Config config = small_config(6);
+    const Config config = small_config(5);
     const auto backend = open_plugin(true), other = open_plugin(false);
     Trainee with(config, *backend), without(config, *other);
     // A loss over so many words that its logits do not fit in what a step has needed.
-    constexpr int64_t N = 64, D = 8, V = 20000;
+    constexpr int64_t N = 64, D = 8, V = 8000;
     Pool pool("large");
     const auto on_device = [&](const Tensor& x, Arena& memory) {
         Arena tape;
@@ -175,6 +175,7 @@ TEST_CASE("cuda: repeated work may use both queues", "[cuda]") {
         const auto backend = open_plugin(true);
         {
             const Summed a(*backend, {1, 2, 3}), b(*backend, {10});
+            backend->synchronize();
             const Event before = backend->record(Queue::compute);
             Event inside;
             const auto issue = [&] {
