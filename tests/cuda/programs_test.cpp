@@ -139,9 +139,9 @@ TEST_CASE("cuda: where GPUs cannot be had it is said, and nothing falls back but
              {{}, pair, 2, {"2 ranks on host ", " with 1 GPU; "}},
              {{}, "{name: solo, ranks: 2}", 2, {"2 ranks on host ", " with 1 GPU; "}},
              {{{"CUDAEMU_DEVICES", "2"}},
-              pair + ", {name: north}",
+              pair + ", {name: north}, {name: south}",
               2,
-              {"3 ranks on host ", " with 2 GPUs; "}},
+              {"4 ranks on host ", " with 2 GPUs; "}},
          }) {
         const Workplace place;
         const Command words = place.train(row.groups, kSmall);
@@ -163,7 +163,7 @@ TEST_CASE("cuda: without a GPU no process pays for loading cuBLASLt", "[cuda]") 
     cuda_plugin();
     if (!on_interpreter()) return;
     const Workplace place;
-    const Command words = place.train(kSolo, with(kSmall, {"--set", "train.steps=1"}));
+    const Command words = place.train(kSolo, with(kSmall, {"--set", "train.steps=2"}));
     const auto loaded = [&](std::map<std::string, std::string> environment) {
         environment["LD_DEBUG"] = "files";  // the loader says what it loads, on stderr
         const Outcome result = place.run(words, environment);
@@ -182,7 +182,7 @@ TEST_CASE("cuda: each rank has a GPU of its own, and the log says which", "[cuda
     const Workplace place;
     const std::string groups = "{name: west}, {name: east}";
     const Command words = place.train(
-        groups, with(kSmall, {"--set", "train.steps=1", "--backend", "cuda", "--verbose"}));
+        groups, with(kSmall, {"--set", "train.steps=2", "--backend", "cuda", "--verbose"}));
     for (const char* devices : {"2", "4"}) {
         const Outcome result = place.run(words, {{"CUDAEMU_DEVICES", devices}});
         INFO(result.err);
