@@ -22,7 +22,7 @@ scripts/build.sh
 if [ "$*" = --all ]; then
     for plugin in build/libfomoe_cuda.so build/clang/libfomoe_cuda.so; do
         if [ ! -e $plugin ]; then
-            echo "$plugin was not built: delete build/, so that nvcc and clang++-22 are looked for" >&2
+            echo "$plugin was not built: delete build/, so that its compiler is looked for again" >&2
             exit 1
         fi
     done
