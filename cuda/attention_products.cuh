@@ -91,7 +91,7 @@ __device__ __forceinline__ void multiply_transposed(Sums<m, columns>& sums, cons
     constexpr int row_bytes = width * sizeof(nv_bf16);
     const int lane = threadIdx.x % kWarp;
     const uint32_t at = ptx::shared_address(right.at(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8));
-#pragma unroll(Rows::kUnrolled)
+#pragma unroll Rows::kUnrolled
     for (int k = 0; k < width; k += 16) {
         uint32_t a[m][4];
         left.fragments(a, k);

@@ -24,10 +24,10 @@ struct Chunk {
     float scale;
 };
 
-// The sum of e^(z - maximum) over what was added.
+// The sum of e^(z - maximum) over what was added. Of nothing it is {-INFINITY, 0}; the members have
+// no initialisers, which shared memory cannot have.
 struct ExpSum {
-    float maximum = -INFINITY;
-    float sum = 0;
+    float maximum, sum;
 
     __device__ void raise(float to) {
         if (to <= maximum) return;
@@ -47,9 +47,8 @@ template <int threads>
 __device__ ExpSum block_merge(ExpSum x) {
     __shared__ ExpSum part[threads / kWarp];
     for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-        ExpSum other;
-        other.maximum = __shfl_xor_sync(kAllLanes, x.maximum, distance);
-        other.sum = __shfl_xor_sync(kAllLanes, x.sum, distance);
+        const ExpSum other{.maximum = __shfl_xor_sync(kAllLanes, x.maximum, distance),
+                           .sum = __shfl_xor_sync(kAllLanes, x.sum, distance)};
         x.merge(other);
     }
     if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = x;
@@ -68,7 +67,7 @@ __global__ void __launch_bounds__(threads) cross_entropy(Chunk chunk) {
     const int64_t words = chunk.words, whole = words / kElementwise * kElementwise;
     constexpr int64_t kStep = threads * kElementwise;  // words that the block takes at a time
 
-    ExpSum thread_sum;
+    ExpSum thread_sum{.maximum = -INFINITY, .sum = 0};
     for (int64_t i = threadIdx.x * kElementwise; i < whole; i += kStep) {
         const auto in = load<kElementwise>(z + i);
         thread_sum.raise(fmaxf(fmaxf(in.at[0], in.at[1]), fmaxf(in.at[2], in.at[3])));

@@ -1,7 +1,6 @@
-// CUDA and cuBLAS errors as Error(internal).
+// CUDA errors as Error(internal).
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include "base/error.h"
@@ -11,11 +10,6 @@ namespace fomoe {
 inline void check_cuda(cudaError_t status, const char* call) {
     if (status != cudaSuccess)
         throw Error(Exit::internal, concat("CUDA: ", call, ": ", cudaGetErrorString(status)));
-}
-inline void check_cublas(cublasStatus_t status, const char* call) {
-    if (status != CUBLAS_STATUS_SUCCESS)
-        throw Error(Exit::internal,
-                    concat("cuBLAS: ", call, ": ", cublasLtGetStatusString(status)));
 }
 // After a launch: a configuration that the device refuses.
 inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), kernel); }

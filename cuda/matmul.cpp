@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "cuda/cublaslt.h"
+
 namespace fomoe {
 namespace {
 
@@ -23,12 +25,12 @@ uint32_t alignment_of(const void* data) {
 }
 
 // A handle of cuBLASLt and what destroys it.
-template <class Handle, cublasStatus_t (*destroy)(Handle)>
+template <class Handle, cublasStatus_t (*CublasLt::*destroy)(Handle)>
 class Owned {
 public:
     Owned() = default;
     ~Owned() {
-        if (handle_) destroy(handle_);
+        if (handle_) (cublaslt().*destroy)(handle_);
     }
     Owned(const Owned&) = delete;
     Owned& operator=(const Owned&) = delete;
@@ -38,27 +40,25 @@ public:
 private:
     Handle handle_ = nullptr;
 };
-using Description = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Description = Owned<cublasLtMatmulDesc_t, &CublasLt::description_destroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, &CublasLt::layout_destroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, &CublasLt::preference_destroy>;
 
 void set(const Description& description, cublasLtMatmulDescAttributes_t attribute,
          cublasOperation_t value) {
-    check_cublas(cublasLtMatmulDescSetAttribute(description.get(), attribute, &value, sizeof value),
+    check_cublas(cublaslt().description_set(description.get(), attribute, &value, sizeof value),
                  "cublasLtMatmulDescSetAttribute");
 }
 template <class T>
 void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, T value) {
-    check_cublas(
-        cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value),
-        "cublasLtMatmulPreferenceSetAttribute");
+    check_cublas(cublaslt().preference_set(preference.get(), attribute, &value, sizeof value),
+                 "cublasLtMatmulPreferenceSetAttribute");
 }
 
 // `rows` and `columns` of the row-major matrix as it lies in memory.
 void make_layout(Layout& layout, DType dtype, int64_t rows, int64_t columns, int64_t stride) {
-    check_cublas(
-        cublasLtMatrixLayoutCreate(layout.address(), type_of(dtype), columns, rows, stride),
-        "cublasLtMatrixLayoutCreate");
+    check_cublas(cublaslt().layout_create(layout.address(), type_of(dtype), columns, rows, stride),
+                 "cublasLtMatrixLayoutCreate");
 }
 
 bool is_unsupported(cublasStatus_t status) {
@@ -75,15 +75,15 @@ struct Blas::Plan {
 
 Blas::Blas(std::function<void*(int64_t)> allocate, std::function<void(void*)> release)
     : workspace_(std::move(allocate), std::move(release)) {
-    check_cublas(cublasLtCreate(&handle_), "cublasLtCreate");
+    check_cublas(cublaslt().create(&handle_), "cublasLtCreate");
 }
 
-Blas::~Blas() { cublasLtDestroy(handle_); }
+Blas::~Blas() { cublaslt().destroy(handle_); }
 
 std::unique_ptr<Blas::Plan> Blas::plan(const Key& s) const {
     auto plan = std::make_unique<Plan>();
     const cublasComputeType_t compute = s.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    check_cublas(cublasLtMatmulDescCreate(plan->description.address(), compute, CUDA_R_32F),
+    check_cublas(cublaslt().description_create(plan->description.address(), compute, CUDA_R_32F),
                  "cublasLtMatmulDescCreate");
     set(plan->description, CUBLASLT_MATMUL_DESC_TRANSA, s.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(plan->description, CUBLASLT_MATMUL_DESC_TRANSB, s.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -97,7 +97,7 @@ std::unique_ptr<Blas::Plan> Blas::plan(const Key& s) const {
     make_operand(plan->c, s.c, s.m, s.n);
 
     Preference preference;
-    check_cublas(cublasLtMatmulPreferenceCreate(preference.address()),
+    check_cublas(cublaslt().preference_create(preference.address()),
                  "cublasLtMatmulPreferenceCreate");
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
     // Parts of a sum that several blocks share must not be rounded to bf16.
@@ -110,7 +110,7 @@ std::unique_ptr<Blas::Plan> Blas::plan(const Key& s) const {
 
     plan->algorithms.resize(kMostAlgorithms);
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+    const cublasStatus_t status = cublaslt().heuristic(
         handle_, plan->description.get(), plan->b.get(), plan->a.get(), plan->c.get(),
         plan->c.get(), preference.get(), kMostAlgorithms, plan->algorithms.data(), &found);
     if (is_unsupported(status))
@@ -148,9 +148,9 @@ void Blas::multiply(cudaStream_t stream, const Matmul& p, bool tf32) {
         workspace_.reset();
         char* workspace = workspace_.take<char>(best.workspaceSize);
         const cublasStatus_t status =
-            cublasLtMatmul(handle_, plan->description.get(), &one, p.b.data, plan->b.get(),
-                           p.a.data, plan->a.get(), &beta, p.c, plan->c.get(), p.c, plan->c.get(),
-                           &best.algo, workspace, best.workspaceSize, stream);
+            cublaslt().matmul(handle_, plan->description.get(), &one, p.b.data, plan->b.get(),
+                              p.a.data, plan->a.get(), &beta, p.c, plan->c.get(), p.c,
+                              plan->c.get(), &best.algo, workspace, best.workspaceSize, stream);
         if (!is_unsupported(status)) return check_cublas(status, "cublasLtMatmul");
         plan->algorithms.pop_back();
     }

@@ -1,6 +1,8 @@
 // Dense matmuls of row-major matrices by cuBLASLt.
 #pragma once
 
+#include <cublasLt.h>
+
 #include <compare>
 #include <functional>
 #include <map>

@@ -34,22 +34,20 @@ std::string describe(int device) {
                   ", ", properties.totalGlobalMem >> 20, " MiB");
 }
 
-uint64_t identity(int device) {
+CudaDevice device(int index) {
     cudaDeviceProp properties;
-    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
     uint64_t halves[2];
     static_assert(sizeof halves == sizeof properties.uuid);
     std::memcpy(halves, &properties.uuid, sizeof halves);
-    return halves[0] ^ halves[1] << 1;
+    return {.identity = halves[0] ^ halves[1] << 1,
+            .pci = uint64_t(properties.pciDomainID) << 16 | uint64_t(properties.pciBusID) << 8 |
+                   uint64_t(properties.pciDeviceID),
+            .capability = properties.major * 10 + properties.minor};
 }
 
 std::unique_ptr<Backend> open(const CudaOptions& options) {
-    int major = 0, minor = 0;
-    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.device),
-               "cudaDeviceGetAttribute");
-    check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, options.device),
-               "cudaDeviceGetAttribute");
-    if (major * 10 + minor < kOldestCapability)
+    if (device(options.device).capability < kOldestCapability)
         throw Error(Exit::internal,
                     concat("device ", options.device, " (", describe(options.device),
                            ") is too old: compute capability 8.0 (A100) or later is needed"));
@@ -62,7 +60,7 @@ std::unique_ptr<Backend> open(const CudaOptions& options) {
 extern "C" const fomoe::CudaPlugin* fomoe_cuda_plugin() {
     static const fomoe::CudaPlugin plugin{.device_count = fomoe::device_count,
                                           .describe = fomoe::describe,
-                                          .identity = fomoe::identity,
+                                          .device = fomoe::device,
                                           .open = fomoe::open};
     return &plugin;
 }

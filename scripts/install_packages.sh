@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian 12 packages that fomoe is built from, those that are missing only.
+# install_packages.sh [PACKAGE...]: installs the Debian 12 packages that fomoe is built from, and
+# these, those that are missing only.
 # On another distribution it names them and ends with 2; FOMOE_PACKAGES=installed skips this step.
 set -eu
 
@@ -8,7 +9,7 @@ packages="
     openmpi-bin libopenmpi-dev
     libdnnl-dev
     libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libxxhash-dev
-    catch2 iproute2 python3 python3-pip"
+    catch2 iproute2 python3 python3-pip $*"
 
 if [ "${FOMOE_PACKAGES:-}" = installed ]; then exit 0; fi
 

@@ -12,12 +12,20 @@ case "$*" in
         ;;
 esac
 
-scripts/install_packages.sh
-if [ "$*" = --all ] && ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
+if [ "$*" = --all ]; then
+    scripts/install_packages.sh clang-22
+    if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
+else
+    scripts/install_packages.sh
+fi
 scripts/build.sh
-if [ "$*" = --all ] && [ ! -e build/libfomoe_cuda.so ]; then
-    echo "the CUDA plugin was not built: delete build/, so that nvcc is looked for again" >&2
-    exit 1
+if [ "$*" = --all ]; then
+    for plugin in build/libfomoe_cuda.so build/clang/libfomoe_cuda.so; do
+        if [ ! -e $plugin ]; then
+            echo "$plugin was not built: delete build/, so that its compiler is looked for again" >&2
+            exit 1
+        fi
+    done
 fi
 
 # Tests start MPI jobs of more ranks than there are cores, in containers as root.

@@ -146,9 +146,7 @@ int run(const Options& options, Communicator& job) {
     config.model.vocab_size = vocab_size(config.model);
     config.train.dtype = options.dtype == "bf16" ? ComputeType::bf16 : ComputeType::f32;
     const Threads threads = threads_per_rank(job);
-    const Device device = make_device(
-        {.choice = backend_choice(options.backend), .tf32 = false, .group_ranks = job.size()},
-        threads, job);
+    const Device device = make_device({.choice = backend_choice(options.backend)}, threads, job);
 
     if (!options.prompt) return evaluate_all(options, checkpoint, config, *device.backend, job);
     UnionModel model(checkpoint, config, 1, *device.backend, job);

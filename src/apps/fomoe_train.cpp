@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <optional>
 
 #include "apps/program.h"
@@ -32,6 +31,7 @@ struct Options {
     bool check = false;
     bool check_backend = false;
     bool profile = false;
+    bool verbose = false;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -58,6 +58,7 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
     app.add_flag("--profile", options.profile, "Print the time of each op at the end");
+    app.add_flag("-v,--verbose", options.verbose, "Say more: which GPU each rank has");
 }
 
 Config resolved_config(const Options& options) {
@@ -71,13 +72,11 @@ Config resolved_config(const Options& options) {
 int train_rank(const Config& config, const Options& options, const RunPlan& plan,
                Communicator& job) {
     const Threads threads = threads_per_rank(job);
-    int group_ranks = 1;
-    for (const GroupConfig& group : config.topology.groups)
-        group_ranks = std::max(group_ranks, group.ranks);
+    const World world(config.topology, job.rank(), job.size());
     const Device device = make_device({.choice = backend_choice(options.backend),
                                        .tf32 = config.train.tf32,
                                        .graphs = config.train.cuda_graphs,
-                                       .group_ranks = group_ranks},
+                                       .groups = world.groups},
                                       threads, job);
     std::unique_ptr<Backend> reference;
     std::unique_ptr<CheckBackend> check;
@@ -94,7 +93,11 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         trace = std::make_unique<TraceBackend>(*backend);
         backend = trace.get();
     }
-    if (job.rank() == 0) log_info(device.description);
+    if (job.rank() == 0) {
+        log_info(device.description);
+        for (const std::string& line : device.warnings) log_warning(line);
+        for (const std::string& line : device.table) log(LogLevel::debug, line);
+    }
     const StopSignals signals;
     const auto [exit, steps_done] =
         train_run(config, plan, job, {*backend, device.connect, threads},
@@ -162,6 +165,6 @@ int main(int argc, char** argv) {
         const int code = app.exit(error);
         return code == 0 ? 0 : static_cast<int>(Exit::usage);
     }
-    init_log(LogLevel::info);
+    init_log(options.verbose ? LogLevel::debug : LogLevel::info);
     return run(options, {argv + 1, argv + argc});
 }

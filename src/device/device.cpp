@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <set>
+#include <type_traits>
 
 #include "base/error.h"
 #include "base/random.h"
+#include "device/gpus.h"
+#include "device/numa.h"
 #include "device/plugin.h"
 
 namespace fomoe {
@@ -23,11 +25,15 @@ constexpr int kWords = kMaxCores / 64;
 // [hash of the host's name | affinity mask, 64 cores a word]
 using Report = std::array<int64_t, 1 + kWords>;
 
-Report own_report() {
-    Report report{};
+std::string host_name() {
     char name[256] = "";
     gethostname(name, sizeof name - 1);
-    report[0] = static_cast<int64_t>(random_key(0, name));
+    return name;
+}
+
+Report own_report() {
+    Report report{};
+    report[0] = static_cast<int64_t>(random_key(0, host_name()));
 
     cpu_set_t* set = CPU_ALLOC(kMaxCores);
     const size_t bytes = CPU_ALLOC_SIZE(kMaxCores);
@@ -62,81 +68,109 @@ Device cpu_device(const Threads& threads, const std::string& why) {
             .description = concat("backend cpu (", why, "), ", thread_text(threads))};
 }
 
-// A rank's GPU, described, or why it has none.
-struct Attempt {
-    std::unique_ptr<Backend> backend;
-    Connect connect{};
-    std::string text;
-    Exit exit = Exit::done;
+// What every rank has said, in rank order.
+template <class T>
+std::vector<T> all_of(const T& mine, Communicator& job) {
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % sizeof(int64_t) == 0);
+    constexpr int64_t kEach = sizeof(T) / sizeof(int64_t);
+    std::vector<T> all(job.size());
+    job.all_gather({all.data(), DType::i64, Shape(job.size() * kEach)},
+                   {&mine, DType::i64, Shape(kEach)});
+    return all;
+}
+
+constexpr int kMostGpus = 64;  // of a host
+
+// What a rank sees.
+struct Sight {
+    char host[64] = "";
+    int64_t numa_node = -1;
+    int64_t gpus = 0;
+    std::array<Gpu, kMostGpus> gpu{};
 };
-Attempt failed(const Error& error) {
-    return {.backend = nullptr, .connect = {}, .text = error.what(), .exit = error.exit};
-}
 
-// Where a host has fewer devices than ranks, each rank may still see one of its own.
-void check_own_devices(const std::vector<std::array<int64_t, 3>>& ranks, const Threads& threads) {
-    std::set<int64_t> devices;
-    int64_t most = 0;
-    for (const auto& [host, visible, identity] : ranks) {
-        if (static_cast<uint64_t>(host) != threads.host) continue;
-        devices.insert(identity);
-        most = std::max(most, visible);
+// How it went on a rank: what its GPU is, or why it has none.
+struct Result {
+    int64_t exit = 0;
+    char text[504] = "";
+};
+
+// Does something on every rank; where it throws on one, throws that of the lowest on all.
+std::vector<Result> on_all(Communicator& job, const std::function<std::string()>& body) {
+    Result mine;
+    try {
+        body().copy(mine.text, sizeof mine.text - 1);
+    } catch (const Error& error) {
+        mine.exit = static_cast<int64_t>(error.exit);
+        const std::string who =
+            job.rank() > 0 ? concat("rank ", job.rank(), " on host ", host_name(), ": ") : "";
+        (who + error.what()).copy(mine.text, sizeof mine.text - 1);
     }
-    if (threads.host_ranks > most && std::ssize(devices) < threads.host_ranks)
-        throw Error(Exit::usage,
-                    concat(counted(threads.host_ranks, "rank"), " on a host with ",
-                           counted(static_cast<int>(most), "GPU"),
-                           "; a rank needs a GPU of its own: start fewer ranks on a host"));
+    std::vector<Result> all = all_of(mine, job);
+    for (const Result& result : all)
+        if (result.exit != 0) throw Error(static_cast<Exit>(result.exit), result.text);
+    return all;
 }
 
-// Collective: on every rank the same calls, whatever fails.
-Attempt try_cuda(const DeviceRequest& request, const Threads& threads, Communicator& job) {
-    std::array<int64_t, 3> mine{static_cast<int64_t>(threads.host), 0, -1 - threads.host_rank};
-    Attempt attempt;
+Sight what_is_seen(const CudaPlugin& plugin, const Threads& threads) {
+    Sight sight{.numa_node = threads.numa_node};
+    host_name().copy(sight.host, sizeof sight.host - 1);
+    sight.gpus = std::min(plugin.device_count(), kMostGpus);
+    for (int i = 0; i < sight.gpus; ++i) {
+        const CudaDevice device = plugin.device(i);
+        sight.gpu[i] = {.identity = device.identity,
+                        .address = device.pci,
+                        .numa_node = numa_node_of_device(device.pci),
+                        .capability = device.capability};
+    }
+    return sight;
+}
+
+GpuJob job_of(const std::vector<World::Group>& groups, const std::vector<Sight>& sights) {
+    GpuJob job{.groups = groups, .ranks = {}};
+    const int ranks = static_cast<int>(sights.size());
+    if (groups.empty())
+        job.groups = {{.name = "all", .first_rank = 0, .ranks = ranks, .expert_parallel = 1}};
+    for (const Sight& sight : sights)
+        job.ranks.push_back({.host = sight.host,
+                             .numa_node = static_cast<int>(sight.numa_node),
+                             .visible = {sight.gpu.begin(), sight.gpu.begin() + sight.gpus}});
+    return job;
+}
+
+// Collective; throws the same on every rank.
+Device cuda_device(const DeviceRequest& request, const Threads& threads, Communicator& job) {
     const LoadedPlugin loaded = load_cuda_plugin();
-    int device = 0;
-    try {
+    Sight sight;
+    on_all(job, [&] {
         if (!loaded.plugin) throw Error(Exit::internal, loaded.why_not);
-        const int visible = loaded.plugin->device_count();
-        device = threads.host_rank % visible;
-        mine = {mine[0], visible, static_cast<int64_t>(loaded.plugin->identity(device))};
-    } catch (const Error& error) {
-        attempt = failed(error);
-    }
-    std::vector<std::array<int64_t, 3>> ranks(job.size());
-    job.all_gather(view(ranks[0].data(), Shape(3 * job.size())), view(mine.data(), Shape(3)));
-    if (attempt.exit != Exit::done) return attempt;
-    try {
-        check_own_devices(ranks, threads);
-        if (request.group_ranks > 1)
-            throw Error(Exit::usage, concat("a group has ", request.group_ranks,
-                                            " ranks, and on GPUs a group has one rank so far"));
-        attempt.backend =
-            loaded.plugin->open({.device = device, .tf32 = request.tf32, .graphs = request.graphs});
-        attempt.connect = [plugin = loaded.plugin, backend = attempt.backend.get()](
-                              Communicator& host) { return plugin->connect(*backend, host); };
-        attempt.text = loaded.plugin->describe(device);
-    } catch (const Error& error) {
-        attempt = failed(error);
-    }
-    return attempt;
-}
-
-// That of the lowest rank that failed, the same on all; Exit::done: none did.
-Attempt first_failure(const Attempt& mine, Communicator& job) {
-    std::array<char, 512> text{};
-    mine.text.copy(text.data(), text.size() - 1);
-    std::vector<int64_t> exits(job.size());
-    const int64_t exit = static_cast<int64_t>(mine.exit);
-    job.all_gather(view(exits.data(), Shape(job.size())), view(&exit, Shape(1)));
-    const auto first = std::ranges::find_if(exits, [](int64_t code) { return code != 0; });
-    if (first == exits.end()) return {};
-    const int rank = static_cast<int>(first - exits.begin());
-    job.broadcast({text.data(), DType::i32, Shape(text.size() / 4)}, rank);
-    return {.backend = nullptr,
-            .connect = {},
-            .text = rank > 0 ? concat("rank ", rank, ": ", text.data()) : text.data(),
-            .exit = static_cast<Exit>(*first)};
+        sight = what_is_seen(*loaded.plugin, threads);
+        return "";
+    });
+    const GpuJob gpus = job_of(request.groups, all_of(sight, job));
+    const std::vector<int> chosen = assign_gpus(gpus);
+    for (const World::Group& group : gpus.groups)
+        if (group.ranks > 1 && !loaded.plugin->connect)
+            throw Error(Exit::usage, concat("group '", group.name, "' has ", group.ranks,
+                                            " ranks, and the CUDA plugin was built without NCCL; "
+                                            "without it a group has one rank"));
+    const int own = chosen[job.rank()];
+    Device device;
+    std::vector<std::string> names;
+    for (const Result& result : on_all(job, [&] {
+             device.backend = loaded.plugin->open(
+                 {.device = own, .tf32 = request.tf32, .graphs = request.graphs});
+             return loaded.plugin->describe(own);
+         }))
+        names.push_back(result.text);
+    if (loaded.plugin->connect)
+        device.connect = [plugin = loaded.plugin, backend = device.backend.get()](
+                             Communicator& host) { return plugin->connect(*backend, host); };
+    device.description =
+        concat("backend cuda (", gpu_summary(gpus, names), "), ", thread_text(threads));
+    device.warnings = gpu_warnings(gpus, chosen);
+    device.table = gpu_table(gpus, chosen);
+    return device;
 }
 
 }  // namespace
@@ -170,6 +204,7 @@ Threads threads_per_rank(Communicator& job) {
     threads.host_ranks = std::count_if(ranks.begin(), ranks.end(), [&](const RankCores& other) {
         return other.host == mine.host;
     });
+    threads.numa_node = numa_node_of_cores(mine.mask);
     if (const int asked = threads_from_environment()) {
         threads.count = asked;
         threads.reason = "OMP_NUM_THREADS";
@@ -193,15 +228,14 @@ BackendChoice backend_choice(std::string_view name) {
 
 Device make_device(const DeviceRequest& request, const Threads& threads, Communicator& job) {
     if (request.choice == BackendChoice::cpu) return cpu_device(threads, "asked for");
-    Attempt attempt = try_cuda(request, threads, job);
-    const Attempt first = first_failure(attempt, job);
-    if (first.exit == Exit::done)
-        return {.backend = std::move(attempt.backend),
-                .description = concat("backend cuda (", attempt.text, "), ", thread_text(threads)),
-                .connect = std::move(attempt.connect)};
-    if (request.choice == BackendChoice::cuda)
-        throw Error(first.exit, concat("--backend cuda: ", first.text));
-    return cpu_device(threads, first.text);
+    try {
+        return cuda_device(request, threads, job);
+    } catch (const Error& error) {
+        if (error.exit == Exit::communication) throw;
+        if (request.choice == BackendChoice::cuda)
+            throw Error(error.exit, concat("--backend cuda: ", error.what()));
+        return cpu_device(threads, error.what());
+    }
 }
 
 }  // namespace fomoe

@@ -10,6 +10,7 @@
 
 #include "comm/communicator.h"
 #include "ops/backend.h"
+#include "topology/world.h"
 
 namespace fomoe {
 
@@ -29,6 +30,7 @@ struct Threads {
     int host_ranks = 1;  // ranks of the job on this host
     int host_rank = 0;   // this one's index among them
     uint64_t host = 0;   // hash of its name
+    int numa_node = -1;  // that all cores of the mask belong to; -1: several, or unknown
     std::string reason;  // for the log
 };
 Threads threads_per_rank(Communicator& job);
@@ -38,9 +40,9 @@ BackendChoice backend_choice(std::string_view name);  // "auto", "cpu", "cuda"; 
 
 struct DeviceRequest {
     BackendChoice choice = BackendChoice::automatic;
-    bool tf32 = false;    // train.tf32
-    bool graphs = true;   // train.cuda_graphs
-    int group_ranks = 1;  // the most that one group has
+    bool tf32 = false;                   // train.tf32
+    bool graphs = true;                  // train.cuda_graphs
+    std::vector<World::Group> groups{};  // of the job; empty: all its ranks are one
 };
 
 // Makes the communicator of the same ranks for tensors of the backend; the argument and the backend
@@ -48,11 +50,14 @@ struct DeviceRequest {
 // serves. Collective.
 using Connect = std::function<std::unique_ptr<Communicator>(Communicator& host)>;
 
-// The backend, and one line that says what was chosen and why.
+// The backend, and one line that says what was chosen and why, on every rank the same. Then what
+// may slow the run down, and for GPUs a line about each rank.
 struct Device {
     std::unique_ptr<Backend> backend;
     std::string description;
     Connect connect{};
+    std::vector<std::string> warnings{};
+    std::vector<std::string> table{};
 };
 
 // What a rank works with.
@@ -62,10 +67,10 @@ struct RankDevice {
     Threads threads{};
 };
 
-// A rank's GPU is that of its index on the host. Collective over the job: all ranks compute on the
-// same kind of device. `automatic` takes the CPU where GPUs cannot be had; `cuda` throws on every
-// rank: Error(usage) where the host has more ranks than GPUs or a group has several ranks, and
-// Error(internal) without plugin, driver or usable device.
+// Every rank gets a GPU of its own, as gpus.h says. Collective over the job: all ranks compute on
+// the same kind of device. `automatic` takes the CPU where GPUs cannot be had; `cuda` throws on
+// every rank: Error(usage) where ranks would have to share a GPU, and Error(internal) without
+// plugin, driver or usable device.
 Device make_device(const DeviceRequest& request, const Threads& threads, Communicator& job);
 
 }  // namespace fomoe

@@ -17,9 +17,15 @@ struct CudaOptions {
     bool graphs = true;  // Backend::repeat() records work and replays it
 };
 
+struct CudaDevice {
+    uint64_t identity = 0;  // the same for the same device in every process that sees it
+    uint64_t pci = 0;       // domain << 16 | bus << 8 | device
+    int capability = 0;     // 90: compute capability 9.0
+};
+
 struct CudaPlugin {
     // Raised with every change of this struct or of an op; another plugin is refused.
-    static constexpr int kVersion = 3;
+    static constexpr int kVersion = 4;
     static constexpr const char* kEntry = "fomoe_cuda_plugin";
 
     int version = kVersion;
@@ -29,12 +35,11 @@ struct CudaPlugin {
     int (*device_count)() = nullptr;
     // One line about a device: name, compute capability, memory.
     std::string (*describe)(int device) = nullptr;
-    // The same number for the same device in every process that sees it.
-    uint64_t (*identity)(int device) = nullptr;
+    CudaDevice (*device)(int device) = nullptr;
     // Throws Error(internal) for a device that the kernels are not built for.
     std::unique_ptr<Backend> (*open)(const CudaOptions& options) = nullptr;
     // A communicator of the same ranks for tensors of the backend, which open() has made; both
-    // outlive it. Collective over `host`. Throws Error(communication).
+    // outlive it. Collective over `host`. Throws Error(communication). Null: built without NCCL.
     std::unique_ptr<Communicator> (*connect)(Backend& backend, Communicator& host) = nullptr;
 };
 

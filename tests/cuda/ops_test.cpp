@@ -1,4 +1,5 @@
 // Every case of every op on the CUDA plugin, against the reference.
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -19,7 +20,8 @@ void check_on_plugin() {
     check_cases<Op>(*backend, Size::small);
     set_checked(false);
     CHECK(findings() == "");
-    // For the table of kernels, which is checked afterwards.
+    // For the table of kernels, which is checked afterwards; it is about the plugin itself.
+    if (std::getenv("FOMOE_TEST_PLUGIN")) return;
     const std::filesystem::path folder = FOMOE_BINARY_DIR "/launches";
     std::filesystem::create_directories(folder);
     std::ofstream(folder / Op::name) << launches();

@@ -136,12 +136,12 @@ TEST_CASE("cuda: where GPUs cannot be had it is said, and nothing falls back but
              {{{"CUDAEMU_DRIVER", "old"}}, kSolo, 1, {"driver is too old: it serves CUDA "}},
              {{{"CUDAEMU_DEVICES", "0"}}, kSolo, 1, {"there is no NVIDIA GPU"}},
              {{{"CUDAEMU_CC", "70"}}, kSolo, 1, {"capability 7.0, ", "8.0 (A100) or later"}},
-             {{}, pair, 2, {"2 ranks on a host with 1 GPU"}},
-             {{}, "{name: solo, ranks: 2}", 2, {"2 ranks on a host with 1 GPU"}},
+             {{}, pair, 2, {"2 ranks on host ", " with 1 GPU; "}},
+             {{}, "{name: solo, ranks: 2}", 2, {"2 ranks on host ", " with 1 GPU; "}},
              {{{"CUDAEMU_DEVICES", "2"}},
-              "{name: solo, ranks: 2}",
+              pair + ", {name: north}, {name: south}",
               2,
-              {"a group has 2 ranks, and on GPUs a group has one rank so far"}},
+              {"4 ranks on host ", " with 2 GPUs; "}},
          }) {
         const Workplace place;
         const Command words = place.train(row.groups, kSmall);
@@ -203,6 +203,44 @@ TEST_CASE("cuda: the host waits for a step once, after all of it", "[cuda]") {
     CHECK(count(told.out, " 0 allocations\n") == 2);
     CHECK_THAT(read_text(place.path("step.svg")),
                Contains("<title>experts_backward: ") && Contains("estimate for A100"));
+}
+
+TEST_CASE("cuda: without a GPU no process pays for loading cuBLASLt", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    const Command words = place.train(kSolo, with(kSmall, {"--set", "train.steps=2"}));
+    const auto loaded = [&](std::map<std::string, std::string> environment) {
+        environment["LD_DEBUG"] = "files";  // the loader says what it loads, on stderr
+        const Outcome result = place.run(words, environment);
+        REQUIRE(result.exit == 0);
+        fs::remove_all(place.run_directory("tiny"));
+        CHECK(count(result.err, "libcudart.so.13") > 0);
+        return count(result.err, "libcublasLt.so.13") > 0;
+    };
+    CHECK(loaded({}));
+    CHECK_FALSE(loaded({{"CUDAEMU_DRIVER", "none"}}));
+}
+
+TEST_CASE("cuda: each rank has a GPU of its own, and the log says which", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    const std::string groups = "{name: west}, {name: east}";
+    const Command words = place.train(
+        groups, with(kSmall, {"--set", "train.steps=2", "--backend", "cuda", "--verbose"}));
+    for (const char* devices : {"2", "4"}) {
+        const Outcome result = place.run(words, {{"CUDAEMU_DEVICES", devices}});
+        INFO(result.err);
+        REQUIRE(result.exit == 0);
+        CHECK(count(result.err, "backend cuda (2 x cudaemu (PTX interpreter, ") == 1);
+        CHECK(count(result.err, " MiB on 1 host), ") == 1);
+        CHECK(count(result.err, "rank 0 (group west): host ") == 1);
+        CHECK(count(result.err, "rank 1 (group east): host ") == 1);
+        CHECK(count(result.err, ", GPU 0000:01:00.0, NUMA node ") == 1);
+        CHECK(count(result.err, ", GPU 0000:02:00.0, NUMA node ") == 1);
+        fs::remove_all(place.run_directory("tiny"));
+    }
 }
 
 TEST_CASE("cuda: memory that does not suffice is told by purpose", "[cuda]") {

@@ -50,7 +50,7 @@ def build(source, directory, arguments):
         raise Failure(f"the plugin has no object of {source}")
     plugin = directory / "libfomoe_cuda.so"
     run([arguments.cxx, "-shared", "-o", str(plugin), str(compiled), *objects,
-         f"-L{arguments.libraries}", "-l:libcudart.so.13", "-l:libcublasLt.so.13"], "does not link")
+         f"-L{arguments.libraries}", "-l:libcudart.so.13"], "does not link")
     return plugin
 
 
