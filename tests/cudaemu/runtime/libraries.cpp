@@ -8,6 +8,7 @@
 #include "check/checker.h"
 #include "check/findings.h"
 #include "memory/device_memory.h"
+#include "runtime/errors.h"
 #include "runtime/streams.h"
 
 void* cudaemu_reach(const void* pointer, size_t bytes, int access, const char* what) {
@@ -32,6 +33,16 @@ void* cudaemu_reach(const void* pointer, size_t bytes, int access, const char* w
 
 int cudaemu_is_device(const void* address) {
     return cudaemu::DeviceMemory::instance().owns(reinterpret_cast<uint64_t>(address));
+}
+
+void cudaemu_run_again() { cudaemu::run_again(); }
+
+void cudaemu_advance(cudaStream_t stream) {
+    try {
+        cudaemu::Streams::instance().advance(stream);
+    } catch (const cudaemu::Refusal&) {
+        // The stream is gone, and so is its work.
+    }
 }
 
 void cudaemu_report(const char* finding) { cudaemu::report(finding); }

@@ -3,6 +3,7 @@
 // so link to it.
 #pragma once
 
+#include <driver_types.h>
 #include <stddef.h>
 
 extern "C" {
@@ -16,6 +17,13 @@ void* cudaemu_reach(const void* address, size_t bytes, int access, const char* w
 
 // Whether the address is of the device.
 int cudaemu_is_device(const void* address);
+
+// Called by a host function that waits for something outside of this process: it has not finished,
+// and is called again later. Until then a query of its stream says not ready.
+void cudaemu_run_again();
+
+// Runs what can be run of the stream, as time would on a GPU; the program learns nothing of it.
+void cudaemu_advance(cudaStream_t stream);
 
 // Adds a finding.
 void cudaemu_report(const char* finding);
