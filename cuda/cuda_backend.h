@@ -9,6 +9,7 @@
 
 #include "cuda/error.h"
 #include "cuda/scratch.h"
+#include "cuda/watch.h"
 #include "ops/backend.h"
 #include "ops/cuda_plugin.h"
 
@@ -50,6 +51,10 @@ public:
     void copy_to_host_async(void* host, ConstTensor device, Queue queue) override;
     void copy_from_host_async(Tensor device, const void* host, Queue queue) override;
 
+    // For communicators, which issue work of their own.
+    cudaStream_t stream_of(Queue queue) const;
+    Watch& watch() { return watch_; }
+
 protected:
     void op_begins(const char* name) override;
     void op_ends() override;
@@ -88,9 +93,9 @@ private:
 
     // The queue's stream, its scratch empty: at the begin of each op.
     Stream begin(Queue queue);
-    cudaStream_t stream_of(Queue queue) const;
 
     CudaOptions options_;
+    Watch watch_;
     int multiprocessors_ = 0;
     struct Allocation {
         int64_t bytes;

@@ -14,11 +14,14 @@ class Communicator;  // comm/communicator.h
 struct CudaOptions {
     int device = 0;     // of those this process sees
     bool tf32 = false;  // f32 matmuls of cuBLAS on TF32 tensor cores: 10 bits of mantissa
+    // Seconds that the host waits for collectives of a group before it gives its peers up; 0: for
+    // ever.
+    double collective_timeout = 600;
 };
 
 struct CudaPlugin {
     // Raised with every change of this struct or of an op; another plugin is refused.
-    static constexpr int kVersion = 2;
+    static constexpr int kVersion = 3;
     static constexpr const char* kEntry = "fomoe_cuda_plugin";
 
     int version = kVersion;
