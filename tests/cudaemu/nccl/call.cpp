@@ -140,6 +140,7 @@ Progress advance(std::vector<Call>& calls, const Segment& segment, int rank) {
                 if (channel.signature != call.signature) {
                     progress.mismatch = {message.peer, call.signature, channel.signature};
                     progress.call = &call;
+                    progress.finished = progress.moved = false;
                     return progress;
                 }
                 receive_piece(message, channel);
