@@ -29,7 +29,8 @@ std::string mebibytes(int64_t bytes) {
 // Two halves of pinned memory take turns; each waits for its last copy before it is filled again.
 struct CudaBackend::Lane {
     explicit Lane(CudaBackend& backend)
-        : scratch([&backend](int64_t bytes) { return backend.allocate(bytes, kScratch); },
+        : watch(backend.watch_),
+          scratch([&backend](int64_t bytes) { return backend.allocate(bytes, kScratch); },
                   [&backend](void* data) { backend.release(data); }),
           blas([&backend](int64_t bytes) { return backend.allocate(bytes, kScratch); },
                [&backend](void* data) { backend.release(data); }) {
@@ -50,7 +51,7 @@ struct CudaBackend::Lane {
         if (used + bytes > kStaging) {
             check_cuda(cudaEventRecord(copied[half], stream), "cudaEventRecord");
             half = 1 - half;
-            check_cuda(cudaEventSynchronize(copied[half]), "cudaEventSynchronize");
+            watch.wait(copied[half], "cudaEventSynchronize");
             used = 0;
         }
         char* piece = static_cast<char*>(staging) + half * kStaging + used;
@@ -58,6 +59,7 @@ struct CudaBackend::Lane {
         return piece;
     }
 
+    Watch& watch;
     cudaStream_t stream = nullptr;
     void* staging = nullptr;
     cudaEvent_t copied[2] = {};
@@ -67,7 +69,8 @@ struct CudaBackend::Lane {
     Blas blas;
 };
 
-CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
+CudaBackend::CudaBackend(const CudaOptions& options)
+    : options_(options), watch_(options.collective_timeout) {
     check_cuda(cudaSetDevice(options.device), "cudaSetDevice");
     check_cuda(
         cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, options.device),
@@ -156,7 +159,7 @@ void CudaBackend::copy_to_host(void* host, ConstTensor device, Queue queue) {
     const cudaStream_t stream = stream_of(queue);
     check_cuda(cudaMemcpyAsync(host, device.data, device.bytes(), cudaMemcpyDeviceToHost, stream),
                "copy to the host");
-    check_cuda(cudaStreamSynchronize(stream), "copy to the host");
+    watch_.wait(stream, "copy to the host");
 }
 
 void CudaBackend::copy_from_host(Tensor device, const void* host, Queue queue) {
@@ -170,7 +173,7 @@ void CudaBackend::copy_from_host(Tensor device, const void* host, Queue queue) {
     if (staged) from = std::memcpy(lane.stage(bytes), host, bytes);
     check_cuda(cudaMemcpyAsync(device.data, from, bytes, cudaMemcpyHostToDevice, lane.stream),
                "copy from the host");
-    if (!staged) check_cuda(cudaStreamSynchronize(lane.stream), "copy from the host");
+    if (!staged) watch_.wait(lane.stream, "copy from the host");
 }
 
 void CudaBackend::copy(Tensor to, ConstTensor from, Queue queue) {
@@ -206,7 +209,7 @@ void CudaBackend::synchronize(Event event) {
     if (event.id < 0) return;
     if (graphs_->recorded(event)) return synchronize();
     FOMOE_CHECK(event.id < recorded_, "event ", event.id, " was never recorded");
-    check_cuda(cudaEventSynchronize(events_[event.id % kEvents]), "cudaEventSynchronize");
+    watch_.wait(events_[event.id % kEvents], "cudaEventSynchronize");
 }
 
 void* CudaBackend::allocate_host(int64_t bytes) {
@@ -244,8 +247,7 @@ void CudaBackend::repeat(uint64_t key, const std::function<void()>& issue) {
 }
 
 void CudaBackend::synchronize() {
-    for (const auto& lane : lanes_)
-        check_cuda(cudaStreamSynchronize(lane->stream), "cudaStreamSynchronize");
+    for (const auto& lane : lanes_) watch_.wait(lane->stream, "cudaStreamSynchronize");
 }
 
 }  // namespace fomoe

@@ -9,6 +9,7 @@
 
 #include "cuda/error.h"
 #include "cuda/scratch.h"
+#include "cuda/watch.h"
 #include "ops/backend.h"
 #include "ops/cuda_plugin.h"
 
@@ -52,6 +53,10 @@ public:
     void copy_from_host_async(Tensor device, const void* host, Queue queue) override;
     void repeat(uint64_t key, const std::function<void()>& issue) override;
 
+    // For communicators, which issue work of their own.
+    cudaStream_t stream_of(Queue queue) const;
+    Watch& watch() { return watch_; }
+
 protected:
     void op_begins(const char* name) override;
     void op_ends() override;
@@ -90,9 +95,9 @@ private:
 
     // The queue's stream, its scratch empty: at the begin of each op.
     Stream begin(Queue queue);
-    cudaStream_t stream_of(Queue queue) const;
 
     CudaOptions options_;
+    Watch watch_;
     int multiprocessors_ = 0;
     struct Allocation {
         int64_t bytes;

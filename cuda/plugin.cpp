@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/nccl_communicator.h"
 
 namespace fomoe {
 namespace {
@@ -54,6 +55,12 @@ std::unique_ptr<Backend> open(const CudaOptions& options) {
     return std::make_unique<CudaBackend>(options);
 }
 
+std::unique_ptr<Communicator> connect(Backend& backend, Communicator& host) {
+    auto* cuda = dynamic_cast<CudaBackend*>(&backend);
+    FOMOE_CHECK(cuda, "connect wants the backend that open() has made, not ", backend.name());
+    return std::make_unique<NcclCommunicator>(*cuda, host);
+}
+
 }  // namespace
 }  // namespace fomoe
 
@@ -61,6 +68,7 @@ extern "C" const fomoe::CudaPlugin* fomoe_cuda_plugin() {
     static const fomoe::CudaPlugin plugin{.device_count = fomoe::device_count,
                                           .describe = fomoe::describe,
                                           .device = fomoe::device,
-                                          .open = fomoe::open};
+                                          .open = fomoe::open,
+                                          .connect = fomoe::connect};
     return &plugin;
 }

@@ -1,5 +1,7 @@
-// A set of ranks that can talk. Implementations: one rank alone, threads of one process, MPI.
-// Every reduction adds in rank order, so all implementations give the same bits, on every rank.
+// A set of ranks that can talk. Implementations: one rank alone, threads of one process, MPI, and
+// NCCL for tensors on GPUs (cuda/). Those on the host add in rank order, so all of them give the
+// same bits, on every rank. NCCL's sums are equal on all ranks too, but in an order of its own that
+// depends on the number of ranks and on how they are connected; its maximum may hide a NaN.
 #pragma once
 
 #include <cstdint>

@@ -15,6 +15,9 @@ struct CudaOptions {
     int device = 0;      // of those this process sees
     bool tf32 = false;   // f32 matmuls of cuBLAS on TF32 tensor cores: 10 bits of mantissa
     bool graphs = true;  // Backend::repeat() records work and replays it
+    // Seconds that the host waits for collectives of a group before it gives its peers up; 0: for
+    // ever.
+    double collective_timeout = 600;
 };
 
 struct CudaDevice {

@@ -48,4 +48,14 @@ int cudaemu_is_device(const void* address) {
     return cudaemu::DeviceMemory::instance().owns(reinterpret_cast<uint64_t>(address));
 }
 
+void cudaemu_run_again() { cudaemu::run_again(); }
+
+void cudaemu_advance(cudaStream_t stream) {
+    try {
+        cudaemu::Streams::instance().advance(stream);
+    } catch (const cudaemu::Refusal&) {
+        // The stream is gone, and so is its work.
+    }
+}
+
 void cudaemu_report(const char* finding) { cudaemu::report(finding); }

@@ -30,6 +30,13 @@ int cudaemu_is_device(const void* address);
 enum cudaemu_work { cudaemu_compute, cudaemu_transfer };
 void cudaemu_describe(int work, const char* name, double bytes, double flops);
 
+// Called by a host function that waits for something outside of this process: it has not finished,
+// and is called again later. Until then a query of its stream says not ready.
+void cudaemu_run_again();
+
+// Runs what can be run of the stream, as time would on a GPU; the program learns nothing of it.
+void cudaemu_advance(cudaStream_t stream);
+
 // Adds a finding.
 void cudaemu_report(const char* finding);
 

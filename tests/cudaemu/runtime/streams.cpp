@@ -9,10 +9,12 @@ namespace cudaemu {
 namespace {
 
 thread_local const Operation* running = nullptr;
+thread_local bool again = false;
 
 }  // namespace
 
 const Operation* running_operation() { return running; }
+void run_again() { again = true; }
 
 Streams& Streams::instance() {
     static Streams* streams = new Streams;  // never destroyed: used by destructors of the program
@@ -102,31 +104,47 @@ CUstream_st* Streams::first_unmet(const CUstream_st& stream) {
     return nullptr;
 }
 
-void Streams::run_until(Lock& lock, CUstream_st& stream, uint32_t number) {
+bool Streams::run_until(Lock& lock, CUstream_st& stream, uint32_t number, bool patient) {
     while (stream.executed < number) {
         if (stream.running) {
             progress_.wait(lock);
         } else if (CUstream_st* other = first_unmet(stream)) {
             const Clock before = stream.pending.front().operation.before;
-            run_until(lock, *other, before[other->number]);
-        } else {
-            run_next(lock, stream);
+            if (!run_until(lock, *other, before[other->number], patient)) return false;
+        } else if (!run_next(lock, stream)) {
+            if (!patient) return false;
+            run_others(lock, stream);
         }
     }
+    return true;
 }
 
-void Streams::run_next(Lock& lock, CUstream_st& stream) {
+bool Streams::run_next(Lock& lock, CUstream_st& stream) {
     Work work = std::move(stream.pending.front());
     stream.pending.pop_front();
     stream.running = true;
     lock.unlock();
     running = &work.operation;
+    again = false;
     if (sticky_error() == cudaSuccess) work.task(work.operation);
     running = nullptr;
+    const bool finished = !again;
     lock.lock();
     stream.running = false;
-    ++stream.executed;
+    if (finished)
+        ++stream.executed;
+    else
+        stream.pending.push_front(std::move(work));
     progress_.notify_all();
+    return finished;
+}
+
+void Streams::run_others(Lock& lock, const CUstream_st& stream) {
+    for (size_t i = 0; i < streams_.size(); ++i) {
+        CUstream_st& other = *streams_[i];
+        if (&other != &stream && !other.running && !other.pending.empty() && !first_unmet(other))
+            run_next(lock, other);
+    }
 }
 
 bool Streams::has_run(const Clock& clock) const {
@@ -146,7 +164,8 @@ bool Streams::poll(Lock& lock, const Clock& clock) {
     if (had_run)
         host_.join(clock);
     else
-        for (uint32_t i = 0; i < clock.streams(); ++i) run_until(lock, *streams_[i], clock[i]);
+        for (uint32_t i = 0; i < clock.streams(); ++i)
+            run_until(lock, *streams_[i], clock[i], false);
     return had_run;
 }
 
@@ -250,6 +269,12 @@ bool Streams::done(cudaEvent_t handle) {
     forbid_waits(event);
     const Clock clock = event.clock;
     return poll(lock, clock);
+}
+
+void Streams::advance(cudaStream_t handle) {
+    Lock lock(mutex_);
+    CUstream_st& stream = checked(handle);
+    run_until(lock, stream, stream.issued, false);
 }
 
 }  // namespace cudaemu

@@ -22,6 +22,8 @@ namespace cudaemu {
 
 // The operation that this thread is running, or null.
 const Operation* running_operation();
+// The operation that this thread is running has not finished: it is run again later.
+void run_again();
 
 }  // namespace cudaemu
 
@@ -87,6 +89,8 @@ public:
     // Whether all is done. If not, does it now: a program that polls gets on.
     bool done(cudaStream_t stream);
     bool done(cudaEvent_t event);
+    // Runs what it can of the stream; the host learns nothing of it.
+    void advance(cudaStream_t stream);
 
     void begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode);
     cudaGraph_t end_capture(cudaStream_t stream);
@@ -108,9 +112,12 @@ private:
     CUstream_st& checked(cudaStream_t handle);
     CUevent_st& checked(cudaEvent_t handle);
     void issue(CUstream_st& stream, Label label, Task task);
-    // Runs the stream's work up to the number-th operation, and what that depends on.
-    void run_until(Lock& lock, CUstream_st& stream, uint32_t number);
-    void run_next(Lock& lock, CUstream_st& stream);
+    // Runs the stream's work up to the number-th operation, and what that depends on. Unless
+    // `patient` it stops, with false, at an operation that has to be run again.
+    bool run_until(Lock& lock, CUstream_st& stream, uint32_t number, bool patient = true);
+    bool run_next(Lock& lock, CUstream_st& stream);  // false: it has to be run again
+    // What other streams could do meanwhile: what one of them does may be waited for elsewhere.
+    void run_others(Lock& lock, const CUstream_st& stream);
     // All that the clock names; then the host knows of it.
     bool has_run(const Clock& clock) const;
     void wait(Lock& lock, const Clock& clock);

@@ -1,0 +1,235 @@
+// Collectives for tensors of the plugin over ranks that are processes, and what a user is told when
+// one of them fails. On a machine with GPUs each rank needs its own.
+#include <dlfcn.h>
+
+#include <numeric>
+
+#include "base/random.h"
+#include "cuda/plugin.h"
+#include "support/process_ranks.h"
+
+using namespace fomoe;
+
+namespace {
+
+struct Rank {
+    FileCommunicator host;
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Communicator> comm;
+    int rank = host.rank(), size = host.size();
+
+    explicit Rank(double timeout = 60)
+        : backend(cuda_plugin().open({.collective_timeout = timeout})) {
+        comm = cuda_plugin().connect(*backend, host);
+    }
+
+    template <class T>
+    Tensor device(const std::vector<T>& values) {
+        const Tensor x{backend->allocate(values.size() * sizeof(T), "a test"), kDTypeOf<T>,
+                       Shape(values.size())};
+        backend->copy_from_host(x, values.data(), Queue::comm);
+        return x;
+    }
+    template <class T>
+    std::vector<T> values(Tensor x) {
+        std::vector<T> values(x.count());
+        backend->copy_to_host(values.data(), x, Queue::comm);
+        return values;
+    }
+};
+
+// Small integers, whose sums are exact in every order.
+std::vector<float> values_of(int rank, int64_t n) {
+    std::vector<float> x(n);
+    for (int64_t i = 0; i < n; ++i)
+        x[i] = static_cast<float>(random_bits(rank + 1, i) % 1000) - 500;
+    return x;
+}
+std::vector<float> sum_of(int size, int64_t n) {
+    std::vector<float> sum(n);
+    for (int rank = 0; rank < size; ++rank) {
+        const std::vector<float> x = values_of(rank, n);
+        for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
+    }
+    return sum;
+}
+
+void check_collectives(Rank& r, int64_t n) {
+    const int64_t begin = r.rank * n;
+    const std::vector<float> sum = sum_of(r.size, n * r.size);
+    const std::vector<float> part(sum.begin() + begin, sum.begin() + begin + n);
+    const Tensor in = r.device(values_of(r.rank, n * r.size)),
+                 out = r.device(std::vector<float>(n));
+    r.comm->reduce_scatter_sum(out, in);
+    FOMOE_CHECK(r.values<float>(out) == part, "reduce_scatter of ", n);
+    r.comm->reduce_scatter_sum(in.slice(begin, n), in);
+    FOMOE_CHECK(r.values<float>(in.slice(begin, n)) == part, "in place");
+
+    const Tensor all = r.device(values_of(r.rank, n * r.size));
+    r.comm->all_reduce_sum(all);
+    FOMOE_CHECK(r.values<float>(all) == sum, "all_reduce of ", n);
+    r.comm->all_gather(in, out);
+    FOMOE_CHECK(r.values<float>(in) == sum, "all_gather of ", n);
+    const Tensor placed = r.device(std::vector<float>(n * r.size, -1.0f));
+    r.backend->copy(placed.slice(begin, n), out, Queue::comm);
+    r.comm->all_gather(placed, placed.slice(begin, n));
+    FOMOE_CHECK(r.values<float>(placed) == sum, "all_gather in place");
+}
+
+// Rank a sends (a + b) % 3 rows of two to rank b; some pairs send nothing.
+void check_all_to_all(Rank& r) {
+    std::vector<int64_t> rows(r.size);
+    std::vector<int32_t> sent;
+    for (int b = 0; b < r.size; ++b) {
+        rows[b] = (r.rank + b) % 3;
+        for (int row = 0; row < rows[b]; ++row) sent.insert(sent.end(), {100 * r.rank + b, row});
+    }
+    const int64_t n = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+    const Tensor in = r.device(sent), out = r.device(std::vector<int32_t>(2 * n, -1));
+    r.comm->all_to_all_v(out.reshaped(Shape(n, 2)), rows, in.reshaped(Shape(n, 2)), rows);
+    const std::vector<int32_t> got = r.values<int32_t>(out);
+    size_t i = 0;
+    for (int a = 0; a < r.size; ++a)
+        for (int row = 0; row < rows[a]; ++row, i += 2)
+            FOMOE_CHECK(got[i] == 100 * a + r.rank && got[i + 1] == row, "row ", row, " of ", a);
+    const std::vector<int64_t> none(r.size);
+    r.comm->all_to_all_v(out.reshaped(Shape(n, 2)), none, in.reshaped(Shape(n, 2)), none);
+    r.backend->synchronize();
+}
+
+// The message of the Error(communication) that `body` throws.
+template <class Body>
+std::string failure_of(Body&& body) {
+    try {
+        body();
+    } catch (const Error& error) {
+        FOMOE_CHECK(error.exit == Exit::communication, error.what());
+        return error.what();
+    }
+    return "";
+}
+void expect(const std::string& text, const std::string& part) {
+    FOMOE_CHECK(text.find(part) != std::string::npos, "'", text, "' has no '", part, "'");
+}
+
+}  // namespace
+
+TEST_CASE("cuda: collectives of a group", "[cuda]") {
+    if (!is_rank()) {
+        for (int n : {1, 2, 3, 4}) check_ranks(run_as_ranks(n));
+        check_ranks(run_as_ranks(2, {{"CUDAEMU_CHECK", "1"}}));
+        return;
+    }
+    Rank r;
+    for (int64_t n : {0, 1, 5, 70001}) check_collectives(r, n);
+    check_all_to_all(r);
+    const Tensor d = r.device(std::vector<double>{r.rank + 0.5}),
+                 i = r.device(std::vector<int32_t>{-r.rank, r.rank == r.size - 1}),
+                 l = r.device(std::vector<int64_t>{r.rank});
+    r.comm->all_reduce_sum(d);
+    r.comm->all_reduce_max(i);
+    r.comm->broadcast(l, r.size - 1);
+    FOMOE_CHECK(r.values<double>(d)[0] == r.size * (r.size - 1) / 2 + 0.5 * r.size);
+    FOMOE_CHECK(r.values<int32_t>(i) == (std::vector<int32_t>{0, 1}));
+    FOMOE_CHECK(r.values<int64_t>(l)[0] == r.size - 1);
+    r.comm->barrier();
+    r.comm.reset();
+    FOMOE_CHECK(findings().empty());
+}
+
+TEST_CASE("cuda: one rank needs no NCCL and several say what to install", "[cuda]") {
+    if (!is_rank()) {
+        const TemporaryDirectory folder;
+        std::ofstream(folder / "libnccl.so.2") << "not a library";
+        const char* path = std::getenv("LD_LIBRARY_PATH");
+        const std::string without = concat(folder.path(), ':', path ? path : "");
+        check_ranks(run_as_ranks(1, {{"LD_LIBRARY_PATH", without}}));
+        check_ranks(
+            run_as_ranks(2, {{"LD_LIBRARY_PATH", without}, {"FOMOE_EXPECT", "NCCL is missing: "}}));
+        check_ranks(
+            run_as_ranks(2, {{"CUDAEMU_NCCL_VERSION", "30100"},
+                             {"FOMOE_EXPECT", "is NCCL 3.1.0, and this build needs NCCL 2"}}));
+        return;
+    }
+    const char* expected = std::getenv("FOMOE_EXPECT");
+    const std::string why = failure_of([] { Rank r; });
+    FOMOE_CHECK(expected || why.empty(), why);
+    if (!expected) return;
+    expect(why, expected);
+    expect(why, "install it");
+}
+
+TEST_CASE("cuda: ranks that call different collectives are told", "[cuda]") {
+    if (!is_rank()) {
+        for (const char* kind : {"shape", "order", "dtype"})
+            check_ranks(run_as_ranks(2, {{"FOMOE_KIND", kind}}));
+        return;
+    }
+    const std::string kind = std::getenv("FOMOE_KIND");
+    Rank r(20);
+    const Tensor x = r.device(std::vector<float>(8));
+    const bool odd = r.rank == 1;
+    if (kind == "shape") r.comm->all_reduce_sum(x.slice(0, odd ? 7 : 8));
+    if (kind == "dtype") r.comm->all_reduce_sum(odd ? Tensor{x.data, DType::i32, x.shape} : x);
+    if (kind == "order" && odd) r.comm->broadcast(x, 0);
+    if (kind == "order") r.comm->all_reduce_sum(x);
+    if (kind == "order" && !odd) r.comm->broadcast(x, 0);
+    const std::string why = failure_of([&] { r.backend->synchronize(); });
+    expect(why, concat("NCCL: rank ", r.rank, " of the ranks 0, 1, last collective: "));
+    expect(failure_of([&] { r.comm->all_reduce_sum(x); }), "was aborted");
+    r.host.barrier();
+}
+
+TEST_CASE("cuda: a rank that dies ends the others with a message", "[cuda]") {
+    if (!is_rank()) {
+        for (const char* how : {"exit", "kill"}) {
+            const auto results = run_as_ranks(3, {{"FOMOE_KIND", how}});
+            CHECK(results[2].signal == (std::string(how) == "kill" ? SIGKILL : 0));
+            check_ranks({results[0], results[1]});
+        }
+        return;
+    }
+    Rank r(20);
+    const Tensor x = r.device(std::vector<float>(8));
+    r.comm->all_reduce_sum(x);
+    r.backend->synchronize();
+    if (r.rank == 2) {
+        if (std::string(std::getenv("FOMOE_KIND")) == "kill") raise(SIGKILL);
+        _exit(1);
+    }
+    r.comm->all_reduce_sum(x);
+    expect(failure_of([&] { r.values<float>(x); }), "of the ranks 0, 1, 2");
+}
+
+TEST_CASE("cuda: a rank that does not come is given up after the timeout", "[cuda]") {
+    if (!is_rank()) {
+        check_ranks(run_as_ranks(2));
+        return;
+    }
+    Rank r(0.5);
+    const Tensor x = r.device(std::vector<float>(8));
+    if (r.rank == 0) {
+        r.comm->all_reduce_sum(x);
+        const Timer timer;
+        expect(failure_of([&] { r.backend->synchronize(); }), "for 0.5 s: a rank is missing");
+        FOMOE_CHECK(timer.seconds() < 10);
+    }
+    r.host.barrier();
+}
+
+TEST_CASE("cuda: a missing event between the queues is found", "[cuda]") {
+    if (!is_rank()) {
+        check_ranks(run_as_ranks(2, {{"CUDAEMU_CHECK", "1"}}));
+        return;
+    }
+    Rank r;
+    const Tensor x = r.device(std::vector<float>(8));
+    for (const bool waits : {true, false}) {
+        r.backend->synchronize();
+        r.backend->zero(x, Queue::compute);
+        if (waits) r.backend->wait(Queue::comm, r.backend->record(Queue::compute));
+        r.comm->all_reduce_sum(x, Queue::comm);
+        r.backend->synchronize();
+        FOMOE_CHECK(findings().empty() == waits);
+    }
+}
