@@ -165,21 +165,21 @@ __global__ void __launch_bounds__(kBlockThreads<row_threads>, kBlocks<row_thread
 
     // Over the block's groups of rows, one after the other.
     if constexpr (kRows > 1) {
-        __shared__ float sums[kKept * kStep];
+        __shared__ float sums[apart(kKept * kStep)];
         for (int g = 0; g < kRows; ++g) {
             if (group == g) {
 #pragma unroll
                 for (int i = 0; i < kKept; ++i)
 #pragma unroll
                     for (int j = 0; j < width; ++j) {
-                        float& sum = sums[first + i * kStep + j];
+                        float& sum = sums[apart(first + i * kStep + j)];
                         sum = g == 0 ? dweight[i][j] : sum + dweight[i][j];
                     }
             }
             __syncthreads();
         }
         for (int64_t d = threadIdx.x; d < a.D; d += kBlockThreads<row_threads>)
-            partial[d] = sums[d];
+            partial[d] = sums[apart(d)];
     } else {
 #pragma unroll
         for (int i = 0; i < kKept; ++i)

@@ -306,7 +306,7 @@ std::vector<Case<Permute>> cases() {
         {"no_row", Size::small, {5, 0, 3}},
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_D512", Size::bench, {2048, 4096, 512}},
-        {"N512_M1024_D512", Size::counted, {512, 1024, 512}},
+        {"N512_M512_D512", Size::counted, {512, 512, 512}},
     };
     std::vector<Case<Permute>> made;
     for (const auto& [name, size, shape] : table)

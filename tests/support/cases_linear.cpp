@@ -77,7 +77,7 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
         {"N8192_D1024_V32000", Size::large, {8192, 1024, 32000}},
-        {"N128_D16_V4096", Size::counted, {128, 16, 4096}},
+        {"N64_D16_V8192", Size::counted, {64, 16, 8192}},
     };
 }
 
