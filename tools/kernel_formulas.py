@@ -188,6 +188,15 @@ EXCEPTIONS = [
     Excess("sectors", "dispatch_plan", "", r"permute\.cu", 7.1,
            "A lane reads its token's K choices one by one; all but the first are in the first-level "
            "cache."),
+    Excess("moved", "dispatch_plan", "", "", 1.6,
+           "Both launches read the choices, and positions are written one destination at a time."),
+    Excess("tiles", "linear_cross_entropy", "cross_entropy", "", 1.6,
+           "A row of logits is read for its sum and again for its gradient; the second time it comes "
+           "from the second-level cache."),
+    Excess("moved", "rope", "", "N512_8x64_full_norm", 1.22,
+           "The f32 weights of all heads beside rows of bf16, read again by each block."),
+    Excess("banks", "rope_backward", "rope_backward", r"rope_backward\.cu", 2.0,
+           "Lanes of one warp have items of several heads, whose distance no padding of a stretch fits."),
     Excess("sectors", "embedding_backward", "_words|place_tokens", "", 6.7,
            "Tokens are sorted by word, so that neighbours write to places all over; a hundredth of the "
            "op's bytes."),
