@@ -200,7 +200,7 @@ TEST_CASE("metrics: atomics, arithmetic and where it was inlined", "[cuda]") {
     CHECK(mma["work"]["mma_bf16"] == work(1, 2 * 16 * 8 * 16 / 32));
 }
 
-TEST_CASE("metrics: copies and fills; nothing when it is off", "[cuda]") {
+TEST_CASE("metrics: copies and fills, and nothing when it is off", "[cuda]") {
     const OnDevice<float> from(std::vector<float>(kCount, 1)), to(kCount);
     const std::vector<Json> lines = metrics_of([&] {
         cudaMemset(to.get(), 0, 1000);
