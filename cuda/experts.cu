@@ -47,10 +47,10 @@ __device__ __forceinline__ void hidden_tile(const Hidden<T>& op, RowTile to, int
         const int64_t at = (to.begin + row) * int64_t{op.F};
         T* hidden = op.hidden + at * U + first + column;
         float x[width], up[width];
-        load(x, from);
+        load_shared(x, from);
         store(hidden, x);
         if (U == 2) {
-            load(up, from + span);
+            load_shared(up, from + span);
             store(hidden + op.F, up);
         }
 #pragma unroll

@@ -40,7 +40,7 @@ __device__ __forceinline__ float back_through_activation(const DHidden<T>& op, i
     const int64_t at = row * op.F * (gated ? 2 : 1) + f;
     const float gate = op.gate[op.choice[row]];
     float t[width], x[width], up[width], a[width], dot = 0;
-    load(t, from);
+    load_shared(t, from);
     load(x, op.hidden + at);
     if (gated) load(up, op.hidden + at + op.F);
 #pragma unroll

@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kSortThreads) count_destinations(const Plan a)
     write_counts(a.count, own, 2 * a.Q);
 }
 
-__global__ void __launch_bounds__(kSortThreads) place_tokens(const Plan a) {
+// Without a number of blocks ptxas spills registers to let eight fit.
+__global__ void __launch_bounds__(kSortThreads, 4) place_tokens(const Plan a) {
     extern __shared__ int own[];  // (kSortWarps, 2 Q): counts, then each warp's next row
     clear_counts(own, 2 * a.Q);
     const int lane = threadIdx.x % kWarp;
@@ -65,28 +66,31 @@ __global__ void __launch_bounds__(kSortThreads) place_tokens(const Plan a) {
     find_starts(own, a.count, 2 * a.Q, a.offset);
     int rows = own[a.Q];  // where the choices begin, and those of the blocks before
     for (int b = 0; b < static_cast<int>(blockIdx.x); ++b) rows -= a.count[(2 * b + 1) * a.Q];
-    __syncthreads();
     for (int round = 0; round < a.rounds; ++round) {
         const int64_t n = item_of(a.rounds, round);
         for (int q = 0; q < a.Q; ++q) {
             const bool goes = choices_at(a, n, q) > 0;
             const unsigned going = __ballot_sync(kAllLanes, goes);
-            const int64_t row = mine[q] + __popc(going & ((1u << lane) - 1));
+            const int first = mine[q];
+            const int64_t row = first + __popc(going & ((1u << lane) - 1));
             __syncwarp();
             if (lane == 0) mine[q] += __popc(going);
             __syncwarp();
             if (n < a.N) a.position[n * a.Q + q] = goes ? static_cast<int32_t>(row) : -1;
-            if (!goes) continue;
-            a.token[row] = static_cast<int32_t>(n);
-            for (int k = 0; k < a.K; ++k) a.row_slot[row * a.K + k] = slot_there(a, n * a.K + k, q);
+            if (goes) a.token[row] = static_cast<int32_t>(n);
+            __syncwarp();
+            // The warp's rows are neighbours, and so are the choices that it writes at once.
+#pragma unroll 1
+            for (int i = lane; i < __popc(going) * a.K; i += kWarp) {
+                const int64_t from = a.token[first + i / a.K];
+                a.row_slot[int64_t{first} * a.K + i] = slot_there(a, from * a.K + i % a.K, q);
+            }
         }
     }
     const int64_t threads = int64_t{gridDim.x} * kSortThreads;
-    for (int64_t m = rows + int64_t{blockIdx.x} * kSortThreads + threadIdx.x; m < a.M;
-         m += threads) {
-        a.token[m] = -1;
-        for (int k = 0; k < a.K; ++k) a.row_slot[m * a.K + k] = -1;
-    }
+    const int64_t thread = int64_t{blockIdx.x} * kSortThreads + threadIdx.x;
+    for (int64_t m = rows + thread; m < a.M; m += threads) a.token[m] = -1;
+    for (int64_t i = int64_t{rows} * a.K + thread; i < a.M * a.K; i += threads) a.row_slot[i] = -1;
 }
 
 // Unit: what a thread moves at once.

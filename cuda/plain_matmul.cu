@@ -5,8 +5,10 @@
 namespace fomoe {
 namespace {
 
-constexpr int kTile = 64;      // rows and columns of c that a block computes
-constexpr int kDepth = 16;     // of a and b that lie in shared memory at a time
+constexpr int kTile = 64;   // rows and columns of c that a block computes
+constexpr int kDepth = 16;  // of a and b that lie in shared memory at a time
+// Floats from row to row there: neighbours of a column and of two rows lie in different banks.
+constexpr int kPitch = kTile + 2;
 constexpr int kPerThread = 4;  // rows and columns of c that a thread computes
 constexpr int kThreads = (kTile / kPerThread) * (kTile / kPerThread);
 
@@ -28,7 +30,7 @@ struct Problem {
 // tile[d][i] = element (i, d) of a (rows, depth) matrix from (first_row, first_depth) on, 0
 // outside. Neighbouring threads read neighbouring addresses.
 template <class In>
-__device__ void load_tile(float (&tile)[kDepth][kTile + 1], View<const In> x, int64_t first_row,
+__device__ void load_tile(float (&tile)[kDepth][kPitch], View<const In> x, int64_t first_row,
                           int64_t rows, int64_t first_depth, int64_t depth) {
     for (int e = threadIdx.x; e < kTile * kDepth; e += kThreads) {
         const bool along_depth = x.column == 1;
@@ -41,7 +43,7 @@ __device__ void load_tile(float (&tile)[kDepth][kTile + 1], View<const In> x, in
 
 template <class In, class Out>
 __global__ void __launch_bounds__(kThreads) plain_matmul(Problem<In, Out> p) {
-    __shared__ float a[kDepth][kTile + 1], b[kDepth][kTile + 1];
+    __shared__ float a[kDepth][kPitch], b[kDepth][kPitch];
     const int64_t first_row = int64_t{blockIdx.x} * kTile;
     const int64_t first_column = int64_t{blockIdx.y} * kTile;
     constexpr int kAcross = kTile / kPerThread;

@@ -24,6 +24,20 @@ __device__ __forceinline__ float row_sum(float x) {
         return block_sum<row_threads>(x);
 }
 
+// As store(), but by assignment, which the compiler keeps whole here; store() would cost registers
+// that the kernels do not have.
+template <int n, class T>
+__device__ __forceinline__ void assign(T* to, const float (&x)[n]) {
+    constexpr int piece = n * sizeof(T) > 16 ? 16 / sizeof(T) : n;
+#pragma unroll
+    for (int i = 0; i < n; i += piece) {
+        Vec<T, piece> v;
+#pragma unroll
+        for (int j = 0; j < piece; ++j) v.at[j] = from_float<T>(x[i + j]);
+        *reinterpret_cast<Vec<T, piece>*>(to + i) = v;
+    }
+}
+
 template <class T>
 struct Norm {
     T* y;                 // (N, D)
@@ -71,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm(const Norm<T> a) {
         load(y, a.weight + d);
 #pragma unroll
         for (int j = 0; j < width; ++j) y[j] *= to_float(piece.at[j]) * rstd;
-        store(a.y + row + d, y);
+        assign(a.y + row + d, y);
     };
 #pragma unroll
     for (int i = 0; i < kKept; ++i)
@@ -153,7 +167,7 @@ __global__ void __launch_bounds__(kBlockThreads<row_threads>, kBlocks<row_thread
 #pragma unroll
             for (int j = 0; j < width; ++j)
                 dx[j] += rstd * weight[j] * to_float(dy.at[j]) - along * to_float(sum.at[j]);
-            store(a.dx + row + d, dx);
+            assign(a.dx + row + d, dx);
         };
 #pragma unroll
         for (int i = 0; i < kKept; ++i)
@@ -165,25 +179,25 @@ __global__ void __launch_bounds__(kBlockThreads<row_threads>, kBlocks<row_thread
 
     // Over the block's groups of rows, one after the other.
     if constexpr (kRows > 1) {
-        __shared__ float sums[kKept * kStep];
+        __shared__ float sums[apart(kKept * kStep)];
         for (int g = 0; g < kRows; ++g) {
             if (group == g) {
 #pragma unroll
                 for (int i = 0; i < kKept; ++i)
 #pragma unroll
                     for (int j = 0; j < width; ++j) {
-                        float& sum = sums[first + i * kStep + j];
+                        float& sum = sums[apart(first + i * kStep + j)];
                         sum = g == 0 ? dweight[i][j] : sum + dweight[i][j];
                     }
             }
             __syncthreads();
         }
         for (int64_t d = threadIdx.x; d < a.D; d += kBlockThreads<row_threads>)
-            partial[d] = sums[d];
+            partial[d] = sums[apart(d)];
     } else {
 #pragma unroll
         for (int i = 0; i < kKept; ++i)
-            if (first + i * kStep < a.D) store(partial + first + i * kStep, dweight[i]);
+            if (first + i * kStep < a.D) assign(partial + first + i * kStep, dweight[i]);
     }
 }
 

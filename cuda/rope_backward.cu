@@ -10,7 +10,7 @@ template <class T>
 struct RotationBackward {
     T* dx;                  // (N, row)
     float* partial;         // (blocks, q_size + k_size): both weights' gradients by block
-    float* sums;            // (blocks, A + KV, Dh), or null where shared memory holds them
+    float* sums;            // (blocks, apart((A + KV) Dh)), or null where shared memory holds them
     const T* dy;            // (N, row)
     const T* x;             // (N, row)
     const float* rstd;      // (N, A + KV) or (N, 2)
@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
     RopeTables tables(memory, h);
     const int heads = h.normed_heads(), Dh = h.head_size;
     // Each element belongs to one thread, that of its item.
-    float* sums = a.sums ? a.sums + int64_t{blockIdx.x} * heads * Dh : tables.sums;
+    float* sums = a.sums ? a.sums + blockIdx.x * apart(heads * Dh) : tables.sums;
     if constexpr (kNorm)
-        for (int i = threadIdx.x; i < heads * Dh; i += kRopeThreads) sums[i] = 0;
+        for (int i = threadIdx.x; i < heads * Dh; i += kRopeThreads) sums[apart(i)] = 0;
     tables.fill_frequencies(a.log2_theta);
     __syncthreads();
     const int64_t row = h.row_size();
@@ -145,10 +145,9 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
                     float v[width], w[width];
                     load(v, x + at + d);
                     load(w, weight + d);
-                    float* own = sums + at + d;
 #pragma unroll
                     for (int j = 0; j < width; ++j) {
-                        own[j] += item.part[p][j] * v[j] * rstd;
+                        sums[apart(at + d + j)] += item.part[p][j] * v[j] * rstd;
                         item.part[p][j] = rstd * w[j] * item.part[p][j] - along * v[j];
                     }
                 }
@@ -172,9 +171,10 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
     float* partial = a.partial + int64_t{blockIdx.x} * (q_size + k_size);
     for (int i = threadIdx.x; i < q_size + k_size; i += kRopeThreads) {
         const bool is_query = i < q_size;
-        const float* from = is_query ? sums + i : sums + h.heads * Dh + i - q_size;
+        const int first = is_query ? i : h.heads * Dh + i - q_size;
         float sum = 0;
-        for (int j = 0; j < (is_query ? shared_q : shared_k); ++j) sum += from[j * Dh];
+        for (int j = 0; j < (is_query ? shared_q : shared_k); ++j)
+            sum += sums[apart(first + j * Dh)];
         partial[i] = sum;
     }
 }
@@ -201,7 +201,8 @@ void CudaBackend::execute(const RopeBackward& op, Queue queue) {
         const bool wide = rope_fits_wide<T>(op, {a.dx, a.dy, a.x, a.q_weight, a.k_weight});
         with_width<T>(wide, [&]<int width>() {
             a.head = head_parts(op, width);
-            const int64_t sums = norm ? int64_t{a.head.normed_heads()} * a.head.head_size : 0;
+            const int64_t sums =
+                norm ? apart(int64_t{a.head.normed_heads()} * a.head.head_size) : 0;
             int64_t shared = RopeTables::bytes(a.head);
             const bool sums_shared = shared + sums * 4 <= kLargestShared;
             if (sums_shared) shared += sums * 4;

@@ -19,6 +19,21 @@ __device__ __forceinline__ void load(float (&x)[n], const T* from) {
         for (int j = 0; j < piece; ++j) x[i + j] = to_float(v.at[j]);
     }
 }
+// Writes neighbours to global memory at once; the compiler may take an assignment apart.
+template <class T, int n>
+__device__ __forceinline__ void put(T* to, const Vec<T, n>& x) {
+    const auto write = [&]<class Whole>(Whole whole) {
+        memcpy(&whole, &x, sizeof whole);
+        __stwb(reinterpret_cast<Whole*>(to), whole);
+    };
+    if constexpr (sizeof x == 16)
+        write(uint4{});
+    else if constexpr (sizeof x == 8)
+        write(uint2{});
+    else
+        *reinterpret_cast<Vec<T, n>*>(to) = x;
+}
+
 template <int n, class T>
 __device__ __forceinline__ void store(T* to, const float (&x)[n]) {
     constexpr int piece = n * sizeof(T) > 16 ? 16 / sizeof(T) : n;
@@ -27,9 +42,33 @@ __device__ __forceinline__ void store(T* to, const float (&x)[n]) {
         Vec<T, piece> v;
 #pragma unroll
         for (int j = 0; j < piece; ++j) v.at[j] = from_float<T>(x[i + j]);
-        *reinterpret_cast<Vec<T, piece>*>(to + i) = v;
+        put(to + i, v);
     }
 }
+
+// n = 8: of floats in shared memory, where neighbouring threads have neighbouring stretches and are
+// at the same call together. Every other four of them take the later half first, so that eight
+// threads, whose halves go through at once, touch all banks.
+template <int n>
+__device__ __forceinline__ void load_shared(float (&x)[n], const float* from) {
+    if constexpr (n != 8) {
+        load(x, from);
+    } else {
+        const bool turned = threadIdx.x / 4 % 2;
+        float first[4], second[4];
+        load(first, from + (turned ? 4 : 0));
+        load(second, from + (turned ? 0 : 4));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            x[j] = turned ? second[j] : first[j];
+            x[4 + j] = turned ? first[j] : second[j];
+        }
+    }
+}
+
+// Where element i of a stretch of floats in shared memory lies, so that 32 threads touch different
+// banks with 32 neighbours and with every 4th or 8th element. Also the size of a stretch of i.
+__host__ __device__ constexpr int64_t apart(int64_t i) { return i + i / kWarp; }
 
 // Elements of 16 bytes.
 template <class T>

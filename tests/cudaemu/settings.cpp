@@ -38,6 +38,8 @@ Settings read() {
     settings.driver = driver();
     settings.memory_bytes = number("CUDAEMU_MEMORY", settings.memory_bytes >> 20) << 20;
     settings.checked = number("CUDAEMU_CHECK", 0) != 0;
+    settings.metrics = number("CUDAEMU_METRICS", 0) != 0;
+    if (const char* path = std::getenv("CUDAEMU_METRICS_FILE")) settings.metrics_file = path;
     settings.reverse = number("CUDAEMU_REVERSE", 0) != 0;
     settings.instruction_limit = number("CUDAEMU_LIMIT", 0);
     if (const char* file = std::getenv("CUDAEMU_TIMELINE")) settings.timeline = file;

@@ -15,6 +15,8 @@ struct Settings {
     Driver driver = Driver::present;         // CUDAEMU_DRIVER: none, old
     size_t memory_bytes = size_t{16} << 30;  // CUDAEMU_MEMORY, in MiB
     bool checked = false;                    // CUDAEMU_CHECK
+    bool metrics = false;                    // CUDAEMU_METRICS
+    std::string metrics_file;                // CUDAEMU_METRICS_FILE; empty: none
     bool reverse = false;                    // CUDAEMU_REVERSE
     uint64_t instruction_limit = 0;          // CUDAEMU_LIMIT; 0: none
     std::string timeline;                    // CUDAEMU_TIMELINE: a file, or empty

@@ -32,17 +32,19 @@ TEST_CASE("backend: run refuses an op that breaks its contract") {
     CHECK_THROWS_AS(backend->run(op), Error);
 }
 
-TEST_CASE("cases: every op has small and bench cases of different names") {
+TEST_CASE("cases: every op has small, bench and counted cases of different names") {
     for_each_op([]<class Op>() {
         INFO(Op::name);
         std::set<std::string> names;
-        int small = 0, bench = 0;
+        int small = 0, bench = 0, counted = 0;
         for (const Case<Op>& each : cases<Op>()) {
             CHECK(names.insert(each.name).second);
             small += each.size == Size::small;
-            bench += each.size >= Size::bench;
+            bench += each.size == Size::bench || each.size == Size::large;
+            counted += each.size == Size::counted;
         }
         CHECK(small >= 3);
         CHECK(bench >= 1);
+        CHECK(counted >= 1);
     });
 }

@@ -18,6 +18,7 @@ enum class Size {
     typical,  // compared with the reference only
     bench,    // timed, never tested
     large,    // timed on a GPU, never tested
+    counted,  // run in metrics mode of the interpreter: enough for tails not to matter
 };
 
 template <class Op>

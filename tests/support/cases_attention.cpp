@@ -46,6 +46,9 @@ std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
         {"N2048_8x64_head_norm", Size::bench, {2048, 8, 8, 64, 64, head}},
         {"N4096_4x64", Size::bench, {4096, 4, 4, 64, 64, none, true}},
         {"N16384_16x128_head_norm", Size::large, {16384, 16, 4, 128, 128, head}},
+        {"N512_8x64", Size::counted, {512, 8, 4, 64, 64}},
+        {"N512_8x64_head_norm", Size::counted, {512, 8, 4, 64, 64, head}},
+        {"N512_8x64_full_norm", Size::counted, {512, 8, 4, 64, 64, full}},
     };
 }
 
@@ -149,6 +152,8 @@ std::vector<std::tuple<std::string, Size, AttentionShape>> attention_shapes() {
         {"T256_4x64", Size::bench, {256, 16, 4, 4, 64}},
         {"T2048_16x64", Size::large, {2048, 8, 16, 16, 64}},
         {"T4096_32x128_kv8", Size::large, {4096, 2, 32, 8, 128}},
+        {"T512_2x64_kv1", Size::counted, {512, 1, 2, 1, 64}},
+        {"T512_2x128_kv1", Size::counted, {512, 1, 2, 1, 128}},
     };
 }
 

@@ -25,6 +25,7 @@ std::vector<std::tuple<std::string, Size, EmbeddingShape>> embedding_shapes() {
         {"N2048_V32000_D512", Size::bench, {2048, 32000, 512}},
         {"N4096_V320_D256", Size::bench, {4096, 320, 256}},
         {"N16384_V50304_D1024", Size::large, {16384, 50304, 1024}},
+        {"N512_V700_D512", Size::counted, {512, 700, 512}},
     };
 }
 
@@ -93,6 +94,8 @@ std::vector<std::tuple<std::string, Size, NormShape>> norm_shapes() {
         {"N2048_D512", Size::bench, {2048, 512, true, true}},
         {"N4096_D256", Size::bench, {4096, 256, true, true}},
         {"N16384_D2048", Size::large, {16384, 2048, true, true}},
+        {"N512_D512", Size::counted, {512, 512, true}},
+        {"N256_D2048", Size::counted, {256, 2048, true}},
     };
 }
 
@@ -123,6 +126,8 @@ std::vector<std::tuple<std::string, Size, ActivateShape>> activate_shapes() {
         {"swiglu_N2048_F768", Size::bench, {2048, 768}},
         {"gelu_N4096_F256", Size::bench, {4096, 256, Activation::gelu}},
         {"swiglu_N16384_F2048", Size::large, {16384, 2048}},
+        {"swiglu_N256_F768", Size::counted, {256, 768}},
+        {"gelu_N256_F768", Size::counted, {256, 768, Activation::gelu}},
     };
 }
 
@@ -228,6 +233,8 @@ std::vector<Case<AdamW>> cases() {
         {"typical", Size::typical, {100003, 7}},
         {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},
+        {"P256K", Size::counted, {1 << 18, 7}},
+        {"P256K_with_copy", Size::counted, {1 << 18, 7, 0.1f, 0.5f, false, true}},
     };
     return from_table<AdamW>(table, adamw);
 }
@@ -248,6 +255,8 @@ std::vector<Case<Cast>> cases() {
         {"typical_to_bf16", Size::typical, {100003, true}},
         {"typical_to_f32", Size::typical, {100003, false}},
         {"P16M_to_bf16", Size::bench, {1 << 24, true}},
+        {"P256K_to_bf16", Size::counted, {1 << 18, true}},
+        {"P256K_to_f32", Size::counted, {1 << 18, false}},
     };
     const auto build = [](Pool& pool, CastShape s) {
         const Tensor x = pool.normal(Shape(s.P), s.deviation);
@@ -262,7 +271,7 @@ std::vector<Case<SumSquares>> cases() {
     const std::vector<std::tuple<std::string, Size, int64_t>> table = {
         {"one", Size::small, 1},        {"odd", Size::small, 37},
         {"prime", Size::small, 10007},  {"typical", Size::typical, 1000003},
-        {"P16M", Size::bench, 1 << 24},
+        {"P16M", Size::bench, 1 << 24}, {"P1M", Size::counted, 1 << 20},
     };
     const auto build = [](Pool& pool, int64_t P) {
         return SumSquares{.sum = pool.from<double>({2.5}), .x = pool.normal(Shape(P))};

@@ -144,6 +144,7 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
         {"N4096_D256_E16_K2_F256", Size::bench, {4096, 256, 2, 16, 256}},
         {"N16384_D2048_E16_K2_F1024", Size::large, {16384, 2048, 2, 16, 1024}},
         {"N16384_D1024_E64_K8_F512", Size::large, {16384, 1024, 8, 64, 512}},
+        {"N768_D256_E4_K2_F128", Size::counted, {768, 256, 2, 4, 128}},
     };
 }
 
@@ -244,6 +245,7 @@ std::vector<std::tuple<std::string, Size, DispatchShape>> dispatch_shapes() {
         {"long_top_8", Size::typical, {2100, 8, 64, {0, 16, 40, 64}, Split::some_absent}},
         {"typical", Size::typical, {1000, 2, 16, {0, 4, 8, 12, 16}, Split::some_absent, 24}},
         {"N2048_E16_Q4", Size::bench, {2048, 2, 16, {0, 4, 8, 12, 16}}},
+        {"N2048_E64_K8_Q4", Size::counted, {2048, 8, 64, {0, 16, 32, 48, 64}}},
     };
 }
 
@@ -305,6 +307,7 @@ std::vector<Case<Permute>> cases() {
         {"no_row", Size::small, {5, 0, 3}},
         {"typical", Size::typical, {512, 1000, 96}},
         {"N2048_D512", Size::bench, {2048, 4096, 512}},
+        {"N512_M512_D512", Size::counted, {512, 512, 512}},
     };
     std::vector<Case<Permute>> made;
     for (const auto& [name, size, shape] : table)
@@ -329,6 +332,7 @@ std::vector<Case<Combine>> cases() {
         {"no_token", Size::small, {0, 4, 3, 2}},
         {"typical", Size::typical, {512, 1000, 96, 4}},
         {"N2048_D512", Size::bench, {2048, 4096, 512, 2}},
+        {"N512_M1024_D512", Size::counted, {512, 1024, 512, 2}},
     };
     std::vector<Case<Combine>> made;
     for (const auto& [name, size, shape] : table)

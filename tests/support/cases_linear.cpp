@@ -43,6 +43,7 @@ std::vector<std::tuple<std::string, Size, LinearShape>> linear_shapes() {
         {"qkv_N4096_D256", Size::bench, {4096, 256, 768}},
         {"qkv_N16384_D2048", Size::large, {16384, 2048, 6144}},
         {"router_N16384_E64", Size::large, {16384, 2048, 64}},
+        {"N256_I256_O256", Size::counted, {256, 256, 256}},
     };
 }
 
@@ -76,6 +77,7 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
         {"N8192_D1024_V32000", Size::large, {8192, 1024, 32000}},
+        {"N64_D16_V8192", Size::counted, {64, 16, 8192}},
     };
 }
 

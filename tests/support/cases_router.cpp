@@ -158,6 +158,8 @@ std::vector<std::tuple<std::string, Size, RouterShape>> router_shapes() {
         {"N4096_E16_K2", Size::bench, {4096, 16, 2, 16}},
         {"N16384_E64_K8", Size::large, {16384, 64, 8, 8}},
         {"N2048_E128_K8_sigmoid", Size::bench, {2048, 128, 8, 4, sigmoid, true, true}},
+        {"N2048_E16_K2_counted", Size::counted, {2048, 16, 2, 4}},
+        {"N1024_E64_K8", Size::counted, {1024, 64, 8, 4}},
     };
 }
 
@@ -266,6 +268,8 @@ std::vector<Case<Balance>> cases() {
         {"many_experts", Size::small, [](Pool& pool) { return balance(pool, 3, 261, true, 261); }});
     made.push_back(
         {"B16_E128", Size::bench, [](Pool& pool) { return balance(pool, 16, 128, false, 128); }});
+    made.push_back(
+        {"B64_E128", Size::counted, [](Pool& pool) { return balance(pool, 64, 128, false, 128); }});
     return made;
 }
 

@@ -8,8 +8,11 @@ namespace fomoe {
 template <>
 std::vector<Case<Sum>> cases() {
     std::vector<Case<Sum>> made;
-    for (const int64_t P : {0, 1, 37, 1024, 10007, 16384})
-        made.push_back({concat("P", P), P < 16384 ? Size::small : Size::bench,
+    for (const int64_t P : {0, 1, 37, 1024, 10007, 16384, 1 << 18})
+        made.push_back({concat("P", P),
+                        P < 16384    ? Size::small
+                        : P == 16384 ? Size::bench
+                                     : Size::counted,
                         [=](Pool& pool) {
                             return Sum{.sum = pool.from<double>({2.5}), .x = pool.normal(Shape(P))};
                         },
@@ -41,6 +44,7 @@ std::vector<Case<ClipScale>> cases() {
              {"no_number_in_the_gradient", kNaN, 1.0},
              {"no_number_in_the_loss", 1.0, 0.0, kNaN},
              {"clips", 9.0, 1.0, 2.5, Size::bench},
+             {"clips_once", 9.0, 1.0, 2.5, Size::counted},
          })
         made.push_back({row.name, row.size,
                         [=](Pool& pool) {

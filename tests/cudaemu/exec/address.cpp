@@ -4,6 +4,7 @@
 
 #include "exec/lanes.h"
 #include "exec/memory.h"
+#include "metrics/meter.h"
 
 namespace cudaemu {
 namespace {
@@ -105,8 +106,10 @@ bool resolve_fast(Warp& warp, const Reach& reach, StateSpace space, const Addres
     return true;
 }
 
+// Tells who watches.
 void observe(Warp& warp, const Instruction& i, uint32_t lanes, const Reach& reach,
              const Addresses& addresses) {
+    const Block& block = *warp.block;
     for_lanes(lanes, [&](uint32_t lane) {
         uint64_t address = addresses[lane];
         StateSpace space = reach.space;
@@ -115,9 +118,11 @@ void observe(Warp& warp, const Instruction& i, uint32_t lanes, const Reach& reac
             address -= window(space);
         }
         if (space != StateSpace::global && space != StateSpace::shared) return;
-        warp.block->observer()->access(site(warp, i, lane),
-                                       space == StateSpace::global ? Space::global : Space::shared,
-                                       address, reach.bytes, reach.access);
+        const Space where = space == StateSpace::global ? Space::global : Space::shared;
+        if (block.meter) block.meter->touches(where, reach.access, {address, reach.bytes, lane});
+        if (block.observer())
+            block.observer()->access(site(warp, i, lane), where, address, reach.bytes,
+                                     reach.access);
     });
 }
 
@@ -150,7 +155,8 @@ void resolve(Warp& warp, const Instruction& instruction, uint32_t lanes, const R
                 resolve_lane(warp, instruction, lane, reach, reach.space, addresses[lane]);
         });
     }
-    if (warp.block->observer()) observe(warp, instruction, lanes, reach, addresses);
+    if (warp.block->meter || warp.block->observer())
+        observe(warp, instruction, lanes, reach, addresses);
 }
 
 std::byte* generic_byte(Warp& warp, const Instruction& instruction, uint32_t lane,

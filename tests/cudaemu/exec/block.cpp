@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "exec/special.h"
+#include "metrics/meter.h"
 
 namespace cudaemu {
 namespace {
@@ -73,6 +74,7 @@ void begin_block(Block& block, uint32_t linear) {
     block.registers.resize(std::max(block.registers.size(), warps * kernel.register_bytes));
     block.warps.resize(warps);
     for (uint32_t i = 0; i < warps; ++i) begin_warp(block.warps[i], block, i);
+    if (block.meter) block.meter->block_begins();
     if (block.observer())
         block.observer()->block_begins(block, linear, block.threads, block.shared.size());
 }

@@ -79,6 +79,8 @@ struct Block {
     uint64_t executed = 0;                   // warp instructions not yet in `total`
     std::atomic<uint64_t>* total = nullptr;  // warp instructions of the launch
 
+    Meter* meter = nullptr;  // metrics mode: counts the blocks of this thread
+
     Observer* observer() const { return launch->observer; }
 };
 

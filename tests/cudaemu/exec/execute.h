@@ -12,6 +12,8 @@
 
 namespace cudaemu {
 
+class Meter;
+
 struct Dim3 {
     uint32_t x = 1, y = 1, z = 1;
     uint64_t count() const { return uint64_t(x) * y * z; }
@@ -21,6 +23,7 @@ struct Launch {
     Dim3 grid, block;
     size_t dynamic_shared = 0;       // bytes
     std::vector<std::byte> params;   // laid out as the kernel's .param space
+    Meter* meter = nullptr;          // metrics mode: counts all blocks
     Observer* observer = nullptr;    // checked mode: blocks run one after another on one thread
     bool reverse = false;            // blocks and warps in reverse order
     uint64_t instruction_limit = 0;  // of warp instructions; 0: none. Beyond it: a Fault

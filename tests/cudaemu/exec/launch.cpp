@@ -1,9 +1,11 @@
 // A kernel over its grid.
 #include <exception>
 #include <mutex>
+#include <optional>
 
 #include "exec/block.h"
 #include "exec/execute.h"
+#include "metrics/meter.h"
 
 namespace cudaemu {
 namespace {
@@ -28,7 +30,7 @@ void execute(const Kernel& kernel, const Launch& launch) {
     std::atomic<uint64_t> executed{0};
     std::atomic<bool> failed{false};
     std::exception_ptr error;
-    std::mutex error_mutex;
+    std::mutex mutex;  // of `error` and of the launch's meter
     const bool serial = launch.observer || blocks == 1;
 #pragma omp parallel if (!serial)
     {
@@ -36,6 +38,8 @@ void execute(const Kernel& kernel, const Launch& launch) {
         block.kernel = &kernel;
         block.launch = &launch;
         block.total = &executed;
+        std::optional<Meter> meter;
+        if (launch.meter) block.meter = &meter.emplace(kernel.code.size());
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < blocks; ++i) {
             if (failed) continue;
@@ -43,9 +47,13 @@ void execute(const Kernel& kernel, const Launch& launch) {
                 begin_block(block, static_cast<uint32_t>(launch.reverse ? blocks - 1 - i : i));
                 run_block(block);
             } catch (...) {
-                const std::lock_guard lock(error_mutex);
+                const std::lock_guard lock(mutex);
                 if (!failed.exchange(true)) error = std::current_exception();
             }
+        }
+        if (meter) {
+            const std::lock_guard lock(mutex);
+            launch.meter->add(*meter);
         }
     }
     if (error) std::rethrow_exception(error);

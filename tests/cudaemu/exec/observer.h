@@ -1,6 +1,7 @@
 // What checked mode sees of an execution. The checker implements it; the executor calls it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace cudaemu {

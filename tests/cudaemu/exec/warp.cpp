@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "exec/lanes.h"
+#include "metrics/meter.h"
 
 namespace cudaemu {
 namespace {
@@ -13,6 +14,8 @@ constexpr uint64_t kTurn = 1 << 16;
 
 constexpr uint32_t kNowhere = std::numeric_limits<uint32_t>::max();
 
+// metered: whether the block has a meter.
+template <bool metered>
 class Scheduler {
 public:
     explicit Scheduler(Warp& warp) : warp_(warp), block_(*warp.block), code_(block_.kernel->code) {}
@@ -85,6 +88,7 @@ private:
             }
             if (instruction.flow == Flow::plain) {
                 instruction.run(warp_, instruction, lanes);
+                count(instruction, lanes);
                 ++pc;
                 continue;
             }
@@ -93,6 +97,11 @@ private:
             pc = group().pc;
         }
         group().pc = pc;
+    }
+
+    void count(const Instruction& instruction, uint32_t lanes) {
+        if constexpr (metered)
+            block_.meter->executed(static_cast<size_t>(&instruction - code_.data()), lanes);
     }
 
     // Executes what is not plain. Whether the group goes on, with all its lanes; else another
@@ -104,6 +113,7 @@ private:
             case Flow::indexed_branch:
                 return indexed_branch(instruction, lanes);
             case Flow::exit:
+                count(instruction, lanes);
                 return exit(lanes);
             case Flow::barrier:
                 return barrier(instruction, lanes);
@@ -114,6 +124,7 @@ private:
 
     bool branch(const Instruction& instruction, uint32_t lanes) {
         if (instruction.target <= group().pc && turn_ >= kTurn) group().passed = true;
+        count(instruction, lanes);
         const uint32_t next = group().pc + 1;
         const uint32_t rest = group().lanes & ~lanes;
         group().pc = instruction.target;
@@ -125,6 +136,7 @@ private:
     bool indexed_branch(const Instruction& instruction, uint32_t lanes) {
         const std::vector<uint32_t>& targets = block_.kernel->branch_tables[instruction.target];
         const uint32_t* index = cells<uint32_t>(warp_, instruction, 0);
+        count(instruction, lanes);
         const uint32_t rest = group().lanes & ~lanes;
         const uint32_t next = group().pc + 1;
         warp_.groups.erase(warp_.groups.begin() + static_cast<std::ptrdiff_t>(chosen_));
@@ -167,6 +179,7 @@ private:
 
     bool barrier(const Instruction& instruction, uint32_t lanes) {
         if (is_aligned_barrier(instruction) && lanes != warp_.alive) return wait_for_lanes(lanes);
+        count(instruction, lanes);
         split_off_rest(lanes);
         arrive(warp_, group(), instruction);
         return false;
@@ -190,6 +203,7 @@ private:
             if (wanted & warp_.alive & ~lanes) return wait_for_lanes(lanes);
         }
         instruction.run(warp_, instruction, lanes);
+        count(instruction, lanes);
         if (block_.observer()) block_.observer()->warp_barrier(block_, warp_.index, lanes);
         ++group().pc;
         return true;
@@ -216,6 +230,8 @@ private:
 
 }  // namespace
 
-bool run_warp(Warp& warp) { return Scheduler(warp).run(); }
+bool run_warp(Warp& warp) {
+    return warp.block->meter ? Scheduler<true>(warp).run() : Scheduler<false>(warp).run();
+}
 
 }  // namespace cudaemu

@@ -144,6 +144,10 @@ ncclResult_t Communicator::issue(std::vector<Call> calls, cudaStream_t stream) {
         const std::lock_guard lock(mutex_);
         if (!batch->captured) open_.insert(batch);
     }
+    double bytes = 0;
+    for (const Call& call : batch->calls)
+        if (!call.receives) bytes += double(call.bytes());
+    cudaemu_describe(cudaemu_transfer, name_of(batch->calls.front().signature.kind), bytes, 0);
     if (cudaLaunchHostFunc(stream, run_batch, batch) != cudaSuccess) {
         const std::lock_guard lock(mutex_);
         open_.erase(batch);

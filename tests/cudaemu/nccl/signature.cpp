@@ -12,12 +12,6 @@
 namespace cudaemu::nccl {
 namespace {
 
-const char* name_of(Kind kind) {
-    constexpr const char* names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast",
-                                     "message"};
-    return names[int(kind)];
-}
-
 const char* name_of(ncclDataType_t type) {
     switch (type) {
         case ncclFloat32:
@@ -77,6 +71,12 @@ void reduce_bf16(char* out, std::span<const char* const> parts, uint64_t count, 
 }
 
 }  // namespace
+
+const char* name_of(Kind kind) {
+    constexpr const char* names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast",
+                                     "message"};
+    return names[int(kind)];
+}
 
 std::string to_text(const Signature& s) {
     std::string text = fmt::format("{} of {} {}", name_of(s.kind), s.count, name_of(s.type));

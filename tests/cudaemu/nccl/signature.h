@@ -20,6 +20,7 @@ struct Signature {
     bool operator==(const Signature&) const = default;
 };
 
+const char* name_of(Kind kind);
 // "all_reduce of 5 f32, sum".
 std::string to_text(const Signature& signature);
 

@@ -8,6 +8,7 @@
 
 #include "check/checker.h"
 #include "memory/device_memory.h"
+#include "metrics/metrics.h"
 #include "runtime/counting.h"
 #include "runtime/errors.h"
 #include "runtime/streams.h"
@@ -67,6 +68,8 @@ void count_copy(const Direction& direction) {
 }
 
 void run_copy(const CopyRequest& request, const Direction& direction, const Operation& operation) {
+    if (metrics_enabled() && direction.to_device && direction.from_device)
+        record_transfer("copy", request.bytes * request.rows, request.bytes * request.rows);
     Checker& checker = Checker::instance();
     std::optional<Checker::Running> running;
     if (checker.enabled()) running.emplace(checker, operation);
@@ -134,6 +137,7 @@ void fill(const FillRequest& request, cudaStream_t stream) {
         stream,
         Label{.kind = "fill", .name = "fill", .bytes = double(request.bytes * request.rows)},
         [request](const Operation& operation) {
+            if (metrics_enabled()) record_transfer("fill", 0, request.bytes * request.rows);
             Checker& checker = Checker::instance();
             std::optional<Checker::Running> running;
             if (checker.enabled()) running.emplace(checker, operation);

@@ -6,9 +6,13 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <optional>
 
 #include "check/checker.h"
 #include "check/findings.h"
+#include "metrics/meter.h"
+#include "metrics/metrics.h"
+#include "ptx/kernel.h"
 #include "runtime/counting.h"
 #include "runtime/device.h"
 #include "runtime/errors.h"
@@ -69,6 +73,8 @@ std::vector<std::byte> pack(const KernelInfo& kernel, void** arguments) {
 void run(const Kernel& kernel, Launch launch, const Operation& operation) {
     Checker& checker = Checker::instance();
     count_launch(info(kernel).name, launch.block.count(), launch.dynamic_shared);
+    std::optional<Meter> meter;
+    if (metrics_enabled()) launch.meter = &meter.emplace(kernel.code.size());
     try {
         if (checker.enabled()) {
             const Checker::Running running(checker, operation);
@@ -77,6 +83,7 @@ void run(const Kernel& kernel, Launch launch, const Operation& operation) {
         } else {
             execute(kernel, launch);
         }
+        if (meter) record_launch(kernel, launch, *meter);
     } catch (const std::exception& error) {  // a Fault, or the interpreter's own
         report(error.what());
         set_sticky_error(cudaErrorLaunchFailure);

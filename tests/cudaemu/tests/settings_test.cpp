@@ -1,11 +1,14 @@
 // What the environment can make of the device: each case is a process of its own.
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "tests/emulated.h"
 #include "tests/kernels.h"
@@ -55,6 +58,12 @@ TEST_CASE("leaves a finding behind", "[.][leaves_finding]") {
     cudaFree(x.get() + 1);
 }
 
+TEST_CASE("fills memory", "[.][fills]") {
+    const OnDevice<float> x(std::vector<float>(8));
+    cudaMemset(x.get(), 0, x.bytes());
+    cudaDeviceSynchronize();
+}
+
 TEST_CASE("never ends", "[.][endless]") {
     const OnDevice<int> x(std::vector<int>(1));
     check_kernels::endless(x.get());
@@ -92,6 +101,25 @@ TEST_CASE("the environment can take the device away", "[cuda]") {
 TEST_CASE("findings that nobody took are printed at the end", "[cuda]") {
     CHECK_THAT(run_with("CUDAEMU_CHECK=0", "leaves_finding").output,
                Contains("cudaemu: cudaFree of an address that is not allocated"));
+}
+
+TEST_CASE("metrics go to a file, or to stderr at the end", "[cuda]") {
+    const std::string line = "{\"transfer\":\"fill\",\"read\":0,\"written\":32}\n";
+    CHECK_THAT(run_with("CUDAEMU_METRICS=1", "fills").output, Contains(line));
+    CHECK_THAT(run_with("CUDAEMU_METRICS=0", "fills").output, !Contains("transfer"));
+    const std::string path =
+        std::filesystem::temp_directory_path() / ("cudaemu_metrics_" + std::to_string(getpid()));
+    const std::string environment = "CUDAEMU_METRICS=1 CUDAEMU_METRICS_FILE=" + path;
+    for (int run = 0; run < 2; ++run)
+        CHECK_THAT(run_with(environment, "fills").output, !Contains("transfer"));
+    std::ifstream file(path);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    std::filesystem::remove(path);
+    CHECK(text == line + line);
+    const Result refused =
+        run_with("CUDAEMU_METRICS=1 CUDAEMU_METRICS_FILE=/nowhere/metrics", "fills");
+    CHECK(refused.status == 1);
+    CHECK_THAT(refused.output, Contains("cannot write CUDAEMU_METRICS_FILE=/nowhere/metrics"));
 }
 
 TEST_CASE("a kernel that never ends fails at the limit of instructions", "[cuda]") {
