@@ -193,6 +193,7 @@ TEST_CASE("cuda: a rank that dies ends the others with a message", "[cuda]") {
     const Tensor x = r.device(std::vector<float>(8));
     r.comm->all_reduce_sum(x);
     r.backend->synchronize();
+    r.host.barrier();
     if (r.rank == 2) {
         if (std::string(std::getenv("FOMOE_KIND")) == "kill") raise(SIGKILL);
         _exit(1);
