@@ -82,4 +82,14 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
+// Writes 16 or 8 bytes of global memory at once.
+__device__ __forceinline__ void store_global(uint4* to, const uint4& x) {
+    asm volatile("st.global.wb.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "r"(x.x), "r"(x.y),
+                 "r"(x.z), "r"(x.w)
+                 : "memory");
+}
+__device__ __forceinline__ void store_global(uint2* to, const uint2& x) {
+    asm volatile("st.global.wb.v2.u32 [%0], {%1, %2};\n" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
+}
+
 }  // namespace fomoe::ptx

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "cuda/device.cuh"
+#include "cuda/ptx.cuh"
 
 namespace fomoe {
 
@@ -24,7 +25,7 @@ template <class T, int n>
 __device__ __forceinline__ void put(T* to, const Vec<T, n>& x) {
     const auto write = [&]<class Whole>(Whole whole) {
         memcpy(&whole, &x, sizeof whole);
-        __stwb(reinterpret_cast<Whole*>(to), whole);
+        ptx::store_global(reinterpret_cast<Whole*>(to), whole);
     };
     if constexpr (sizeof x == 16)
         write(uint4{});

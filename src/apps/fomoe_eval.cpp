@@ -100,12 +100,12 @@ EvaluationOptions possible(EvaluationOptions asked, const Config& config) {
 }
 
 int evaluate_all(const Options& options, const Checkpoint& checkpoint, const Config& config,
-                 Backend& backend, Communicator& job) {
+                 const Device& device, Communicator& job) {
     const ValidLoader data(config);
     const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.model.tokenizer);
     const EvaluationOptions asked = possible(options.evaluation, config);
     auto scores = [&](const Checkpoint& from, const EvaluationOptions& what) {
-        UnionModel model(from, config, options.batch, backend, job);
+        UnionModel model(from, config, options.batch, *device.backend, job, device.connect);
         return evaluate(model, data, *tokenizer, what);
     };
     EvaluationReport report{
@@ -148,8 +148,8 @@ int run(const Options& options, Communicator& job) {
     const Threads threads = threads_per_rank(job);
     const Device device = make_device({.choice = backend_choice(options.backend)}, threads, job);
 
-    if (!options.prompt) return evaluate_all(options, checkpoint, config, *device.backend, job);
-    UnionModel model(checkpoint, config, 1, *device.backend, job);
+    if (!options.prompt) return evaluate_all(options, checkpoint, config, device, job);
+    UnionModel model(checkpoint, config, 1, *device.backend, job, device.connect);
     model.use_union();
     if (job.rank() == 0) fmt::print("{}", *options.prompt);
     generate(model, *make_tokenizer(config.model.tokenizer), *options.prompt, options.generate,

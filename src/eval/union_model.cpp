@@ -17,7 +17,7 @@ TopologyConfig one_group(int ranks, int n_experts) {
 }  // namespace
 
 UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int sequences,
-                       Backend& backend, Communicator& ranks)
+                       Backend& backend, Communicator& ranks, const Connect& connect)
     : config_(config),
       ranks_(ranks),
       everything_(Placement::all_resident(config.model.moe.n_experts)),
@@ -28,9 +28,10 @@ UnionModel::UnionModel(const Checkpoint& checkpoint, const Config& config, int s
                                       config.data.document_mask, nullptr,
                                       dtype_of(config.train.dtype))),
       expert_parallel_(ranks.split(world_.expert_parallel_color())),
+      on_device_(connect && expert_parallel_->size() > 1 ? connect(*expert_parallel_) : nullptr),
       weights_(layout_.size(), shape_.dtype, backend),
       transformer_(config_.model, config_.federation, layout_, everything_, world_, shape_, backend,
-                   *expert_parallel_) {
+                   on_device_ ? *on_device_ : *expert_parallel_) {
     weights_.change_on_host([&](Tensor weights) { load_union(checkpoint, layout_, weights); });
     transformer_.bind(weights_.tensors(), {});
 }

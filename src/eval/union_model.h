@@ -4,6 +4,7 @@
 #pragma once
 
 #include "checkpoint/load.h"
+#include "device/device.h"
 #include "model/transformer.h"
 
 namespace fomoe {
@@ -12,9 +13,9 @@ class UnionModel {
 public:
     // Collective. The ranks spread the experts among them as far as their number allows. Micro-
     // batches have `sequences` sequences of config.data.seq_len tokens and compute in
-    // config.train.dtype.
+    // config.train.dtype. `connect` is Device::connect.
     UnionModel(const Checkpoint& checkpoint, const Config& config, int sequences, Backend& backend,
-               Communicator& ranks);
+               Communicator& ranks, const Connect& connect = {});
 
     Transformer& transformer() { return transformer_; }
     Communicator& ranks() { return ranks_; }
@@ -35,7 +36,8 @@ private:
     World world_;
     ArenaLayout layout_;
     BatchShape shape_;
-    std::unique_ptr<Communicator> expert_parallel_;
+    std::unique_ptr<Communicator> expert_parallel_;  // for tensors of the host
+    std::unique_ptr<Communicator> on_device_;        // the same ranks; null: the host's serves
     WeightArena weights_;
     Transformer transformer_;
 };

@@ -1,26 +1,8 @@
 #include "model/activations.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace fomoe {
-
-int64_t BatchShape::rows() const {
-    const int64_t all = lane().tokens() * expert_parallel;
-    return expert_parallel == 1 || row_capacity == 0 ? all : std::min(all, row_capacity);
-}
-
-int64_t BatchShape::choices(const MoeConfig& moe) const {
-    const int64_t all = rows() * std::min(moe.top_k, shard_experts);
-    return expert_parallel == 1 || choice_capacity == 0 ? all : std::min(all, choice_capacity);
-}
-
-DispatchNeed planned_dispatch(const MoeConfig& moe, const BatchShape& shape, double factor) {
-    const double N = static_cast<double>(shape.lane().tokens());
-    const double rows = N * std::min(moe.top_k, shape.expert_parallel), choices = N * moe.top_k;
-    return {.rows = static_cast<int64_t>(std::ceil(factor * rows)),
-            .choices = static_cast<int64_t>(std::ceil(factor * choices))};
-}
 
 Activations lay_out_activations(const ModelConfig& model, const BatchShape& shape, Arena& arena) {
     const MoeConfig& moe = model.moe;

@@ -97,12 +97,6 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
     reset_totals();
 }
 
-int64_t Transformer::activation_bytes(const ModelConfig& model, const BatchShape& shape) {
-    Arena tape;
-    lay_out_activations(model, shape.lane(), tape);
-    return shape.lanes * tape.bytes();
-}
-
 void Transformer::allocate() {
     const BatchShape lane = shape_.lane();
     context_.shape = lane;
@@ -131,41 +125,6 @@ void Transformer::make_room(DispatchNeed room) {
     lanes_.clear();
     memory_ = {};
     allocate();
-}
-
-BatchShape Transformer::batch_shape(const ModelConfig& model, const ArenaLayout& layout,
-                                    const World& world, int sequences, int seq_len,
-                                    bool document_mask, const FrozenLayout* frozen, DType dtype) {
-    std::vector<int> last(model.n_layers, -1), experts(model.n_layers, 0);
-    const auto count = [&](const std::vector<Parameter>& parameters) {
-        for (const Parameter& p : parameters)
-            if (p.cls == ParamClass::expert && last[p.layer] != p.expert) {
-                last[p.layer] = p.expert;
-                ++experts[p.layer];
-            }
-    };
-    count(layout.parameters);
-    if (frozen) count(frozen->parameters);
-    return {.sequences = sequences,
-            .seq_len = seq_len,
-            .expert_parallel = world.own().expert_parallel,
-            .shard_experts = *std::ranges::max_element(experts),
-            .document_mask = document_mask,
-            .dtype = dtype};
-}
-
-BatchShape Transformer::training_shape(const Config& config, const ArenaLayout& layout,
-                                       const World& world, const FrozenLayout* frozen) {
-    const TrainConfig& train = config.train;
-    BatchShape shape =
-        batch_shape(config.model, layout, world, train.micro_batch, config.data.seq_len,
-                    config.data.document_mask, frozen, dtype_of(train.dtype));
-    if (shape.expert_parallel == 1) return shape;
-    shape.lanes = train.two_batch_overlap ? 2 : 1;
-    const DispatchNeed room = planned_dispatch(config.model.moe, shape, train.dispatch_factor);
-    shape.row_capacity = room.rows;
-    shape.choice_capacity = room.choices;
-    return shape;
 }
 
 void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor copies) {
@@ -364,23 +323,6 @@ double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_los
 
 void Transformer::route(const TokenBatch& batch) { forward_only(batch); }
 
-template <class T>
-std::vector<T> Transformer::gather(Tensor LayerActivations::*member, int layer) const {
-    std::vector<T> all;
-    for (const Lane& lane : lanes_) {
-        const Tensor& part = lane.layers[layer].*member;
-        FOMOE_CHECK(part, "layer ", layer, " has no experts");
-        const size_t begin = all.size();
-        all.resize(begin + part.count());
-        backend_.copy_to_host(all.data() + begin, part);
-    }
-    return all;
-}
-
-std::vector<int32_t> Transformer::chosen_experts(int layer) const {
-    return gather<int32_t>(&LayerActivations::expert, layer);
-}
-
 void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
     const int64_t D = model_.d_model, n = context_.shape.tokens();
     FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");
@@ -390,33 +332,6 @@ void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> 
                         .x = normed.slice(row % n * D, D).reshaped(Shape(1, D)),
                         .weight = weights_.head});
     backend_.copy_to_host(out.data(), row_logits_);
-}
-
-std::vector<float> Transformer::router_logits(int layer) const {
-    return gather<float>(&LayerActivations::logits, layer);
-}
-
-std::vector<int32_t> Transformer::executed_choices() const {
-    const int K = model_.moe.top_k;
-    std::vector<int32_t> out(shape_.tokens(), 0);
-    for (int l = model_.moe.first_dense_layers; l < model_.n_layers; ++l) {
-        const std::vector<int32_t> slots = gather<int32_t>(&LayerActivations::slot, l);
-        for (size_t i = 0; i < slots.size(); ++i) out[i / K] += slots[i] >= 0;
-    }
-    return out;
-}
-
-Transformer::Totals Transformer::totals() const {
-    Totals out;
-    out.load.resize(totals_.load.count());
-    double balance[3];
-    backend_.copy_to_host(&out.loss, loss_total_);
-    backend_.copy_to_host(out.load.data(), totals_.load);
-    backend_.copy_to_host(balance, totals_.balance);
-    out.balance = balance[0];
-    out.z = balance[1];
-    out.affinity = balance[2];
-    return out;
 }
 
 void Transformer::reset_totals() {

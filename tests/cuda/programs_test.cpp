@@ -1,40 +1,9 @@
 // The programs on the CUDA plugin: resuming on the other backend, checks, evaluation, two groups,
 // and what is said where GPUs cannot be had.
-#include "cuda/plugin.h"
-#include "support/tiny_run.h"
+#include "cuda/programs.h"
 
 using namespace fomoe;
 using Catch::Contains;
-
-namespace {
-
-// Few tokens: kernels may run on the interpreter.
-const Command kSmall{"--set", "train.batch=2",          "--set", "data.seq_len=16",
-                     "--set", "train.steps=6",          "--set", "federation.local_steps=3",
-                     "--set", "data.valid_sequences=2", "--set", "checkpoint.every=3"};
-
-Command with(Command words, const Command& more) {
-    words.insert(words.end(), more.begin(), more.end());
-    return words;
-}
-
-// The losses by step of a group.
-std::vector<double> losses(const Workplace& place, const std::string& name,
-                           const std::string& group = "solo") {
-    std::vector<double> all;
-    for (const Json& line : place.metrics(name, group, "step")) all.push_back(line.at("loss"));
-    return all;
-}
-
-void check_close(const std::vector<double>& found, const std::vector<double>& wanted,
-                 double bound) {
-    REQUIRE(found.size() == wanted.size());
-    for (size_t i = 0; i < found.size(); ++i) CHECK(found[i] == Approx(wanted[i]).epsilon(bound));
-}
-
-bool on_interpreter() { return dlsym(RTLD_DEFAULT, "cudaemu_take_counts") != nullptr; }
-
-}  // namespace
 
 TEST_CASE("cuda: a run stops on one backend and goes on on the other", "[cuda]") {
     cuda_plugin();

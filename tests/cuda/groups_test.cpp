@@ -1,0 +1,94 @@
+// Groups of several GPUs: tokens and gradients travel between ranks through NCCL.
+#include "cuda/programs.h"
+
+using namespace fomoe;
+using Catch::Contains;
+
+namespace {
+
+struct Layout {
+    std::string groups;
+    std::vector<std::string> names;
+    Command more;
+};
+
+// Batches that four ranks share, in few steps.
+Command words_for(const Workplace& place, const Layout& layout, const std::string& name,
+                  const char* backend, int steps) {
+    const Command words =
+        with(kSmall, {"--set", "train.batch=8", "--set", "train.micro_batch=2", "--set",
+                      "train.optimizer.schedule=constant", "--set", "checkpoint.every=2", "--set",
+                      "name=" + name, "--set", "train.steps=" + std::to_string(steps), "--backend",
+                      backend});
+    return place.train(layout.groups, with(words, layout.more));
+}
+
+const std::map<std::string, std::string> kFourDevices{{"CUDAEMU_DEVICES", "4"}};
+
+void train(const Workplace& place, const Layout& layout, const std::string& name,
+           const char* backend, int steps) {
+    const Outcome result = place.run(words_for(place, layout, name, backend, steps), kFourDevices);
+    INFO(result.err);
+    REQUIRE(result.exit == 0);
+    CHECK_THAT(result.err, Contains(std::string("backend ") + backend + " ("));
+}
+
+Layout solo(int expert_parallel, const Command& more = {}) {
+    return {"{name: solo, ranks: 4, expert_parallel: " + std::to_string(expert_parallel) + "}",
+            {"solo"},
+            more};
+}
+
+bool four_devices() { return on_interpreter() || cuda_plugin().device_count() >= 4; }
+
+}  // namespace
+
+TEST_CASE("cuda: groups of several GPUs have the losses of the CPU", "[cuda]") {
+    cuda_plugin();
+    if (!four_devices()) return;
+    const Layout pairs{
+        "{name: west, ranks: 2, expert_parallel: 2}, "
+        "{name: east, ranks: 2, expert_parallel: 2, data: {two: 1.0}}",
+        {"west", "east"},
+        {}};
+    const Layout overlapped = solo(2, {"--set", "train.two_batch_overlap=true"});
+    for (const Layout& layout : {pairs, solo(1), solo(2), solo(4), overlapped}) {
+        INFO(layout.groups);
+        const Workplace place;
+        train(place, layout, "cpu", "cpu", 6);
+        train(place, layout, "cuda", "cuda", 6);
+        for (const std::string& group : layout.names)
+            check_close(losses(place, "cuda", group), losses(place, "cpu", group), 1e-4);
+    }
+}
+
+TEST_CASE("cuda: a group of several GPUs goes on where ranks of the CPU stopped", "[cuda]") {
+    cuda_plugin();
+    if (!four_devices()) return;
+    const Workplace place;
+    const Layout layout = solo(2);
+    train(place, layout, "cpu", "cpu", 6);
+    train(place, layout, "there", "cpu", 2);
+    train(place, layout, "there", "cuda", 6);
+    train(place, layout, "back", "cuda", 4);
+    train(place, layout, "back", "cpu", 6);
+    for (const char* name : {"there", "back"})
+        check_close(losses(place, name), losses(place, "cpu"), 1e-4);
+}
+
+TEST_CASE("cuda: work on both queues is in order", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    std::map<std::string, std::string> environment = kFourDevices;
+    environment["CUDAEMU_CHECK"] = "1";
+    for (const Layout& layout : {solo(2), solo(2, {"--set", "train.two_batch_overlap=true"})}) {
+        const Outcome result =
+            place.run(with(words_for(place, layout, "checked", "cuda", 2), {"--resume", "never"}),
+                      environment);
+        INFO(result.err);
+        CHECK(result.exit == 0);
+        CHECK(count(result.err, "cudaemu:") == 0);
+        fs::remove_all(place.run_directory("checked"));
+    }
+}
