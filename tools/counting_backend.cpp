@@ -69,10 +69,18 @@ void* CountingBackend::allocate(int64_t bytes, std::string_view) {
 void CountingBackend::copy_to_host(void* host, ConstTensor device, Queue) {
     add("copy_to_host", device.dtype, 0, double(device.bytes()));
     std::memset(host, 0, device.bytes());
-    if (device.data != send_offset_) return;
+    // What DispatchPlan writes, of all ranks.
+    const int64_t EP = device.shape[0];
+    if (device.dtype != DType::i32 || device.shape.rank != 2 || device.shape[1] != 2 * EP + 1)
+        return;
     auto* offset = static_cast<int32_t*>(host);
-    for (int64_t q = 0; q < device.count(); ++q)
-        offset[q] = static_cast<int32_t>(q * std::llround(routing_.rows_to_rank));
+    const int64_t rows = std::llround(routing_.rows_to_rank);
+    const int64_t choices = std::llround(routing_.choices / static_cast<double>(EP));
+    for (int64_t from = 0; from < EP; ++from, offset += 2 * EP + 1)
+        for (int64_t q = 0; q <= EP; ++q) {
+            offset[q] = static_cast<int32_t>(q * rows);
+            offset[EP + q] = static_cast<int32_t>(EP * rows + q * choices);
+        }
 }
 void CountingBackend::copy_from_host(Tensor device, const void*, Queue) {
     add("copy_from_host", device.dtype, 0, double(device.bytes()));
@@ -89,10 +97,7 @@ void CountingBackend::execute(const Rope& op, Queue) { count(op); }
 void CountingBackend::execute(const Attention& op, Queue) { count(op); }
 void CountingBackend::execute(const Router& op, Queue) { count(op); }
 void CountingBackend::execute(const Balance& op, Queue) { count(op); }
-void CountingBackend::execute(const DispatchPlan& op, Queue) {
-    count(op);
-    send_offset_ = op.offset.data;
-}
+void CountingBackend::execute(const DispatchPlan& op, Queue) { count(op); }
 void CountingBackend::execute(const Permute& op, Queue) { count(op); }
 void CountingBackend::execute(const ExpertsForward& op, Queue) { count(op); }
 void CountingBackend::execute(const Combine& op, Queue) { count(op); }

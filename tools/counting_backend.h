@@ -88,7 +88,6 @@ private:
 
     Routing routing_;
     uintptr_t next_ = uintptr_t{1} << 44;  // addresses that nothing reads
-    const void* send_offset_ = nullptr;    // what DispatchPlan would have written last
     std::map<std::tuple<std::string_view, DType, double, double>, int64_t> calls_;
 };
 

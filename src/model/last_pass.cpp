@@ -5,6 +5,7 @@ namespace fomoe {
 
 template <class T>
 std::vector<T> Transformer::gather(Tensor LayerActivations::*member, int layer) const {
+    FOMOE_CHECK(0 <= layer && layer < model_.n_layers, "layer ", layer);
     std::vector<T> all;
     for (const Lane& lane : lanes_) {
         const Tensor& part = lane.layers[layer].*member;

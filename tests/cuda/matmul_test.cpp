@@ -6,10 +6,6 @@ using namespace fomoe;
 
 namespace {
 
-void refuse_matmuls(int calls) {
-    if (void* found = dlsym(RTLD_DEFAULT, "cudaemu_refuse_matmuls"))
-        reinterpret_cast<void (*)(int)>(found)(calls);
-}
 // Launches of plain_matmul so far; -1 on a real library.
 int plain_matmuls() {
     void* found = dlsym(RTLD_DEFAULT, "cudaemu_launch_counts");

@@ -24,12 +24,6 @@ std::string take_metrics() {
     REQUIRE(found);
     return reinterpret_cast<const char* (*)()>(found)();
 }
-void refuse_matmuls(int count) {
-    void* found = dlsym(RTLD_DEFAULT, "cudaemu_refuse_matmuls");
-    REQUIRE(found);
-    reinterpret_cast<void (*)(int)>(found)(count);
-}
-
 // An output that the case leaves blank is only written; another one is added to.
 bool is_blank(const Tensor& x) {
     switch (x.dtype) {

@@ -31,6 +31,14 @@ inline std::string findings() {
     return "";
 }
 
+// The next matmuls of cuBLASLt find no algorithm. The plugin loads that library late, and for
+// itself.
+inline void refuse_matmuls(int calls) {
+    void* library = dlopen("libcublasLt.so.13", RTLD_NOW);
+    if (void* found = library ? dlsym(library, "cudaemu_refuse_matmuls") : nullptr)
+        reinterpret_cast<void (*)(int)>(found)(calls);
+}
+
 // What has been launched so far, as findings.h of the interpreter says.
 inline std::string launches() {
     if (void* found = dlsym(RTLD_DEFAULT, "cudaemu_launch_counts"))

@@ -22,8 +22,11 @@ TEST_CASE("behind the backward of a layer its gradients are final, and those of 
             for (const auto& [layer, gradients] : seen) {
                 INFO(p.name << " behind layer " << layer);
                 const bool embedding = p.name == "model.embed_tokens.weight";
+                // A dense MLP needs nothing of other ranks: it is done with the layer above.
+                const bool early = p.layer >= 0 && p.layer < config.model.moe.first_dense_layers &&
+                                   p.name.find(".mlp.") != std::string::npos;
                 if (embedding || (p.layer >= 0 && p.layer < layer)) {
-                    if (p.decay) CHECK((gradients.at(p.name) != rig.gradient(p)));
+                    if (p.decay && !early) CHECK((gradients.at(p.name) != rig.gradient(p)));
                 } else {
                     CHECK((gradients.at(p.name) == rig.gradient(p)));
                 }
