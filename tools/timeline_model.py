@@ -41,9 +41,19 @@ class Call:
 
 def parse(text):
     calls = []
+    asked = None  # what the host has asked for last
     for number, line in enumerate(text.splitlines(), 1):
         try:
             fields = json.loads(line)
+            if fields.get("do") == "host asks":
+                # Asking until it is done is one wait.
+                again = asked == fields["until"]
+                asked = None if fields["done"] else fields["until"]
+                if again or not any(fields["until"]):
+                    continue
+                fields |= {"do": "host wait", "name": "polling"}
+            else:
+                asked = None
             known = {k: fields[k] for k in Call.__dataclass_fields__ if k in fields}
             calls.append(Call(source=tuple(fields.get("for", ())), **known))
         except (ValueError, TypeError) as error:

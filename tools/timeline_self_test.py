@@ -31,7 +31,9 @@ CALLS = [
     {"do": "stream wait", "stream": 1, "event": 10, "for": [2, 5]},
     ("launch", 1, [0, 10, 5], {"op": "adamw", "call": 7}),
     ("copy", 1, [0, 11, 5], {"name": "copy to the host", "bytes": 8}),
-    {"do": "host wait", "name": "cudaEventSynchronize", "until": [0, 12, 5]},
+    {"do": "host asks", "until": [0, 12, 5], "done": False},
+    {"do": "host asks", "until": [0, 12, 5], "done": False},
+    {"do": "host asks", "until": [0, 12, 5], "done": True},
 ]
 
 
@@ -67,7 +69,7 @@ def run():
     failed += check("beside reduce", model.covers(by_name["reduce"], once), [])
     failed += check("host waits", timeline.waits(once), [
         (True, "cudaStreamSynchronize after copy to the host, before all_to_all"),
-        (False, "cudaEventSynchronize after copy to the host, before nothing more of the step")])
+        (False, "polling after copy to the host, before nothing more of the step")])
     failed += check("phases", [(p, sum(c.works for c in part)) for p, part in model.phases(once)],
                     [("prepare", 1), ("forward", 7), ("backward", 3), ("update", 2)])
     names = timeline.Names({1: "compute", 2: "comm"})
