@@ -120,8 +120,7 @@ void launch_sum_rows(const ReturnRows& op, const Stream& s) {
     const int64_t N = op.y.shape[0], D = op.y.shape[1];
     if (N == 0 || D == 0) return;
     const Returning<T, Row> a{
-        data_of<T>(op.y), data_of<Row>(op.rows), op.row_of, op.gate, N, op.K, D,
-                              op.accumulate};
+        data_of<T>(op.y), data_of<Row>(op.rows), op.row_of, op.gate, N, op.K, D, op.accumulate};
     with_width<Row>(fits_wide<Row>(D, {a.y, a.rows}), [&]<int width>() {
         int along = 8;  // threads along a token
         while (along < kThreads && along * width < D) along *= 2;

@@ -17,7 +17,8 @@ RowMaps sort_choices(const ExpertsForward& op, const Stream& s);
 // The same maps from the choice and the offset of the forward pass.
 RowMaps invert_choices(const ExpertsBackward& op, const Stream& s);
 
-// y[n] = (or +=) sum over k of gate[n, k] * rows[row_of[n, k]], in rising k, over those with row_of >= 0.
+// y[n] = (or +=) sum over k of gate[n, k] * rows[row_of[n, k]], in rising k, over those with row_of
+// >= 0.
 struct ReturnRows {
     Tensor y;               // (N, D)
     ConstTensor rows;       // (M, D) f32 or as y

@@ -6,8 +6,8 @@
 namespace fomoe {
 
 // Which tokens go to which destination, once per (token, destination). Destination q holds the
-// slots [first_slot[q], first_slot[q + 1]). Rows are ordered by destination, then token. A choice is
-// a (token, slot) pair; a row has those of its token that go where it goes.
+// slots [first_slot[q], first_slot[q + 1]). Rows are ordered by destination, then token. A choice
+// is a (token, slot) pair; a row has those of its token that go where it goes.
 struct DispatchPlan {
     static constexpr const char* name = "dispatch_plan";
     Tensor offset;           // (2 Q + 1) i32, rows [offset[q], offset[q + 1]) go to q, and with
@@ -56,8 +56,8 @@ struct Permute {
     }
 };
 
-// y[n] = (or +=) sum of x[position[n, q]] over the q with position >= 0, in rising q; 0 without any.
-// Its backward is Permute. No atomics: every row of y has one writer.
+// y[n] = (or +=) sum of x[position[n, q]] over the q with position >= 0, in rising q; 0 without
+// any. Its backward is Permute. No atomics: every row of y has one writer.
 struct Combine {
     static constexpr const char* name = "combine";
     Tensor y;              // (N, D)

@@ -46,7 +46,8 @@ struct Rank {
     ncclComm_t join() {
         ncclUniqueId id{};
         if (rank == 0) FOMOE_CHECK(ncclGetUniqueId(&id) == ncclSuccess);
-        host.broadcast(fomoe::view(reinterpret_cast<int32_t*>(&id), fomoe::Shape(32)), 0, fomoe::Queue::comm);
+        host.broadcast(fomoe::view(reinterpret_cast<int32_t*>(&id), fomoe::Shape(32)), 0,
+                       fomoe::Queue::comm);
         ncclComm_t made = nullptr;
         FOMOE_CHECK(ncclCommInitRank(&made, size, id, rank) == ncclSuccess);
         return made;
