@@ -92,3 +92,36 @@ TEST_CASE("cuda: work on both queues is in order", "[cuda]") {
         fs::remove_all(place.run_directory("checked"));
     }
 }
+
+TEST_CASE("cuda: where tokens travel the host waits once for each layer with experts", "[cuda]") {
+    cuda_plugin();
+    if (!on_interpreter()) return;
+    const Workplace place;
+    const Layout pair{"{name: solo, ranks: 2, expert_parallel: 2}", {"solo"}, {}};
+    const auto told = [&](const std::string& name, const Command& more) {
+        std::map<std::string, std::string> environment = kFourDevices;
+        environment["CUDAEMU_TIMELINE"] = place.path(name);
+        environment["NVTX_INJECTION64_PATH"] =
+            std::string(FOMOE_BINARY_DIR) + "/cudaemu/libcudart.so.13";
+        const Layout layout{pair.groups, pair.names,
+                            with({"--set", "train.batch=4", "--set", "model.n_layers=2"}, more)};
+        const Outcome trained = place.run(words_for(place, layout, name, "cuda", 3), environment);
+        INFO(trained.err);
+        REQUIRE(trained.exit == 0);
+        const Outcome told = place.run(
+            {"python3", FOMOE_SOURCE_DIR "/tools/timeline.py", name + ".0", "--step", "2"});
+        INFO(told.err);
+        REQUIRE(told.exit == 0);
+        return told.out;
+    };
+    // A micro-batch, two layers with experts.
+    const std::string once = told("once", {});
+    INFO(once);
+    CHECK(count(once, "host waits: 2 between its first and last launch, 1 outside") == 1);
+    const std::string overlapped = told("overlapped", {"--set", "train.two_batch_overlap=true"});
+    INFO(overlapped);
+    CHECK(count(overlapped, "host waits: 4 between its first and last launch, 1 outside") == 1);
+    // Tokens of one half travel beside the experts of the other.
+    CHECK_THAT(overlapped, Contains("may run beside experts_forward"));
+    CHECK(count(once, "may run beside experts_forward") == 0);
+}
