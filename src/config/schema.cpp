@@ -1,4 +1,5 @@
-// The table itself. long: one row a key.
+// The table of all keys. Longer than other files, since each key has its row and they are read in
+// one piece, in the order of a config.
 #include "config/schema.h"
 
 #include <cmath>

@@ -19,19 +19,17 @@ WeightArena::WeightArena(int64_t size, DType dtype, Backend& backend) : backend_
 }
 
 WeightArena::~WeightArena() {
-    if (!mirror_) return;
     try {
         backend_.synchronize(uploaded_);
     } catch (const Error&) {  // of a failed device, told where it arose
     }
-    backend_.release_host(mirror_);
 }
 
 // Nothing is on its way from there any more.
 Tensor WeightArena::mirror() {
     backend_.synchronize(std::exchange(uploaded_, Event{}));
-    if (!mirror_) mirror_ = backend_.allocate_host(size() * size_of(DType::f32));
-    return {mirror_, DType::f32, Shape(size())};
+    if (!mirror_.as<float>()) mirror_ = PinnedMemory(backend_, size() * size_of(DType::f32));
+    return view(mirror_.as<float>(), Shape(size()));
 }
 
 ConstTensor WeightArena::on_host() {
@@ -81,8 +79,7 @@ void WeightArena::upload(std::span<const Range> ranges) {
     backend_.wait(Queue::comm, backend_.record(Queue::compute));
     for (const Range& range : ranges) {
         const Tensor to = values_.slice(range.begin, range.size());
-        backend_.copy_from_host_async(to, static_cast<const float*>(mirror_) + range.begin,
-                                      Queue::comm);
+        backend_.copy_from_host_async(to, mirror_.as<float>() + range.begin, Queue::comm);
     }
     uploaded_ = backend_.record(Queue::comm);
     backend_.wait(Queue::compute, uploaded_);

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "ops/backend.h"
+#include "ops/pinned_memory.h"
 #include "topology/world.h"
 
 namespace fomoe {
@@ -58,10 +58,10 @@ private:
 
     Backend& backend_;
     Arena memory_;
-    Tensor values_;           // (size) f32
-    Tensor rounded_;          // (size) bf16, or empty
-    void* mirror_ = nullptr;  // of the values, pinned, where the host cannot read the device
-    Event uploaded_;          // of what the last change on the host has sent from there
+    Tensor values_;        // (size) f32
+    Tensor rounded_;       // (size) bf16, or empty
+    PinnedMemory mirror_;  // of the values, where the host cannot read the device
+    Event uploaded_;       // of what the last change on the host has sent from there
 };
 
 }  // namespace fomoe
