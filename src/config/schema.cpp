@@ -1,5 +1,5 @@
-// The table of all keys. Longer than other files, since each key has its row and they are read in
-// one piece, in the order of a config.
+// The table of all keys. long: each key has its row, and they are read in one piece, in the order
+// of a config.
 #include "config/schema.h"
 
 #include <cmath>

@@ -94,6 +94,10 @@ TEST_CASE("cache hints and orders change no value", "[cuda]") {
                              ".global.L1::no_allocate", ".wb", ".volatile"}) {
         check_copy("ld.global.u32", std::string("st") + hint + ".u32", ".b32", 4, 1);
     }
+    for (uint32_t vector : {2, 4}) {
+        const std::string type = ".v" + std::to_string(vector) + ".u32";
+        check_copy("ld.global" + type, "st.global.wb" + type, ".b32", 4, vector);
+    }
     check_copy(
         "prefetch.global.L2 [%p];\nfence.acq_rel.gpu;\nmembar.gl;\nmembar.cta;\n"
         "fence.sc.cta;\nld.global.u32",
