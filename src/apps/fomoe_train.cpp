@@ -76,6 +76,7 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
     const Device device = make_device({.choice = backend_choice(options.backend),
                                        .tf32 = config.train.tf32,
                                        .graphs = config.train.cuda_graphs,
+                                       .collective_timeout = config.train.collective_timeout,
                                        .groups = world.groups},
                                       threads, job);
     std::unique_ptr<Backend> reference;

@@ -190,6 +190,11 @@ void add_train_keys(Keys& keys) {
                 "train.cuda_graphs", [](Config& c) { return &c.train.cuda_graphs; },
                 "a GPU is given the work of a micro-batch in one piece, recorded once; the numbers "
                 "are the same without")),
+            untrained(key(
+                "train.collective_timeout", [](Config& c) { return &c.train.collective_timeout; },
+                above(0),
+                "seconds that a GPU waits for the others of its group before the run ends with "
+                "exit code 5")),
             key(
                 "train.batch", [](Config& c) { return &c.train.batch; }, at_least(1),
                 "sequences of one group's step, over all its ranks"),
