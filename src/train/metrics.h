@@ -1,8 +1,8 @@
-// The figures of a run: one line each for people, one JSON object each for programs.
+// The figures of a run, and the lines that people read of them.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +28,7 @@ struct StepMetrics {
     double skip = 0;               // share of choices that are not executed
     double proxy = 0;              // share of choices that frozen copies serve
     double eta_seconds = 0;        // to the end of the run
+    int64_t tokens = 0;            // of the group since step 1
 };
 
 struct RoundMetrics {
@@ -40,10 +41,13 @@ struct RoundMetrics {
     TrafficBytes own;               // of this group
     int64_t predicted_bytes = 0;    // sent, from the table of spans
     double seconds = 0;
-    double drift = 0;              // ||local - anchor|| / ||anchor|| of the shared span
-    ByClass cosine;                // between the groups' pseudo-gradients
-    std::optional<double> agree;   // share of equal expert choices of two groups on the probe
-    LoadByLayer load;              // of this group's steps since the last round or the resume
+    double drift = 0;             // ||local - anchor|| / ||anchor|| of the shared span
+    ByClass cosine;               // between the groups' pseudo-gradients
+    std::optional<double> agree;  // share of equal expert choices of two groups on the probe
+    LoadByLayer load;             // of this group's steps since the last round or the resume
+    // Mean over the probe's tokens of the entropy of a token's router probabilities, in nats, by
+    // layer with experts; empty without a probe.
+    std::vector<double> router_entropy;
     uint64_t hash = 0;             // of what was committed
     TrafficBytes total;            // counted since step 1, all groups together
     BaselineBytes baselines = {};  // over the same steps
@@ -96,36 +100,10 @@ std::string calibration_step_line(const std::string& group, const CalibrationSte
 // calibrated 60 steps | loss 1.9013 -> 1.8520 | sent 7.31 MiB (copies 7.01, ...) | ...
 std::string calibration_line(const CalibrationMetrics& metrics);
 
+std::vector<std::string> names_of(const Classes& classes);
+
 // "41.3k", "1.25M"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);
 std::string short_duration(double seconds);
-
-// Appends one JSON object a line to a file and flushes it: `event` (start, step, round, eval,
-// checkpoint, end, calibration_step, calibration_end), `step`, `group`, and the fields above
-// spelled out. For local rank 0 of a group.
-class MetricsWriter {
-public:
-    // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
-    // what was written for later steps, so that no step stands there twice. Makes the folder.
-    // Failures are Error(data).
-    static constexpr int64_t kNewRun = -1;
-    MetricsWriter(const std::string& path, const std::string& group, int64_t resumed_step);
-
-    void start(int64_t step, int64_t steps, int ranks);
-    void step(const StepMetrics& metrics);
-    void round(const RoundMetrics& metrics);
-    // `group`: the writer's, whose own model is told.
-    void evaluation(const EvaluationMetrics& metrics, int group);
-    void checkpoint(int64_t step, const std::string& path, double seconds);
-    void end(int64_t step, const std::string& reason);  // "done", "stopped"
-    void calibration_step(const CalibrationStepMetrics& metrics);
-    void calibration_end(const CalibrationMetrics& metrics);
-
-private:
-    void write_line(const std::string& line);
-
-    std::string path_, group_;
-    std::ofstream file_;
-};
 
 }  // namespace fomoe

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include "base/file.h"
-#include "base/log.h"
 #include "base/memory_use.h"
 #include "config/dump.h"
 #include "model/flops.h"
 #include "ops/matmul_ceiling.h"
+#include "train/start_block.h"
 
 namespace fomoe {
 namespace {
@@ -172,14 +172,27 @@ void Trainer::start_or_resume() {
         const std::string& group = world_.own().name;
         metrics_ =
             std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded);
-        metrics_->start(first_step_ - 1, config_.train.steps, world_.own().ranks);
+        StartMetrics start = start_metrics(
+            config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
+            std::string(backend_.name()));
+        start.step = first_step_ - 1;
+        start.resumed = plan_.checkpoint.has_value();
+        metrics_->start(start);
+        if (plan_.checkpoint)
+            metrics_->note(start.step, concat("goes on from ", plan_.checkpoint->string()));
     }
+}
+
+// In the metrics of every group, and once in the log.
+void Trainer::note(int64_t step, const std::string& text, LogLevel level) {
+    if (metrics_) metrics_->note(step, text);
+    if (speaks()) log(level, text);
 }
 
 void Trainer::enter_phase(int64_t step) {
     phase_ = phase_of(config_, step);
     federation_.follow(phase_.federation);
-    if (speaks()) log_info(phase_line(phase_));
+    note(step - 1, phase_line(phase_));
 }
 
 void Trainer::report_step(int64_t step, const StepResult& result) {
@@ -205,6 +218,7 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
         .skip = result.skipped,
         .proxy = result.served,
         .eta_seconds = per_step * (config_.train.steps - step),
+        .tokens = step * config_.train.batch * config_.data.seq_len,
     };
     if (speaks()) log_info(step_line(world_.own().name, metrics));
     if (metrics_) metrics_->step(metrics);
@@ -219,7 +233,13 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         input.moments = step == config_.train.steps
                             ? kAllMoments
                             : moments_due(phase_.federation, step - phase_.begin);
-    if (probe_) input.probe = probe_->choices(step_.transformer());
+    if (probe_) {
+        input.probe = probe_->choices(step_.transformer());
+        const bool own_only = config_.federation.absent == AbsentPolicy::reroute;
+        if (metrics_)
+            router_entropy_ = probe_->router_entropy(
+                step_.transformer(), own_only ? &placement_ : nullptr, world_.group);
+    }
     RoundResult result;
     step_.weights().change_on_host(federation_.reads(due), [&](Tensor weights) {
         result = federation_.round(weights, input);
@@ -233,7 +253,7 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         step_.set_exchanged(federation_.exchanged_choices());
         step_.update_selection_bias(federation_.exchanged_choices());
     }
-    if (world_.n_groups() > 1) report_round(step, due, result);
+    report_round(step, due, result);
     evaluate(step, due, result);
     return result.stop;
 }
@@ -254,17 +274,24 @@ void Trainer::report_round(int64_t step, const Classes& due, const RoundResult& 
         .cosine = result.cosine,
         .agree = result.agreement,
         .load = round_load_.take(),
+        .router_entropy = router_entropy_,
         .hash = result.checksum,
         .total = sent_,
         .baselines = baseline_bytes(config_, all_, step),
     };
     if (metrics_) metrics_->round(metrics);
-    if (!speaks()) return;
-    log_info(round_line(metrics));
+    if (world_.n_groups() == 1) return;
+    if (speaks()) log_info(round_line(metrics));
     if (!result.committed)
-        log_warning(
-            fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
-                        result.round, text_of(result.failure, world_)));
+        note(step,
+             fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
+                         result.round, text_of(result.failure, world_)),
+             LogLevel::warning);
+    else if (result.contributed < result.groups)
+        note(step,
+             fmt::format("round {}: {} of {} groups did not count", result.round,
+                         result.groups - result.contributed, result.groups),
+             LogLevel::warning);
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
@@ -311,11 +338,13 @@ Exit Trainer::run() {
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
         step_seconds_ += timer.seconds();
-        if (speaks() && result.room.rows > 0)
-            log_warning(fmt::format(
-                "step {} was done twice: up to {} rows with {} choices came to a rank in a layer, "
-                "more than train.dispatch_factor had planned; there is room for them now",
-                step, result.room.rows, result.room.choices));
+        if (result.room.rows > 0)
+            note(step,
+                 fmt::format("step {} was done twice: up to {} rows with {} choices came to a rank "
+                             "in a layer, more than train.dispatch_factor had planned; there is "
+                             "room for them now",
+                             step, result.room.rows, result.room.choices),
+                 LogLevel::warning);
         // A frozen expert has no gradient of its weights, a third of the work.
         const double choices = result.executed_choices;
         executed_ += choices - choices * result.served / 3;

@@ -4,12 +4,13 @@
 
 #include <functional>
 
+#include "base/log.h"
 #include "base/timer.h"
 #include "config/phases.h"
 #include "device/device.h"
 #include "plan/memory.h"
 #include "train/evaluation.h"
-#include "train/metrics.h"
+#include "train/metrics_writer.h"
 #include "train/probe.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
@@ -46,6 +47,7 @@ public:
 private:
     void describe() const;
     void start_or_resume();
+    void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
     void enter_phase(int64_t step);
     void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, const Classes& due, bool stop);
@@ -82,6 +84,7 @@ private:
     std::optional<Probe> probe_;  // with several groups
     std::optional<TrainingEvaluation> evaluation_;
     RoundLoad round_load_;                    // of this process's steps since the last round
+    std::vector<double> router_entropy_;      // of the last probe
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
     int64_t saved_step_ = -1;  // of the last checkpoint
