@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 
+#include "apps/plan_command.h"
 #include "apps/program.h"
 #include "base/log.h"
 #include "config/load.h"
@@ -32,6 +33,7 @@ struct Options {
     bool check_backend = false;
     bool profile = false;
     bool verbose = false;
+    PlanCommand plan;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -59,6 +61,7 @@ void add_options(CLI::App& app, Options& options) {
                  "Run every op also on one CPU thread and compare");
     app.add_flag("--profile", options.profile, "Print the time of each op at the end");
     app.add_flag("-v,--verbose", options.verbose, "Say more: which GPU each rank has");
+    add_plan_options(app, options.plan);
 }
 
 Config resolved_config(const Options& options) {
@@ -122,6 +125,11 @@ int checked(const Config& config, const Options& options) {
 }
 
 int run(const Options& options, const std::vector<std::string>& arguments) {
+    if (options.plan.asked())
+        return run_alone([&] {
+            print_plan(resolved_config(options), options.plan);
+            return 0;
+        });
     if (started_by_launcher()) {
         Config config;
         RunPlan plan;

@@ -3,53 +3,87 @@
 #include <algorithm>
 #include <cmath>
 
+#include "federation/outer_optimizer.h"
 #include "federation/participants.h"
 #include "ops/scratch.h"
 
 namespace fomoe {
 namespace {
 
-// What a balanced routing brings to a rank of a micro-batch.
-struct Routed {
-    double rows;     // token rows that its experts work on
-    double choices;  // (token, expert) pairs
-    double sent;     // rows that leave for other ranks and itself
-};
-Routed balanced(const MoeConfig& moe, const BatchShape& shape) {
+// The experts among which a token's choices fall: where absent ones are not even chosen, those of
+// the group's first layer with experts, which all layers have as many of.
+int candidates(const Config& config, const World& world, const ArenaLayout& layout) {
+    const MoeConfig& moe = config.model.moe;
+    if (config.federation.absent != AbsentPolicy::reroute) return moe.n_experts;
+    const Placement placement(config.federation, config.topology, moe.n_experts);
+    const bool routed =
+        !layout.parameters.empty() && moe.first_dense_layers < config.model.n_layers;
+    return routed
+               ? static_cast<int>(placement.residents(moe.first_dense_layers, world.group).size())
+               : moe.n_experts;
+}
+
+// `among`: the experts that a token's choices fall on.
+Routed even(const MoeConfig& moe, const BatchShape& shape, int among) {
     const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
-    const double K = moe.top_k, here = static_cast<double>(shape.shard_experts) / moe.n_experts;
-    const double choices = N * EP * K * here;
+    const double K = moe.top_k;
+    const double choices = N * EP * K * std::min(1.0, double(shape.shard_experts) / among);
     if (EP == 1) return {.rows = N, .choices = choices, .sent = 0};
-    const double to_one_rank = N * (1 - std::pow(1 - here, K));
-    return {.rows = EP * to_one_rank, .choices = choices, .sent = EP * to_one_rank};
+    // A token's K choices are different experts.
+    double elsewhere = 1;
+    for (int k = 0; k < moe.top_k; ++k)
+        elsewhere *= std::max(0.0, double(among - shape.shard_experts - k) / (among - k));
+    const double rows = EP * N * (1 - elsewhere);
+    return {.rows = rows, .choices = choices, .sent = rows};
+}
+
+// Bytes of what is as long as `room`, of a lane, in all layers. In a layer whose hidden values are
+// kept for `hidden` choices.
+double dispatched_bytes(const ModelConfig& model, const BatchShape& shape, const Routed& room,
+                        double hidden) {
+    const MoeConfig& moe = model.moe;
+    const double K = moe.top_k, D = model.d_model, C = size_of(shape.dtype);
+    const double U = moe.expert == ExpertKind::swiglu ? 2 : 1;
+    const double layers = model.n_layers - moe.first_dense_layers;
+    const double of_choices = layers * (hidden * U * moe.d_expert * C + room.choices * 4);
+    if (shape.expert_parallel == 1) return of_choices;
+    const double of_layers = layers * (room.rows * (D * C + 2 * K * 4) + room.sent * 4);
+    return of_choices + of_layers + room.rows * (2 * D * C + K * 4) +
+           room.sent * (D * C + 2 * K * 4);
+}
+
+// What there is room for.
+Routed capacity(const MoeConfig& moe, const BatchShape& shape) {
+    const double sent =
+        static_cast<double>(shape.tokens() * std::min(moe.top_k, shape.expert_parallel));
+    return {.rows = static_cast<double>(shape.rows()),
+            .choices = static_cast<double>(shape.choices(moe)),
+            .sent = shape.expert_parallel == 1 ? 0 : sent};
+}
+
+// Of it what an even routing makes use of.
+Routed within(const Routed& use, const Routed& room) {
+    return {.rows = std::min(use.rows, room.rows),
+            .choices = std::min(use.choices, room.choices),
+            .sent = std::min(use.sent, room.sent)};
 }
 
 // Buffers sized for the worst routing are touched only as far as rows come. Returns the part of
-// their bytes that a balanced routing leaves untouched, of a lane.
-int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
-    const MoeConfig& moe = model.moe;
-    const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
-    const double K = moe.top_k, D = model.d_model;
-    const double C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
-    const double layers = model.n_layers - moe.first_dense_layers;
-    const Routed used = balanced(moe, shape);
-
-    const double choices = static_cast<double>(shape.choices(moe));
+// their bytes that an even routing leaves untouched, of a lane.
+int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape, int among) {
+    const Routed room = capacity(model.moe, shape);
+    const Routed used = within(even(model.moe, shape, among), room);
     // With EP = 1 in bf16 all choices that there could be are widened and rounded.
-    const double hidden = shape.dtype == DType::f32 || EP > 1 ? used.choices : choices;
-    double bytes = layers * (std::max(0.0, choices - hidden) * U * moe.d_expert * C +
-                             std::max(0.0, choices - used.choices) * 4);
-    if (EP == 1) return static_cast<int64_t>(bytes);
-    const double rows = std::max(0.0, static_cast<double>(shape.rows()) - used.rows);
-    const double sent = N * std::min(K, EP) - used.sent;
-    bytes += layers * (rows * (D * C + 2 * K * 4) + sent * 4);
-    bytes += rows * (2 * D * C + K * 4) + sent * (D * C + 2 * K * 4);
-    return static_cast<int64_t>(bytes);
+    const bool all = shape.dtype != DType::f32 && shape.expert_parallel == 1;
+    return static_cast<int64_t>(
+        dispatched_bytes(model, shape, room, room.choices) -
+        dispatched_bytes(model, shape, used, all ? room.choices : used.choices));
 }
 
-int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int threads) {
+int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int among,
+                             int threads) {
     const int64_t all = Transformer::activation_bytes(model, shape);
-    return threads > 0 ? all - shape.lanes * untouched_bytes(model, shape.lane()) : all;
+    return threads > 0 ? all - shape.lanes * untouched_bytes(model, shape.lane(), among) : all;
 }
 
 // The longest stretch of the arena that experts of a layer lie in.
@@ -66,8 +100,8 @@ int64_t longest_stretch(const ArenaLayout& layout, int n_layers) {
 }
 
 // f32 of all bf16 operands of one op, of the one with the most.
-int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
-                      const ArenaLayout& layout) {
+int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const ArenaLayout& layout,
+                      int among) {
     if (shape.dtype == DType::f32) return 0;
     const MoeConfig& moe = model.moe;
     const int64_t N = shape.tokens(), D = model.d_model, V = model.vocab_size;
@@ -77,9 +111,9 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
     const int64_t F = std::max<int64_t>(int64_t{moe.n_shared_experts} * moe.d_expert,
                                         moe.first_dense_layers ? moe.d_dense : 0);
     const auto linear_backward = [&](int64_t I, int64_t O) { return 2 * N * I + N * O + O * I; };
-    const int64_t rows = static_cast<int64_t>(balanced(moe, shape).rows);
+    const int64_t rows = static_cast<int64_t>(even(moe, shape, among).rows);
     const int64_t choices = shape.expert_parallel > 1
-                                ? static_cast<int64_t>(balanced(moe, shape).choices)
+                                ? static_cast<int64_t>(even(moe, shape, among).choices)
                                 : rows * std::min(moe.top_k, shape.shard_experts);
     const bool routed = moe.first_dense_layers < model.n_layers;
     const int64_t experts =
@@ -90,9 +124,10 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
                          F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
-int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool frozen, int threads) {
+int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int among, bool frozen,
+                      int threads) {
     const MoeConfig& moe = model.moe;
-    const Routed used = balanced(moe, shape);
+    const Routed used = even(moe, shape, among);
     const Activation activation =
         moe.expert == ExpertKind::swiglu ? Activation::swiglu : Activation::silu;
     return std::max(
@@ -104,6 +139,26 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool fr
 
 }  // namespace
 
+int64_t outer_bytes(const FederationConfig& federation, const std::vector<OwnedSpan>& spans,
+                    const ArenaLayout& layout) {
+    int64_t values = 0, wire = 0, lanes = 0, averaged = 0;
+    for (const OwnedSpan& span : spans) {
+        averaged += span.n_owners() > 1;
+        if (span.owner < 0 || span.lane() < 0) continue;
+        const OuterRule rule = outer_rule(federation, span.cls, span.n_owners());
+        if (!rule.keeps_anchor) continue;
+        const int64_t lane = span.lane_range(span.lane()).size();
+        const int64_t chunk = span.chunk(span.lane(), span.owner).size();
+        values += 2 * (lane + (rule.keeps_momentum() ? chunk : 0));
+        // Of all owners on their way out and in, and once more as values beside their average.
+        const int64_t n = span.n_owners(), fragment = span.fragment(span.lane());
+        if (n > 1) wire = std::max(wire, (3 * n + 1) * std::min(fragment, lane));
+        if (n > 1) lanes += lane;
+    }
+    const bool moments = federation.inner_state == InnerState::average && averaged > 0;
+    return 4 * (values + wire + (moments ? layout.size() + kMoments * lanes : 0));
+}
+
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
                        const FrozenLayout* frozen, int threads, int64_t outer) {
     const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
@@ -111,16 +166,17 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
     const int64_t expert_slice = trained / (group.ranks / group.expert_parallel);
+    const int among = candidates(config, world, layout);
     MemoryPlan plan;
     plan.weights = layout.size() * 4;
     if (shape.dtype == DType::bf16) plan.rounded = layout.size() * size_of(DType::bf16);
     plan.gradients = (layout.dense.size + trained) * 4;
     plan.moments = (dense_slice + expert_slice) * 8;
-    plan.activations = resident_activations(config.model, shape, threads);
+    plan.activations = resident_activations(config.model, shape, among, threads);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
     if (threads > 0)
-        plan.scratch = scratch_bytes(config.model, shape.lane(), plan.copies > 0, threads) +
-                       widened_bytes(config.model, shape.lane(), layout);
+        plan.scratch = scratch_bytes(config.model, shape.lane(), among, plan.copies > 0, threads) +
+                       widened_bytes(config.model, shape.lane(), layout, among);
     plan.outer = outer;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
@@ -130,7 +186,8 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
                          const FrozenLayout& copies, int threads) {
     const FederationConfig& federation = config.federation;
     const BatchShape shape = Transformer::training_shape(config, layout, world, &copies);
-    int64_t bytes = resident_activations(config.model, shape, threads);
+    int64_t bytes =
+        resident_activations(config.model, shape, candidates(config, world, layout), threads);
     if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
         federation.reject_above > 0 || !one_period(federation))
         bytes += copies.size * size_of(DType::bf16);
@@ -138,6 +195,58 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
         bytes += layout.size() *
                  (size_of(DType::f32) + (shape.dtype == DType::bf16 ? size_of(DType::bf16) : 0));
     return bytes;
+}
+
+Routed even_routing(const Config& config, const World& world, const ArenaLayout& layout,
+                    const FrozenLayout* frozen) {
+    return even(config.model.moe, Transformer::training_shape(config, layout, world, frozen).lane(),
+                candidates(config, world, layout));
+}
+
+DispatchBytes dispatch_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                             const FrozenLayout* frozen) {
+    const MoeConfig& moe = config.model.moe;
+    BatchShape shape = Transformer::training_shape(config, layout, world, frozen).lane();
+    const auto bytes = [&](const Routed& room) {
+        const int lanes = config.train.two_batch_overlap && shape.expert_parallel > 1 ? 2 : 1;
+        return static_cast<int64_t>(lanes *
+                                    dispatched_bytes(config.model, shape, room, room.choices));
+    };
+    const Routed planned = capacity(moe, shape);
+    shape.row_capacity = shape.choice_capacity = 0;
+    const Routed worst = capacity(moe, shape);
+    return {.even = bytes(within(even_routing(config, world, layout, frozen), worst)),
+            .planned = bytes(planned),
+            .worst = bytes(worst)};
+}
+
+int64_t recomputed_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                         const FrozenLayout* frozen) {
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    ModelConfig one = config.model;
+    one.n_layers = 1;
+    one.moe.first_dense_layers = std::min(1, config.model.moe.first_dense_layers);
+    int64_t largest = Transformer::activation_bytes(one, shape);
+    one.moe.first_dense_layers = 0;
+    if (config.model.moe.first_dense_layers < config.model.n_layers)
+        largest = std::max(largest, Transformer::activation_bytes(one, shape));
+    return largest + (config.model.n_layers - 1) * shape.tokens() * config.model.d_model *
+                         size_of(shape.dtype);
+}
+
+int64_t device_scratch_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                             const FrozenLayout* frozen) {
+    constexpr int64_t kLogits = int64_t{256} << 20;  // of a chunk, at most, f32
+    const MoeConfig& moe = config.model.moe;
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen).lane();
+    const int64_t C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
+    const int64_t logits = std::min(4 * shape.tokens() * config.model.vocab_size, kLogits);
+    const int64_t choices =
+        static_cast<int64_t>(even_routing(config, world, layout, frozen).choices);
+    const bool routed = moe.first_dense_layers < config.model.n_layers;
+    const int64_t experts =
+        choices * ((U + 1) * moe.d_expert * C + 4 * int64_t{config.model.d_model});
+    return std::max(logits, routed ? experts : 0);
 }
 
 }  // namespace fomoe

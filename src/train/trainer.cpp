@@ -116,9 +116,9 @@ void Trainer::describe() const {
     }
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
     const int threads = backend_.host_memory() ? threads_.count : 0;
-    MemoryPlan plan =
-        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
-                    federation_.bytes());
+    MemoryPlan plan = memory_plan(
+        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
+        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
     if (evaluation_)
         plan.evaluation =
             evaluation_bytes(config_, world_, layout_, evaluation_->copies(), threads);
