@@ -32,6 +32,7 @@ struct Options {
     bool check = false;
     bool check_backend = false;
     bool profile = false;
+    std::string log_level = "info";
     bool verbose = false;
     PlanCommand plan;
 };
@@ -60,7 +61,12 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
     app.add_flag("--profile", options.profile, "Print the time of each op at the end");
-    app.add_flag("-v,--verbose", options.verbose, "Say more: which GPU each rank has");
+    app.add_option("--log-level", options.log_level,
+                   "What stderr shows: debug, info, warning or error, and what is worse")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+    app.add_flag("-v,--verbose", options.verbose,
+                 "Say more, as --log-level debug: which GPU each rank has");
     add_plan_options(app, options.plan);
 }
 
@@ -174,6 +180,6 @@ int main(int argc, char** argv) {
         const int code = app.exit(error);
         return code == 0 ? 0 : static_cast<int>(Exit::usage);
     }
-    init_log(options.verbose ? LogLevel::debug : LogLevel::info);
+    init_log(options.verbose ? LogLevel::debug : log_level(options.log_level));
     return run(options, {argv + 1, argv + argc});
 }

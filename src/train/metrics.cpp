@@ -48,7 +48,8 @@ std::vector<std::string> names_of(const Classes& classes) {
 std::string short_count(double n) {
     if (n < 999.5) return fmt::format("{:.0f}", n);
     if (n < 999.95e3) return fmt::format("{:.1f}k", n / 1e3);
-    return fmt::format("{:.2f}M", n / 1e6);
+    if (n < 999.995e6) return fmt::format("{:.2f}M", n / 1e6);
+    return n < 999.995e9 ? fmt::format("{:.2f}B", n / 1e9) : fmt::format("{:.2f}T", n / 1e12);
 }
 
 std::string short_duration(double seconds) {
@@ -66,6 +67,24 @@ std::string step_line(const std::string& group, const StepMetrics& m) {
         "mfu {:.0f}% | imb {:.2f} | skip {:.1f}% | eta {}",
         group, m.step, m.steps, m.loss, m.aux, m.grad_norm, m.lr, short_count(m.tokens_per_second),
         100 * m.mfu, m.imbalance, 100 * m.skip, short_duration(m.eta_seconds));
+}
+
+std::string live_line(const std::string& group, const StepMetrics& m) {
+    return fmt::format("[{}] step {}/{} {}% | loss {:.4f} | {} tok/s | eta {}", group, m.step,
+                       m.steps, 100 * m.step / m.steps, m.loss, short_count(m.tokens_per_second),
+                       short_duration(m.eta_seconds));
+}
+
+std::vector<std::string> end_lines(const EndMetrics& m) {
+    std::vector<std::string> losses;
+    for (const auto& [group, loss] : m.losses)
+        losses.push_back(fmt::format("{} {:.4f}", group, loss));
+    return {
+        fmt::format("trained {} steps, {} tokens in {}: {} tok/s, rounds and checkpoints "
+                    "included",
+                    m.steps, short_count(static_cast<double>(m.tokens)), short_duration(m.seconds),
+                    short_count(static_cast<double>(m.tokens) / m.seconds)),
+        fmt::format("loss over the last {} steps: {}", m.loss_steps, joined(losses, ", "))};
 }
 
 std::string round_line(const RoundMetrics& m) {

@@ -95,6 +95,20 @@ std::string evaluation_line(const std::vector<std::string>& groups, const Evalua
 // sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
 // 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
+// [west] step 347/704 49% | loss 1.8312 | 11.6k tok/s | eta 1m02s
+std::string live_line(const std::string& group, const StepMetrics& metrics);
+
+// What a run has done since it was started or went on.
+struct EndMetrics {
+    int64_t steps = 0, tokens = 0;  // of all groups
+    double seconds = 0;             // with rounds, checkpoints and all that is no step
+    int loss_steps = 0;             // the last steps, whose mean loss is told
+    std::vector<std::pair<std::string, double>> losses;  // by group
+};
+// trained 704 steps, 5.77M tokens in 2m16s: 42.4k tok/s, rounds and checkpoints included
+// loss, mean of the last 10 steps: west 1.6612, east 1.7120
+std::vector<std::string> end_lines(const EndMetrics& metrics);
+
 // calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
 std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& metrics);
 // calibrated 60 steps | loss 1.9013 -> 1.8520 | sent 7.31 MiB (copies 7.01, ...) | ...
@@ -102,7 +116,7 @@ std::string calibration_line(const CalibrationMetrics& metrics);
 
 std::vector<std::string> names_of(const Classes& classes);
 
-// "41.3k", "1.25M"; "14m02s", "2h05m", "3d04h".
+// "41.3k", "1.25M", "2.10B"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);
 std::string short_duration(double seconds);
 
