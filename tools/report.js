@@ -18,26 +18,46 @@
         return x - positions[low] <= positions[high] - x ? low : high;
     }
 
+    const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    function words(value, format) {
+        if (value === null) return "not finite";
+        if (format === "percent") return (100 * value).toFixed(1) + " %";
+        let unit = "";
+        if (format === "bytes") {
+            let power = 0;
+            while (value >= 1024 && power < 6) { value /= 1024; ++power; }
+            unit = " " + UNITS[power];
+        }
+        return String(Number(value.toPrecision(format === "bytes" ? 3 : 5))) + unit;
+    }
+
+    function position(value, [low, high, begin, end], base) {
+        if (base) value = Math.max(low, Math.log(value) / Math.log(base));
+        return begin + (value - low) / (high - low) * (end - begin);
+    }
+
     // A place in a chart: its lines of text, and where the cursor and its dots stand.
-    function placeOnLines(data, hidden, x) {
-        const shown = data.series.filter(s => !hidden.has(s.name) && s.px.length);
+    function placeOnLines(data, hidden, px) {
+        const shown = data.series.filter(s => !hidden.has(s.name) && s.x.length);
         if (!shown.length) return null;
+        const [low, high, begin, end] = data.sx;
+        const x = low + (px - begin) / (end - begin) * (high - low);
         let at = null;
         for (const s of shown) {
-            const px = s.px[nearest(s.px, x)];
-            if (at === null || Math.abs(px - x) < Math.abs(at - x)) at = px;
+            const near = s.x[nearest(s.x, x)];
+            if (at === null || Math.abs(near - x) < Math.abs(at - x)) at = near;
         }
         const rows = [], dots = [];
-        let title = "";
         for (const s of shown) {
-            const i = nearest(s.px, at);
-            if (Math.abs(s.px[i] - at) > 12) continue;
-            if (Math.abs(s.px[i] - at) < 0.1) title = data.x + " " + s.x[i];
-            rows.push([s.css, s.name, s.text[i]]);
-            if (data.kind === "lines" && s.py[i] !== null) dots.push([s.css, s.px[i], s.py[i]]);
+            const i = nearest(s.x, at), sx = position(s.x[i], data.sx, 0);
+            if (Math.abs(sx - position(at, data.sx, 0)) > 12) continue;
+            rows.push([s.css, s.name, words(s.y[i], data.format)]);
+            if (data.kind === "lines" && s.y[i] !== null)
+                dots.push([s.css, sx, position(s.y[i], data.sy, data.base)]);
         }
         if (data.kind === "bars") rows.reverse();
-        return {title, rows, dots, x: at};
+        const label = data.labels ? data.labels[nearest(shown[0].x, at)] : at;
+        return {title: data.x + " " + label, rows, dots, x: position(at, data.sx, 0)};
     }
 
     function placeOnHeat(data, x, y) {
@@ -46,12 +66,13 @@
         const row = Math.floor((y - data.top) / data.high * rows);
         if (column < 0 || column >= columns || row < 0 || row >= rows) return null;
         const value = data.numbers[row * columns + column];
-        const first = data.columns[column];
-        const words = "round " + first + (data.size > 1 ? " and " + (data.size - 1) + " after" : "");
-        const told = value === 65535 ? "not known" :
-            (value / 1000).toFixed(2) + "\u00d7 " + data.words;
-        return {title: data.row + " " + data.rows[row] + ", " + words, rows: [["", told, ""]],
-                dots: [], x: null};
+        const round = data.columns[column];
+        const when = data.size > 1 ? "the rounds from " + round + " on" : "round " + round;
+        const lines = [["", value === 65535 ? "not known" :
+                        (value / 1000).toFixed(2) + "\u00d7 " + data.words, ""]];
+        if (data.held.length) lines.push(["", "held by " + data.held[row], ""]);
+        return {title: data.row + " " + data.rows[row] + ", " + when, rows: lines, dots: [],
+                x: null};
     }
 
     function tell(tip, place) {
@@ -106,16 +127,23 @@
             cursor.textContent = "";
             tip.hidden = true;
         });
-        for (const button of figure.querySelectorAll("button[data-s]"))
-            button.addEventListener("click", () => {
-                const name = button.dataset.s, off = !hidden.delete(name);
-                if (off) hidden.add(name);
-                button.setAttribute("aria-pressed", String(!off));
-                for (const part of figure.querySelectorAll(".plot [data-s]"))
-                    if (part.dataset.s === name) part.classList.toggle("off", off);
-            });
+        figure.hiddenNames = hidden;
+    }
+
+    // A button in a chart's legend is for that chart, one outside of charts for all of its run.
+    function toggle(button) {
+        const name = button.dataset.s, off = button.getAttribute("aria-pressed") === "true";
+        button.setAttribute("aria-pressed", String(!off));
+        const own = button.closest("figure");
+        for (const figure of own ? [own] : button.closest("article").querySelectorAll("figure")) {
+            if (figure.hiddenNames) figure.hiddenNames[off ? "add" : "delete"](name);
+            for (const part of figure.querySelectorAll(".plot [data-s]"))
+                if (part.dataset.s === name) part.classList.toggle("off", off);
+        }
     }
 
     document.querySelectorAll("figure.chart").forEach(follow);
+    for (const button of document.querySelectorAll("button[data-s]"))
+        button.addEventListener("click", () => toggle(button));
     document.documentElement.dataset.ready = document.querySelectorAll(".tip").length;
 })();

@@ -6,8 +6,10 @@ import json
 import report_scale as scale
 
 FULL, HALF, THIRD = 1160, 564, 366  # widths in CSS pixels
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 10, 38
-MOST_POINTS = 600  # of a line; of longer ones each stretch keeps its lowest and highest value
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 10, 38
+MOST_POINTS = 2400  # of a chart; of longer lines each stretch keeps its lowest and highest value
+MOST_NAMES = 8  # in a chart's own legend; of more there is one legend for all charts of a run
+MOST_ROUNDS = 120  # that are marked
 
 
 @dataclasses.dataclass
@@ -18,6 +20,11 @@ class Series:
     style: object = 0  # a colour of the palette, or a name: "union", "reference"
     points: bool = False  # mark every value, as where there are few
     faint: bool = False  # behind its own mean, below
+
+    def behind(self, begin):
+        """What comes later than an x."""
+        kept = [i for i, x in enumerate(self.x) if x > begin]
+        return dataclasses.replace(self, x=[self.x[i] for i in kept], y=[self.y[i] for i in kept])
 
     @property
     def css(self):
@@ -49,7 +56,7 @@ def text(x, y, words, anchor="middle", css="tick"):
         f"{escape(words)}</text>"
 
 
-def thinned(x, y, most=MOST_POINTS):
+def thinned(x, y, most):
     """At most about `most` points: of each stretch the first, the lowest, the highest and the
     last, and a value that is not finite. Returns x, y and how many points a stretch had."""
     if len(x) <= most:
@@ -70,10 +77,15 @@ def thinned(x, y, most=MOST_POINTS):
 
 def running_mean(y, window):
     """Over `window` values, fewer at the ends; what is not finite stays out and stays None."""
-    half, means = window // 2, []
+    half, sums, counts = window // 2, [0.0], [0]
+    for value in y:
+        sums.append(sums[-1] + (value or 0))
+        counts.append(counts[-1] + (value is not None))
+    means = []
     for i, value in enumerate(y):
-        near = [v for v in y[max(0, i - half):i + half + 1] if v is not None]
-        means.append(sum(near) / len(near) if near and value is not None else None)
+        low, high = max(0, i - half), min(len(y), i + half + 1)
+        means.append(None if value is None else
+                     (sums[high] - sums[low]) / (counts[high] - counts[low]))
     return means
 
 
@@ -106,13 +118,10 @@ def axes(at_x, at_y, width, height, x_label):
 
 
 def marks_svg(marks, at_x, height):
-    """Rounds as ticks on the axis, as lines through the chart where they are few."""
     out, bottom = [], height - BOTTOM
-    few = sum(m.kind == "round" for m in marks) <= 40
     for mark in marks:
         x = at_x(mark.x)
-        top = TOP if few or mark.kind != "round" else bottom - 6
-        out.append(f'<g class="mark {mark.kind}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" '
+        out.append(f'<g class="mark {mark.kind}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" '
                    f'y2="{bottom}"/>')
         if mark.kind != "round":
             out.append(f'<path d="M{x - 5:.1f} {TOP - 4}h10l-5 8z"/>')
@@ -120,15 +129,23 @@ def marks_svg(marks, at_x, height):
     return out
 
 
-def legend(series, marks=()):
-    """Buttons that switch a line off and on; for one line there is nothing to tell apart."""
+def buttons(series):
+    """A button for each name, which switches its lines off and on."""
     names = {}
     for one in series:
         names.setdefault(one.name, one)
-    items = [f'<button type="button" data-s="{escape(n)}" class="{one.css}" aria-pressed="true">'
-             f'<svg width="22" height="10" aria-hidden="true"><path d="M1 5H21" class="line '
-             f'{one.css}"/></svg>{escape(n)}</button>'
-             for n, one in names.items()] if len(names) > 1 else []
+    return [f'<button type="button" data-s="{escape(n)}" class="{one.css}" aria-pressed="true">'
+            f'<svg width="22" height="10" aria-hidden="true"><path d="M1 5H21" class="line '
+            f'{one.css}"/></svg>{escape(n)}</button>' for n, one in names.items()]
+
+
+def legend(series, marks=()):
+    """For one line there is nothing to tell apart."""
+    items = buttons(series)
+    if len(items) > MOST_NAMES:
+        items = buttons([s for s in series if not isinstance(s.style, int)])
+    elif len(items) == 1:
+        items = []
     told = {"round": "a round", "failed": "a round that not all groups took part in",
             "resume": "resumed"}
     for kind, words in told.items():
@@ -166,46 +183,59 @@ def line_chart(title, series, unit="", width=FULL, height=None, format="number",
                          6 if height > 300 else 4)
     begin, end = x_range or (min(s.x[0] for s in series), max(s.x[-1] for s in series))
     at_x = scale.Linear(begin, end, LEFT, width - RIGHT, integers=True, fixed=True,
-                        ticks=width // 110)
-    parts = axes(at_x, at_y, width, height, x_label) + marks_svg(marks, at_x, height)
-    hover, stretch, lost = [], 1, 0
-    for s in series:
-        x, y, size = thinned(s.x, s.y)
-        stretch = max(stretch, size)
-        faint = " faint" if s.faint else ""
-        parts.append(f'<g data-s="{escape(s.name)}"><path d="{path_of(x, y, at_x, at_y)}" '
-                     f'class="line {s.css}{faint}"/>')
-        for i, (a, b) in enumerate(zip(x, y)):
-            alone = b is not None and (i == 0 or y[i - 1] is None) and \
-                (i + 1 == len(y) or y[i + 1] is None)
-            if b is None:
-                parts.append(f'<path d="M{at_x(a) - 4:.1f} {TOP}l8 8m0 -8l-8 8" class="nan '
-                             f'{s.css}"><title>{escape(s.name)}: not finite at {x_label} '
-                             f"{a}</title></path>")
-            elif s.points or alone:
-                parts.append(f'<circle cx="{at_x(a):.1f}" cy="{at_y(b):.1f}" r="3" '
-                             f'class="dot {s.css}"/>')
-        parts.append("</g>")
-        lost += sum(v is None for v in s.y)
-        hover.append({"name": s.name, "css": s.css, "x": x,
-                      "px": [round(at_x(a), 1) for a in x],
-                      "py": [None if b is None else round(at_y(b), 1) for b in y],
-                      "text": [scale.FORMATS[format](b) for b in y]})
+                        ticks=width // 80)
     notes = [note] if note else []
+    rounds = sum(m.kind == "round" for m in marks)
+    if rounds > MOST_ROUNDS:
+        marks = [m for m in marks if m.kind != "round"]
+        notes.append(f"There were {rounds} rounds, too many to mark each.")
+    parts = axes(at_x, at_y, width, height, x_label) + marks_svg(marks, at_x, height)
+    told, stretch, lost = [], 1, 0
+    for s in series:
+        x, y, size = thinned(s.x, s.y, max(200, MOST_POINTS // max(4, len(series))))
+        stretch = max(stretch, size)
+        parts += line_svg(s, x, y, at_x, at_y, x_label)
+        # Of values behind their own mean hovering tells the values.
+        if s.faint or not any(o.faint and o.name == s.name for o in series):
+            told.append({"name": s.name, "css": s.css, "x": x, "y": [rounded(v) for v in y]})
+            lost += sum(v is None for v in s.y)
     if lost:
         notes.append(f"{lost} values are not finite: a cross at the top.")
     if stretch > 1:
-        notes.append(f"Long lines are thinned: of every {stretch} values the first, the last, the "
-                     "lowest and the highest are drawn.")
+        notes.append(f"Thinned: of {stretch} values in a row the first, the last, the lowest and "
+                     "the highest are drawn.")
     return figure(title, unit, svg(width, height, parts, title), width,
-                  {"kind": "lines", "x": x_label, "top": TOP, "bottom": height - BOTTOM,
-                   "series": [h for h, s in zip(hover, series) if not smoothed(s, series)]},
+                  hover("lines", x_label, format, at_x, at_y, height, told),
                   legend(series, marks), " ".join(notes))
 
 
-def smoothed(one, series):
-    """A mean that is drawn before the values that it smooths: hovering tells the values."""
-    return not one.faint and any(s.faint and s.name == one.name for s in series)
+def line_svg(s, x, y, at_x, at_y, x_label):
+    faint = " faint" if s.faint else ""
+    parts = [f'<g data-s="{escape(s.name)}"><path d="{path_of(x, y, at_x, at_y)}" '
+             f'class="line {s.css}{faint}"/>']
+    for i, (a, b) in enumerate(zip(x, y)):
+        alone = b is not None and (i == 0 or y[i - 1] is None) and \
+            (i + 1 == len(y) or y[i + 1] is None)
+        if b is None:
+            parts.append(f'<path d="M{at_x(a) - 4:.1f} {TOP}l8 8m0 -8l-8 8" class="nan {s.css}">'
+                         f"<title>{escape(s.name)}: not finite at {x_label} {a}</title></path>")
+        elif alone or (s.points and len(x) <= 40):
+            parts.append(f'<circle cx="{at_x(a):.1f}" cy="{at_y(b):.1f}" r="3" '
+                         f'class="dot {s.css}"/>')
+    return parts + ["</g>"]
+
+
+def rounded(value):
+    return None if value is None else float(f"{value:.5g}")
+
+
+def hover(kind, x_label, format, at_x, at_y, height, series):
+    """What the page's script needs to tell the values below the pointer."""
+    def ends(axis):
+        return [axis.low, axis.high, round(axis.begin, 2), round(axis.end, 2)]
+    return {"kind": kind, "x": x_label, "format": format, "sx": ends(at_x), "sy": ends(at_y),
+            "base": getattr(at_y, "base", 0), "top": TOP, "bottom": height - BOTTOM,
+            "series": series}
 
 
 def with_means(series, from_points=80):
@@ -213,7 +243,7 @@ def with_means(series, from_points=80):
     longest = max((len(s.y) for s in series), default=0)
     if longest < from_points:
         return series, ""
-    window = 2 * (longest // 50) + 1
+    window = 2 * max(2, longest // 100) + 1
     means = [dataclasses.replace(s, y=running_mean(s.y, window)) for s in series]
     return [dataclasses.replace(s, faint=True) for s in series] + means, \
         f"Bold: the running mean of {window} values; faint behind it: the values."
@@ -236,34 +266,29 @@ def stacked_bars(title, columns, parts_of, styles, unit="", width=FULL, height=2
     at_y = scale.y_scale([sum(b.values()) for b in bars], height - BOTTOM, TOP, format,
                          log=False, low=0, ticks=4)
     at_x = scale.Linear(columns[0] - 0.5, columns[-1] + 0.5, LEFT, width - RIGHT, integers=True,
-                        fixed=True, ticks=width // 110)
+                        fixed=True, ticks=width // 80)
     out = axes(at_x, at_y, width, height, x_label)
-    hover = {n: {"name": n, "css": f"c{styles[n]}", "x": [], "px": [], "py": [], "text": []}
-             for n in names}
-    room = (width - LEFT - RIGHT) / len(bars)
-    gap = min(3, room * 0.2)
+    told = {n: {"name": n, "css": f"c{styles[n]}", "x": [], "y": []} for n in names}
+    labels = []
+    gap = min(3, (width - LEFT - RIGHT) / len(bars) * 0.2)
     for i, bar in zip(starts, bars):
         last = columns[min(i + per_bar, len(columns)) - 1]
+        labels.append(str(last) if per_bar == 1 else f"{columns[i]} to {last}")
         left, right = at_x(columns[i] - 0.5) + gap / 2, at_x(last + 0.5) - gap / 2
         base = 0
         for n in names:
             top = at_y(base + bar[n])
-            out.append(f'<rect data-s="{escape(n)}" x="{left:.1f}" y="{top:.1f}" '
-                       f'width="{max(0.5, right - left):.1f}" '
+            out.append(f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left):.1f}" '
                        f'height="{max(0, at_y(base) - top):.1f}" class="fill c{styles[n]}"/>')
             base += bar[n]
-            one = hover[n]
-            one["x"].append(columns[i] if per_bar == 1 else f"{columns[i]}\u2013{last}")
-            one["px"].append(round((left + right) / 2, 1))
-            one["py"].append(round(top, 1))
-            one["text"].append(scale.FORMATS[format](bar[n]))
+            told[n]["x"].append((columns[i] + last) / 2)
+            told[n]["y"].append(rounded(bar[n]))
     if per_bar > 1:
         note += f" A bar is the mean of {per_bar} rounds."
     keys = "".join(f'<span class="key"><i class="box c{styles[n]}"></i>{escape(n)}</span>'
                    for n in names)
-    return figure(title, unit, svg(width, height, out, title), width,
-                  {"kind": "bars", "x": x_label, "top": TOP, "bottom": height - BOTTOM,
-                   "series": list(hover.values())},
+    data = hover("bars", x_label, format, at_x, at_y, height, list(told.values()))
+    return figure(title, unit, svg(width, height, out, title), width, data | {"labels": labels},
                   f'<div class="legend">{keys}</div>', note.strip())
 
 

@@ -29,8 +29,10 @@ def numbers(values):
 
 
 def is_event(line):
+    """Of a known form as far as events are told apart and ordered by it."""
     return isinstance(line, dict) and isinstance(line.get("event"), str) and \
-        number(line.get("step")) is not None
+        number(line.get("step")) is not None and \
+        (line["event"] not in ("round", "eval") or number(line.get("round")) is not None)
 
 
 def parse(text):
@@ -151,14 +153,22 @@ class Run:
         return owners
 
     def sent_by_class(self):
-        """Bytes of the rounds and evaluations in the file, all groups together."""
+        """Bytes of the rounds in the file, all groups together, and of the evaluations."""
         total = {}
-        for event in self.rounds() + self.evaluations():
+        for event in self.rounds():
             sent = event.get("sent")
             for name, count in sent.items() if isinstance(sent, dict) else ():
                 if number(count):
                     total[name] = total.get(name, 0) + count
+        evaluated = sum(number(e.get("sent_bytes")) or 0 for e in self.evaluations())
+        if evaluated:
+            total["evaluations"] = evaluated
         return total
+
+    def sent(self):
+        """All bytes since step 1; of a file that lacks the first rounds the figure of the last."""
+        told = number(self.rounds()[-1].get("sent_total")) if self.rounds() else None
+        return max(sum(self.sent_by_class().values()), told or 0)
 
     def training_loss(self):
         """Mean over the groups of the mean of the last 5 % of the logged losses, 5 at least."""

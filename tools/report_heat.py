@@ -16,7 +16,8 @@ DARK = [(200, 228, 255), (96, 170, 240), (38, 84, 130), (30, 33, 39), (130, 74, 
         (240, 140, 40), (255, 224, 178)]
 NONE_LIGHT, NONE_DARK = (255, 255, 255), (22, 24, 29)
 ZERO_LIGHT, ZERO_DARK = (4, 20, 50), (235, 246, 255)
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 4, 34
+MOST_COLUMNS = 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 4, 34
 
 
 def palette(stops, none, zero):
@@ -71,24 +72,27 @@ def merged(values, most):
     return [[mean(row[i:i + size]) for i in range(0, len(row), size)] for row in values], size
 
 
-def heat_map(title, values, columns, row_word, width, owners=None, unit="", note="", words="",
+def heat_map(title, values, columns, row_word, width, owners=None, names=(), unit="", words="",
              height=None):
     """`values`: for each row its multiples of an even share by column, None where not known;
-    `columns`: their rounds; `owners`: for each row the groups that hold it, drawn as a strip."""
-    values, size = merged(values, 240)
+    `columns`: their rounds; `row_word`: what a row is, and the names of the rows unless they are
+    numbers; `owners`: for each row the places in `names` of the groups that hold it."""
+    values, size = merged(values, MOST_COLUMNS)
     shown = columns[::size]
     cell = max(2, min(11, 176 // len(values)))
     inner = height or max(44, cell * len(values))
     total = inner + TOP + BOTTOM
-    strips = max((len(o) for o in owners), default=0) if owners else 0
+    strips = max(map(len, owners)) if owners and len(names) <= 8 else 0
+    if strips > 4 or owners and all(len(o) == len(names) for o in owners):
+        strips = 0
     left = LEFT + 5 * strips + (3 if strips else 0)
     wide = width - left - RIGHT
     out = [image([[index_of(v) for v in row] for row in values], left, TOP, wide, inner)]
     high = inner / len(values)
-    for row, holders in enumerate(owners or ()):
+    for row, holders in enumerate(owners if strips else ()):
         for place, group in enumerate(sorted(holders)):
             out.append(f'<rect x="{LEFT + 5 * place}" y="{TOP + row * high:.2f}" width="4" '
-                       f'height="{high:.2f}" class="fill c{group % 8}"/>')
+                       f'height="{high:.2f}" class="fill c{group}"/>')
     every = max(1, math.ceil(len(values) / max(1, inner // 16)))
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if n >= every)
     for row in range(0, len(values), every):
@@ -109,10 +113,9 @@ def heat_map(title, values, columns, row_word, width, owners=None, unit="", note
     data = {"kind": "heat", "left": left, "top": TOP, "wide": wide, "high": inner,
             "rows": [row_of(r, row_word) for r in range(len(values))], "row": row_word[0],
             "columns": shown, "size": size, "words": words,
+            "held": [", ".join(names[g] for g in o) for o in owners] if owners else [],
             "values": base64.b64encode(packed).decode()}
-    if size > 1:
-        note = (note + f" A column is the mean of {size} rounds.").strip()
-    return charts.figure(title, unit, charts.svg(width, total, out, title), width, data, "", note)
+    return charts.figure(title, unit, charts.svg(width, total, out, title), width, data)
 
 
 def row_of(row, row_word):

@@ -38,7 +38,7 @@ def steps_text(run):
 def against(run):
     """Ratios of the baselines to what was sent; None where there is nothing to compare."""
     last = run.rounds()[-1] if run.rounds() else {}
-    sent = number(last.get("sent_total"))
+    sent = run.sent()
     return [value / sent if sent and value else None
             for value in map(number, (last.get("data_parallel_bytes"),
                                       last.get("full_replica_bytes")))]
@@ -60,11 +60,11 @@ def tiles(run):
     if run.tokens():
         more.append(f"{scale.short(run.tokens(), 3)} tokens")
     found.append(("step", steps_text(run), ", ".join(more)))
-    sent = sum(run.sent_by_class().values())
+    sent = run.sent()
     if sent:
         parallel = against(run)[0]
         found.append(("sent between groups", scale.bytes_text(sent),
-                      f"data-parallel: {scale.ratio(parallel)}" if parallel else ""))
+                      f"data-parallel training: {scale.ratio(parallel)}" if parallel else ""))
     rate = run.tokens_per_second()
     if rate:
         seconds = run.seconds()
@@ -89,8 +89,11 @@ def facts(run):
                           if number(parameters.get(k)) is not None)
     experts = run.fact("n_experts", "model.moe.n_experts")
     top_k = run.fact("top_k", "model.moe.top_k")
-    groups = "; ".join(f"{g.name}: {g.start.get('ranks', '?')} rank"
-                       f"{'' if g.start.get('ranks') == 1 else 's'}" for g in run.groups)
+    by_ranks = {}
+    for group in run.groups:
+        by_ranks.setdefault(group.start.get("ranks", "?"), []).append(group.name)
+    groups = "; ".join(f"{', '.join(names)}: {ranks} rank{'' if ranks == 1 else 's'}" +
+                       (" each" if len(names) > 1 else "") for ranks, names in by_ranks.items())
     times = [t for g in run.groups for t in (number(e.get("time")) for e in g.events)
              if t is not None]
     starts = run.first.of("start")
@@ -139,7 +142,7 @@ def words_of(event):
     if kind == "note":
         return str(event.get("text", ""))
     if kind == "round":
-        return f"round {event.get('round', '?')} with {event.get('groups')} of " \
+        return f"round {event['round']} with {event.get('groups')} of " \
             f"{event.get('groups_total')} groups"
     return f"calibrated {event.get('steps', '?')} steps: {event.get('path', '')}"
 
@@ -205,7 +208,7 @@ def compared(runs):
     for run in runs:
         bits_now, training, rate = last_evaluation(run), run.training_loss(), \
             run.tokens_per_second()
-        total = sum(run.sent_by_class().values())
+        total = run.sent()
         cells = [state(run), escape(steps_text(run)),
                  f"{training:.4f}" if training is not None else "",
                  f"{bits_now:.4f}" if bits_now is not None else "",
@@ -240,11 +243,13 @@ def anchor(runs, run):
 
 
 def article(runs, run):
+    names = [Series(g.name, [], [], i) for i, g in enumerate(run.groups)]
+    key = f'<nav class="legend">{"".join(charts.buttons(names))}</nav>' \
+        if len(names) > charts.MOST_NAMES - 1 else ""
     sizes = f"{len(run.groups)} group{'' if len(run.groups) == 1 else 's'}: " + \
         ", ".join(g.name for g in run.groups)
-    heading = "h1"
-    return f'<article id="{anchor(runs, run)}"><header><{heading}>{escape(run.name)} ' \
-        f"{state(run)}</{heading}><p>{escape(sizes)}</p></header>{tiles(run)}" \
+    return f'<article id="{anchor(runs, run)}"><header><h1>{escape(run.name)} ' \
+        f"{state(run)}</h1><p>{escape(sizes)}</p></header>{tiles(run)}{key}" \
         f"{sections.all_of(run)}{facts(run)}{events(run)}</article>"
 
 

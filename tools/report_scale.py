@@ -33,7 +33,7 @@ def bytes_text(value):
     power = 0
     while abs(value) >= 1024 and power < len(BYTE_UNITS) - 1:
         value, power = value / 1024, power + 1
-    digits = 0 if power == 0 or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    digits = 0 if value == int(value) or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f} {BYTE_UNITS[power]}"
 
 
@@ -86,8 +86,11 @@ class Linear:
         self.ticks = [(n * step, self.label(n * step, step)) for n in range(first, last + 1)]
 
     def label(self, value, step):
+        if abs(value) < step * 1e-6:
+            return "0"
         if self.format == "bytes":
-            return bytes_text(value) if value else "0"
+            power = min(6, int(math.log2(max(self.high, 1)) / 10))
+            return f"{trimmed(value / 1024 ** power, 4)} {BYTE_UNITS[power]}"
         if self.format == "percent":
             value, step = 100 * value, 100 * step
         if abs(value) >= 1e4 or step >= 1e3:
@@ -97,7 +100,7 @@ class Linear:
             decimals = max(0, -math.floor(math.log10(step) + 1e-9))
             if abs(step * 10 ** decimals - round(step * 10 ** decimals)) > 1e-6:
                 decimals += 1
-            text = f"{value + 0.0:.{decimals}f}" if decimals < 6 else short(value)
+            text = f"{value:.{decimals}f}" if decimals < 6 else short(value)
         return text + (" %" if self.format == "percent" else "")
 
     def __call__(self, value):
@@ -139,6 +142,4 @@ def y_scale(values, begin, end, format="number", log=None, low=None, high=None, 
         return Log(min(positive), max(positive), begin, end, format, ticks)
     bottom = min(values, default=0) if low is None else low
     top = max(values, default=1) if high is None else high
-    if low is None and bottom > 0 and bottom < 0.3 * top:
-        bottom = 0
     return Linear(bottom, max(top, bottom), begin, end, format, ticks)

@@ -7,8 +7,8 @@ import report_scale as scale
 from report_charts import FULL, HALF, THIRD, Series
 from report_data import number, numbers
 
-TRAFFIC = {"shared": 0, "router": 2, "expert": 1, "copies": 3, "control": 5}  # colour of each
-MOST_GROUPS_OPEN = 12  # heat maps of layers that stand open
+TRAFFIC = {"shared": 0, "router": 2, "expert": 1, "copies": 3, "control": 5, "evaluations": 4}  # colour of each
+MOST_OPEN = 12  # heat maps of layers that stand open
 
 
 def section(title, words, body):
@@ -37,7 +37,7 @@ def marks_of(run):
     for event in run.rounds():
         took, of = event.get("groups"), event.get("groups_total")
         failed = number(took) is not None and number(of) is not None and took < of
-        words = f"round {event.get('round', '?')}, step {event['step']}"
+        words = f"round {event['round']}, step {event['step']}"
         marks.append(charts.Mark(event["step"], "failed" if failed else "round",
                                  words + (f": {took} of {of} groups" if failed else "")))
     for event in run.first.of("start")[1:]:
@@ -55,8 +55,21 @@ def loss(run):
         (", and of the union model, with every expert, on held-out text of all domains."
          if union else "; the union model was not evaluated while it trained "
          "(federation.evaluate_every is 0).")
-    return section("Loss", words, charts.line_chart(
-        "Loss", noisy, "nats per token", marks=marks_of(run), note=note))
+    marks = marks_of(run)
+    parts = [charts.line_chart("Loss", noisy, "nats per token", marks=marks, note=note)]
+    # The first steps fall so far that what comes later looks flat.
+    begin = run.step // 10
+    late = [s.behind(begin) for s in noisy]
+    if begin and spread(late) < 0.5 * spread(noisy):
+        parts.append(charts.line_chart(
+            "The same, later", late, f"nats per token, behind step {begin}", height=260,
+            marks=[m for m in marks if m.x > begin]))
+    return section("Loss", words, parts)
+
+
+def spread(series):
+    values = [v for s in series for v in s.y if v is not None]
+    return max(values) - min(values) if values else 0
 
 
 def pooled(event, model):
@@ -86,7 +99,7 @@ def evaluations(run):
                         [domain_bits(e, "union", domain) for e in events], "union", True)]
         for i, group in enumerate(run.groups):
             told = [e for e in group.of("eval") if "own" in e]
-            lines.append(Series(f"own {group.name}", [e["step"] for e in told],
+            lines.append(Series(group.name, [e["step"] for e in told],
                                 [domain_bits(e, "own", domain) for e in told], i, True))
         figures.append(charts.line_chart(domain, lines, "bits per byte", HALF))
     last = run.evaluations()[-1]
@@ -113,16 +126,16 @@ def evaluations(run):
          f"{'above' if gap > 0 else 'below'} the mean of the own models (lower is better)."
          if gap is not None else "")
     return section("Evaluations", words, [
-        f'<div class="scroll"><table class="numbers"><caption>Bits per byte after round '
-        f'{charts.escape(last.get("round", "?"))}, step {last["step"]}; the lowest of each '
-        f"column is bold</caption><tr><th></th>{head}</tr>{''.join(body)}</table></div>",
+        f'<p class="note">Bits per byte after round {charts.escape(last["round"])}, step '
+        f'{last["step"]}; the lowest of each column is bold.</p><div class="scroll">'
+        f'<table class="numbers"><tr><th></th>{head}</tr>{"".join(body)}</table></div>',
         grid(figures)])
 
 
 def loads(run):
     """For each MoE layer: rows by expert of multiples of an even share, by round; the rounds."""
     told = [{e["round"]: e["tokens_by_expert"] for e in g.of("round")
-             if isinstance(e.get("tokens_by_expert"), list) and number(e.get("round")) is not None}
+             if isinstance(e.get("tokens_by_expert"), list)}
             for g in run.groups]
     rounds = sorted(set.intersection(*map(set, told))) if told else []
     layers = []
@@ -147,27 +160,24 @@ def experts(run):
         places = list(range(len(layers)))
     figures = []
     width = HALF if len(layers) <= 6 else THIRD
+    names = [g.name for g in run.groups]
     for i, values in enumerate(layers):
-        owners = run.residents(i) if len(run.groups) > 1 else None
-        strips = [owners.get(e, []) for e in range(len(values))] if owners else None
-        # Where every group holds every expert there is nothing to tell apart.
-        if strips and (all(len(s) == len(run.groups) for s in strips) or
-                       max(map(len, strips)) > 4):
-            strips = None
+        holders = run.residents(i) if len(names) > 1 else None
+        owners = [holders.get(e, []) for e in range(len(values))] if holders else None
         figures.append(heat.heat_map(f"Layer {places[i]}", values, rounds, ("expert", None), width,
-                                     strips, words="an even load"))
+                                     owners, names, words="an even load"))
     worst, told = imbalance(run)
     parts = []
     if figures:
-        keys = "".join(f'<span class="key"><i class="box c{i % 8}"></i>{charts.escape(g.name)}'
-                       "</span>" for i, g in enumerate(run.groups))
-        held = run.residents(0) and len(run.groups) > 1
-        parts.append(heat.scale_bar("load of an expert, in multiples of an even load") +
-                     (f'<div class="legend">held by: {keys}</div>' if held else ""))
-        parts.append(grid(figures[:MOST_GROUPS_OPEN]))
-        if figures[MOST_GROUPS_OPEN:]:
-            parts.append(f"<details><summary>{len(figures) - MOST_GROUPS_OPEN} more layers"
-                         f"</summary>{grid(figures[MOST_GROUPS_OPEN:])}</details>")
+        parts.append(heat.scale_bar("load of an expert, in multiples of an even load"))
+        if len(names) <= 8 and len(names) > 1 and run.residents(0):
+            keys = "".join(f'<span class="key"><i class="box c{i}"></i>{charts.escape(n)}</span>'
+                           for i, n in enumerate(names))
+            parts.append(f'<div class="legend">held by {keys}</div>')
+        parts.append(grid(figures[:MOST_OPEN]))
+        if figures[MOST_OPEN:]:
+            parts.append(f"<details><summary>{len(figures) - MOST_OPEN} more layers"
+                         f"</summary>{grid(figures[MOST_OPEN:])}</details>")
     small = []
     if worst:
         if not figures:
@@ -175,21 +185,22 @@ def experts(run):
         small.append(heat.heat_map("Largest over mean load, by layer", worst, told,
                                    ("layer", places if len(places) == len(worst) else None), HALF,
                                    unit="of the group where it is largest", words="the mean load",
-                                   height=168))
+                                   height=190))
     for key, title, unit, form in (
             ("router_entropy", "Router entropy", "nats, mean over layers", "number"),
             ("load_entropy", "Evenness of the loads", "entropy, 1 is even; mean over layers",
              "number"),
-            ("skip", "Absent choices", "share, mean over layers; dashed: if all experts were "
-             "chosen alike", "percent")):
+            ("skip", "Absent choices", "share, mean over layers", "percent")):
         lines = layer_means(run, key)
         if key == "skip":
             lines = [s for s in lines if any(s.y)]
             if lines:
                 chance = layer_means(run, "chance")
-                lines += [Series("by chance", s.x, s.y, "reference") for s in chance[:1]]
+                lines += [Series("if all were chosen alike", s.x, s.y, "reference") for s in chance[:1]]
         small.append(charts.line_chart(title, lines, unit, HALF, 250, form, log=False))
-    words = "Where the tokens of all groups went: choices that were executed, by expert and round."
+    words = "Where the tokens of all groups went: choices that were executed, by expert and round." + \
+        (f" A column is the mean of {-(-len(rounds) // heat.MOST_COLUMNS)} rounds."
+         if len(rounds) > heat.MOST_COLUMNS else "")
     return section("Experts", words if figures else
                    "This run's metrics do not tell the load of each expert.", parts + [grid(small)])
 
@@ -215,7 +226,7 @@ def imbalance(run):
     for group in run.groups:
         for event in group.of("round"):
             values = numbers(event.get("load_imbalance"))
-            if values and number(event.get("round")) is not None:
+            if values:
                 kept = worst.setdefault(event["round"], [None] * len(values))
                 for i, v in enumerate(values[:len(kept)]):
                     kept[i] = max(filter(None, (kept[i], v)), default=None)
@@ -251,10 +262,9 @@ def agreement(run):
 def traffic(run):
     rounds = run.rounds()
     sent = run.sent_by_class()
-    total = sum(sent.values())
+    total = run.sent()
     if len(run.groups) < 2 or not rounds or not total:
         return ""
-    told = number(rounds[-1].get("sent_total"))
     others = [(words, number(rounds[-1].get(key)))
               for key, words in (("full_replica_bytes", "full replicas"),
                                  ("data_parallel_bytes", "data-parallel"))]
@@ -269,12 +279,15 @@ def traffic(run):
     predicted = "In every round the bytes counted are the bytes predicted." if not off else \
         f"In {len(off)} of {len(rounds)} rounds the bytes counted differ from those predicted."
     notes = [f"By class: {by_class}."]
-    if told is not None and told > total:
-        notes.append(f"The file has {scale.bytes_text(total)} of the {scale.bytes_text(told)} "
-                     "that were sent since step 1.")
-    columns = [e.get("round", i + 1) for i, e in enumerate(rounds)]
+    known = sum(sent.values())
+    if known < total:
+        notes.append(f"The class is known of {scale.bytes_text(known)}; the metrics lack the "
+                     "rounds before.")
+    columns = [e["round"] for e in rounds]
     parts = {n: [number(e["sent"].get(n)) or 0 if isinstance(e.get("sent"), dict) else 0
                  for e in rounds] for n in TRAFFIC}
+    evaluated = {e["round"]: number(e.get("sent_bytes")) or 0 for e in run.evaluations()}
+    parts["evaluations"] = [evaluated.get(c, 0) for c in columns]
     lines = [Series("this run", *run.first.column("round", "sent_total"), 0),
              Series("full replicas", *run.first.column("round", "full_replica_bytes"), 1),
              Series("data-parallel", *run.first.column("round", "data_parallel_bytes"), 3)]
@@ -293,13 +306,13 @@ def traffic(run):
 
 def speed(run):
     lines, note = charts.with_means(of_groups(run, "step", "tokens_per_second", points=False))
-    figures = [charts.line_chart("Throughput", lines, "tokens per second of a group", HALF, low=0,
-                                 log=False, note=note),
+    figures = [charts.line_chart("Throughput", lines, "tokens per second of a group", THIRD,
+                                 low=0, log=False, note=note),
                charts.line_chart("MFU", of_groups(run, "step", "mfu", points=False),
-                                 "share of what a matmul alone reaches", HALF, format="percent",
-                                 low=0, log=False),
+                                 "of what a matmul reaches", THIRD, format="percent", low=0,
+                                 log=False),
                charts.line_chart("Time of a round's exchange", of_groups(run, "round", "seconds"),
-                                 "seconds", HALF, low=0, log=False)
+                                 "seconds", THIRD, low=0, log=False)
                if len(run.groups) > 1 else ""]
     return section("Speed", "", grid(figures))
 
@@ -308,7 +321,7 @@ def optimisation(run):
     figures = []
     for key, title, unit, more in (
             ("learning_rate", "Learning rate", "", {"low": 0, "log": False}),
-            ("grad_norm", "Norm of the gradient", "before clipping", {}),
+            ("grad_norm", "Norm of the gradient", "before clipping", {"log": True}),
             ("aux_loss", "Balancing loss", "1 is even", {}),
             ("imbalance", "Imbalance", "largest over mean load", {}),
             ("skipped_share", "Skipped choices", "share", {"format": "percent", "log": False}),
@@ -319,6 +332,8 @@ def optimisation(run):
         lines = of_groups(run, "step", key, points=False)
         if key == "learning_rate" and lines and all(s.y == lines[0].y for s in lines):
             lines = [Series("all groups", lines[0].x, lines[0].y, 0)]
+        if key == "affinity" and run.config.get("federation.affinity_loss") in (None, "0"):
+            continue
         if any(v for s in lines for v in s.y):
             figures.append(charts.line_chart(title, lines, unit, THIRD, **more))
     return section("Training", "", grid(figures))
