@@ -17,7 +17,7 @@ DARK = [(200, 228, 255), (96, 170, 240), (38, 84, 130), (30, 33, 39), (130, 74, 
 NONE_LIGHT, NONE_DARK = (255, 255, 255), (22, 24, 29)
 ZERO_LIGHT, ZERO_DARK = (4, 20, 50), (235, 246, 255)
 MOST_COLUMNS = 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 4, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 7, 34
 
 
 def palette(stops, none, zero):
