@@ -183,7 +183,7 @@ def line_chart(title, series, unit="", width=FULL, height=None, format="number",
                          6 if height > 300 else 4)
     begin, end = x_range or (min(s.x[0] for s in series), max(s.x[-1] for s in series))
     at_x = scale.Linear(begin, end, LEFT, width - RIGHT, integers=True, fixed=True,
-                        ticks=width // 80)
+                        ticks=width // 70)
     notes = [note] if note else []
     rounds = sum(m.kind == "round" for m in marks)
     if rounds > MOST_ROUNDS:
@@ -266,7 +266,7 @@ def stacked_bars(title, columns, parts_of, styles, unit="", width=FULL, height=2
     at_y = scale.y_scale([sum(b.values()) for b in bars], height - BOTTOM, TOP, format,
                          log=False, low=0, ticks=4)
     at_x = scale.Linear(columns[0] - 0.5, columns[-1] + 0.5, LEFT, width - RIGHT, integers=True,
-                        fixed=True, ticks=width // 80)
+                        fixed=True, ticks=width // 70)
     out = axes(at_x, at_y, width, height, x_label)
     told = {n: {"name": n, "css": f"c{styles[n]}", "x": [], "y": []} for n in names}
     labels = []

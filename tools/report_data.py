@@ -24,6 +24,12 @@ def number(value):
     return value if math.isfinite(value) else None
 
 
+def time_of(event):
+    """Unix seconds of a year below 3000, or None."""
+    told = number(event.get("time"))
+    return told if told is not None and 0 < told < 32503680000 else None
+
+
 def numbers(values):
     return [number(v) for v in values] if isinstance(values, list) else []
 
@@ -31,7 +37,7 @@ def numbers(values):
 def is_event(line):
     """Of a known form as far as events are told apart and ordered by it."""
     return isinstance(line, dict) and isinstance(line.get("event"), str) and \
-        number(line.get("step")) is not None and \
+        number(line.get("step")) is not None and 0 <= line["step"] < 2**53 and \
         (line["event"] not in ("round", "eval") or number(line.get("round")) is not None)
 
 
@@ -97,7 +103,7 @@ class Group:
 
     def seconds(self):
         """Wall-clock time from the first to the last line; None in files without times."""
-        times = [t for t in (number(e.get("time")) for e in self.events) if t is not None]
+        times = [t for t in map(time_of, self.events) if t is not None]
         return times[-1] - times[0] if len(times) > 1 else None
 
 
@@ -105,9 +111,8 @@ class Run:
     def __init__(self, path, name, groups, config, changed):
         self.path, self.name, self.config, self.changed = path, name, config, changed
         order = groups[0].start.get("groups") if groups else None
-        order = {n: i for i, n in enumerate(order)} if isinstance(order, list) else {}
-        if not order:
-            order = {n: i for i, n in enumerate(report_config.group_names(config))}
+        order = order if isinstance(order, list) else report_config.group_names(config)
+        order = {n: i for i, n in enumerate(map(str, order))}
         self.groups = sorted(groups, key=lambda g: (order.get(g.name, len(order)), g.name))
 
     @property
@@ -128,9 +133,9 @@ class Run:
     @property
     def state(self):
         """"done", "stopped", or "no end yet", which a program cannot tell from "killed"."""
-        reasons = {g.last("end").get("reason") for g in self.groups}
-        if len(reasons) == 1 and isinstance(next(iter(reasons)), str):
-            return next(iter(reasons))
+        reasons = [g.last("end").get("reason") for g in self.groups]
+        if isinstance(reasons[0], str) and all(r == reasons[0] for r in reasons):
+            return reasons[0]
         return "no end yet"
 
     def rounds(self):
@@ -148,7 +153,7 @@ class Run:
             if not isinstance(told, list) or layer >= len(told) or \
                     not isinstance(told[layer], list):
                 return None
-            for expert in told[layer]:
+            for expert in numbers(told[layer]):
                 owners.setdefault(expert, []).append(index)
         return owners
 

@@ -108,7 +108,7 @@ def heat_map(title, values, columns, row_word, width, owners=None, names=(), uni
                        'class="axis"/>' + charts.text(x, bottom + 16, label))
     out.append(charts.text(width - RIGHT, total - 3, "round", "end", "label"))
     out.append(charts.text(LEFT - 6, total - 3, row_word[0], "end", "label"))
-    packed = b"".join(struct.pack("<H", 65535 if v is None else min(65534, round(1000 * v)))
+    packed = b"".join(struct.pack("<H", 65535 if v is None else round(1000 * min(65, max(0, v))))
                       for row in values for v in row)
     data = {"kind": "heat", "left": left, "top": TOP, "wide": wide, "high": inner,
             "rows": [row_of(r, row_word) for r in range(len(values))], "row": row_word[0],

@@ -7,7 +7,7 @@ import report_config
 import report_scale as scale
 import report_sections as sections
 from report_charts import HALF, Series, escape
-from report_data import number
+from report_data import number, time_of
 
 HERE = pathlib.Path(__file__).resolve().parent
 MOST_EVENTS = 400
@@ -26,8 +26,7 @@ def state(run):
 
 def last_evaluation(run):
     events = run.evaluations()
-    found = sections.pooled(events[-1], "union") if events else None
-    return number(found.get("bits_per_byte")) if isinstance(found, dict) else None
+    return number(sections.pooled(events[-1], "union").get("bits_per_byte")) if events else None
 
 
 def steps_text(run):
@@ -80,21 +79,29 @@ def rows_of(pairs):
                    if v not in (None, ""))
 
 
+def parameters(run, kinds):
+    told = run.fact("parameters")
+    return ", ".join(f"{scale.short(told[k])} {k.replace('_', ' ')}" for k in kinds
+                     if number(told.get(k)) is not None) if isinstance(told, dict) else ""
+
+
+def model(run):
+    experts, top_k = run.fact("n_experts", "model.moe.n_experts"), \
+        run.fact("top_k", "model.moe.top_k")
+    count = parameters(run, ("total", "active"))
+    return ", ".join(filter(None, (
+        f"{run.fact('n_layers', 'model.n_layers') or '?'} layers" if experts else "",
+        f"{experts} experts, {top_k} of them for a token" if experts else "",
+        f"parameters: {count}" if count else "")))
+
+
 def facts(run):
-    parameters = run.fact("parameters")
-    count = ""
-    if isinstance(parameters, dict):
-        count = ", ".join(f"{scale.short(parameters[k])} {k.replace('_', ' ')}"
-                          for k in ("total", "active", "shared", "router", "expert", "per_rank")
-                          if number(parameters.get(k)) is not None)
-    experts = run.fact("n_experts", "model.moe.n_experts")
-    top_k = run.fact("top_k", "model.moe.top_k")
     by_ranks = {}
     for group in run.groups:
-        by_ranks.setdefault(group.start.get("ranks", "?"), []).append(group.name)
-    groups = "; ".join(f"{', '.join(names)}: {ranks} rank{'' if ranks == 1 else 's'}" +
+        by_ranks.setdefault(str(group.start.get("ranks", "?")), []).append(group.name)
+    groups = "; ".join(f"{', '.join(names)}: {ranks} rank{'' if ranks == '1' else 's'}" +
                        (" each" if len(names) > 1 else "") for ranks, names in by_ranks.items())
-    times = [t for g in run.groups for t in (number(e.get("time")) for e in g.events)
+    times = [t for g in run.groups for t in map(time_of, g.events)
              if t is not None]
     starts = run.first.of("start")
     bad = sum(g.bad for g in run.groups)
@@ -107,9 +114,8 @@ def facts(run):
         ("starts", f"{len(starts)}, the last behind step {starts[-1]['step']}"
          if len(starts) > 1 else None),
         ("groups", groups),
-        ("model", f"{run.fact('n_layers', 'model.n_layers') or '?'} layers, {experts} experts, "
-         f"{top_k} of them for a token" if experts else None),
-        ("parameters", count), ("dtype, backend", ", ".join(
+        ("parameters", parameters(run, ("total", "active", "shared", "router", "expert",
+                                        "per_rank"))), ("dtype, backend", ", ".join(
             str(v) for v in (run.fact("dtype", "train.dtype"), run.fact("backend")) if v)),
         ("local steps of a round", run.fact("local_steps", "federation.local_steps")),
         ("placement, replication", ", ".join(
@@ -157,7 +163,7 @@ def events(run):
                 event["groups"] < (number(event.get("groups_total")) or 0)
             if kind in ("start", "end", "checkpoint", "note", "calibration_end") or lacked:
                 key = (event["step"], words_of(event), kind)
-                seen.setdefault(key, []).append((number(event.get("time")), group.name))
+                seen.setdefault(key, []).append((time_of(event), group.name))
     rows = []
     order = {"start": 0, "round": 2, "note": 3, "checkpoint": 4, "end": 6}
     listed = sorted(seen.items(), key=lambda i: (i[0][0], i[1][0][0] or 0, order.get(i[0][2], 5)))
@@ -190,7 +196,7 @@ def compared(runs):
 
     def bits(run):
         return [e["step"] for e in run.evaluations()], \
-            [number((sections.pooled(e, "union") or {}).get("bits_per_byte"))
+            [number(sections.pooled(e, "union").get("bits_per_byte"))
              for e in run.evaluations()]
     noisy, note = charts.with_means(lines(mean_loss))
     evaluated = lines(bits)
@@ -248,6 +254,8 @@ def article(runs, run):
         if len(names) > charts.MOST_NAMES - 1 else ""
     sizes = f"{len(run.groups)} group{'' if len(run.groups) == 1 else 's'}: " + \
         ", ".join(g.name for g in run.groups)
+    if model(run):
+        sizes += f". {model(run)}"
     return f'<article id="{anchor(runs, run)}"><header><h1>{escape(run.name)} ' \
         f"{state(run)}</h1><p>{escape(sizes)}</p></header>{tiles(run)}{key}" \
         f"{sections.all_of(run)}{facts(run)}{events(run)}</article>"

@@ -78,7 +78,9 @@ class Linear:
                 unit *= 1024
         step = nice_step((high - low) / unit, ticks) * unit
         if integers:
-            step = max(1, nice_step(high - low, ticks, (1, 2, 5, 10)))
+            step = max(1, nice_step(high - low, ticks))
+            if step != int(step):
+                step = nice_step(high - low, ticks, (1, 2, 5, 10))
         if not fixed:
             low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
         self.low, self.high, self.begin, self.end = low, high, begin, end

@@ -47,8 +47,7 @@ def marks_of(run):
 
 def loss(run):
     noisy, note = charts.with_means(of_groups(run, "step", "loss", points=False))
-    union = [(e["step"], number(value.get("loss")))
-             for e in run.evaluations() if isinstance(value := pooled(e, "union"), dict)]
+    union = [(e["step"], number(pooled(e, "union").get("loss"))) for e in run.evaluations()]
     if union:
         noisy = noisy + [Series("union, held out", *map(list, zip(*union)), "union", True)]
     words = "Training loss of each group on its own data" + \
@@ -74,7 +73,8 @@ def spread(series):
 
 def pooled(event, model):
     found = event.get(model)
-    return found.get("pooled") if isinstance(found, dict) else None
+    found = found.get("pooled") if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def domain_bits(event, model, domain):
@@ -109,7 +109,7 @@ def evaluations(run):
     head = "".join(f"<th>{charts.escape(n)}</th>" for n in names) + "<th>pooled</th>"
     body = []
     columns = names + [None]
-    table = [[domain_bits(e, m, n) if n else number((pooled(e, m) or {}).get("bits_per_byte"))
+    table = [[domain_bits(e, m, n) if n else number(pooled(e, m).get("bits_per_byte"))
               for n in columns] for _, e, m in rows]
     for (name, _, _), values in zip(rows, table):
         cells = []
@@ -279,6 +279,10 @@ def traffic(run):
     predicted = "In every round the bytes counted are the bytes predicted." if not off else \
         f"In {len(off)} of {len(rounds)} rounds the bytes counted differ from those predicted."
     notes = [f"By class: {by_class}."]
+    evaluated = sent.get("evaluations", 0)
+    if 0 < evaluated < total and others[1][1]:
+        notes.append(f"Without the evaluations {scale.bytes_text(total - evaluated)}: data-parallel "
+                     f"{scale.ratio(others[1][1] / (total - evaluated))}.")
     known = sum(sent.values())
     if known < total:
         notes.append(f"The class is known of {scale.bytes_text(known)}; the metrics lack the "

@@ -109,10 +109,11 @@ def layers(event, output, places):
 
 def evaluated(model, output):
     """Figures of a model: pooled and by domain."""
-    values = []
+    values, domains = [], model.get("domains")
+    scored = [("pooled", model.get("pooled"))] + \
+        (sorted(domains.items()) if isinstance(domains, dict) else [])
     for figure in ("loss", "bits_per_byte"):
-        for name, scores in [("pooled", model.get("pooled"))] + \
-                sorted((model.get("domains") or {}).items()):
+        for name, scores in scored:
             if isinstance(scores, dict) and figure in scores:
                 values.append(output.scalar(f"eval/{figure}/{name}",
                                             report_data.number(scores[figure])))
@@ -144,7 +145,7 @@ class Source:
             self.lines.append(hash(line))
             self.last = line
             for event in report_data.parse(line.decode("utf-8", errors="replace"))[0]:
-                self.put(event, report_data.number(event.get("time")) or when)
+                self.put(event, report_data.time_of(event) or when)
         self.place += len(complete)
         return len(complete)
 
@@ -187,7 +188,7 @@ class Source:
                     values.append(output.scalar("eval/gap", report_data.number(event["gap"])))
                 add(UNION, step, when, values)
         elif kind == "calibration_step":
-            add(self.name, event.get("calibration_step", step), when,
+            add(self.name, report_data.number(event.get("calibration_step")) or step, when,
                 [output.scalar(f"calibration/{k}", report_data.number(event[k]))
                  for k in ("loss", "grad_norm", "learning_rate") if k in event])
         elif kind == "note":

@@ -58,7 +58,7 @@ addEventListener("load", () => {
     for (const figure of document.querySelectorAll("figure.chart"))
         if (figure.querySelector("script")) told.tips.push([
             JSON.parse(figure.querySelector("script").textContent).kind, hover(figure, 0.5, 0.3)]);
-    const loss = document.querySelector("figure.chart");
+    const loss = document.querySelector(".plot [data-s=west]").closest("figure");
     const button = document.querySelector("button[data-s=west]");
     button.click();
     told.off = getComputedStyle(loss.querySelector(".plot [data-s=west]")).display;
@@ -176,8 +176,8 @@ class Pages(unittest.TestCase):
 
     def test_reports_of_other_shapes(self):
         many = ["west"] + [f"site{i}" for i in range(1, 16)]
-        long = synthetic.write(self.folder / "long", groups=many, steps=3000, local_steps=8,
-                               layers=14, experts=64, replication=2, nan_at=(700, 701, 2000),
+        long = synthetic.write(self.folder / "long", groups=many, steps=1600, local_steps=4,
+                               layers=13, experts=32, replication=2, nan_at=(700, 701, 1000),
                                failed=(100,), end=None, evaluate_every=20)
         old = synthetic.write(self.folder / "old", new_keys=False)
         solo = synthetic.write(self.folder / "solo", groups=["west"])

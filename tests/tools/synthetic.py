@@ -26,6 +26,19 @@ topology:
   replication: {replication}
 """
 
+STRANGE = (None, "x", "", [], {}, 1e400, True, -1, 0, 1e300, [[1]], {"a": {}}, [None], "<b>")
+
+
+def spoilt(value, made_up, depth=0):
+    """With something else in about one place in eight."""
+    if depth and made_up.random() < 0.12:
+        return made_up.choice(STRANGE)
+    if isinstance(value, dict):
+        return {k: spoilt(v, made_up, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [spoilt(v, made_up, depth + 1) for v in value]
+    return value
+
 
 def write(folder, groups=("west", "east"), steps=64, local_steps=8, layers=2, experts=8,
           replication=1, log_every=1, new_keys=True, end="done", nan_at=(), failed=(),
