@@ -70,16 +70,22 @@ void add_options(CLI::App& app, Options& options) {
     add_plan_options(app, options.plan);
 }
 
-Config resolved_config(const Options& options) {
+LoadedConfig loaded_config(const Options& options) {
     std::vector<std::string> sets = options.sets;
     if (options.calibrate) sets.push_back(concat("calibration.steps=", *options.calibrate));
-    Config config = load_config(options.files, sets);
-    config.model.vocab_size = vocab_size(config.model);
-    return config;
+    LoadedConfig loaded = load_with_origins(options.files, sets);
+    loaded.config.model.vocab_size = vocab_size(loaded.config.model);
+    return loaded;
 }
 
-int train_rank(const Config& config, const Options& options, const RunPlan& plan,
+// Lines in the form of a compiler's.
+void say(const std::vector<std::string>& warnings) {
+    for (const std::string& line : warnings) log_info(line);
+}
+
+int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan& plan,
                Communicator& job) {
+    const Config& config = loaded.config;
     const Threads threads = threads_per_rank(job);
     const World world(config.topology, job.rank(), job.size());
     const Device device = make_device({.choice = backend_choice(options.backend),
@@ -104,6 +110,8 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         backend = trace.get();
     }
     if (job.rank() == 0) {
+        say(loaded.warnings);
+        if (backend->name() == "cpu") say(gpu_only_warnings(loaded));
         log_info(device.description);
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
@@ -124,8 +132,9 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
 }
 
 // --check, when the config and the start of the data are already known to be right.
-int checked(const Config& config, const Options& options) {
-    check_tokens(config, INT64_MAX);
+int checked(const LoadedConfig& loaded, const Options& options) {
+    say(loaded.warnings);
+    check_tokens(loaded.config, INT64_MAX);
     for (const std::string& file : options.files) fmt::print("{}: ok\n", file);
     return 0;
 }
@@ -137,11 +146,12 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
             return 0;
         });
     if (started_by_launcher()) {
-        Config config;
+        LoadedConfig loaded;
         RunPlan plan;
         return run_ranks_of_job(
             [&](Communicator& job) {
-                config = resolved_config(options);
+                loaded = loaded_config(options);
+                const Config& config = loaded.config;
                 World(config.topology, job.rank(), job.size());
                 backend_choice(options.backend);
                 check_data(config);
@@ -149,20 +159,21 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
                 plan = plan_run(config, options.resume);
             },
             [&](Communicator& job) {
-                if (!options.check) return train_rank(config, options, plan, job);
-                return job.rank() == 0 ? checked(config, options) : 0;
+                if (!options.check) return train_rank(loaded, options, plan, job);
+                return job.rank() == 0 ? checked(loaded, options) : 0;
             });
     }
     return run_alone([&] {
-        const Config config = resolved_config(options);
+        const LoadedConfig loaded = loaded_config(options);
+        const Config& config = loaded.config;
         backend_choice(options.backend);
         check_data(config);
         const RunPlan plan = plan_run(config, options.resume);
-        if (options.check) return checked(config, options);
+        if (options.check) return checked(loaded, options);
         if (config.topology.n_ranks() > 1)
             return run_under_mpirun(config.topology.n_ranks(), arguments);
         check_tokens(config, kScanned);
-        return train_rank(config, options, plan, *make_self_communicator());
+        return train_rank(loaded, options, plan, *make_self_communicator());
     });
 }
 

@@ -11,6 +11,7 @@ namespace fomoe {
 
 // Ids of the bytes tokenizer: 0-255 and the end of a document.
 inline constexpr int kByteTokens = 257;
+inline constexpr int kMostExperts = 65536;  // of a layer: two bytes name one
 
 enum class QkNorm { none, head, full };
 enum class ExpertKind { swiglu, mlp };          // gate, up, down | up, down

@@ -64,7 +64,7 @@ std::string dump_config(const Config& config) {
     Writer writer;
     bool groups_written = false;
     for (const Key& key : config_keys()) {
-        if (key.given && !key.given(config)) continue;
+        if (!is_part(key, config)) continue;
         std::vector<std::string> names = split(key.path);
         const std::string name = names.back();
         names.pop_back();
@@ -83,7 +83,7 @@ uint64_t config_fingerprint(const Config& config) {
     std::string text;
     const int n_groups = static_cast<int>(config.topology.groups.size());
     for (const Key& key : config_keys()) {
-        if (!key.changes_training || (key.given && !key.given(config))) continue;
+        if (!key.changes_training || !is_part(key, config)) continue;
         const bool of_groups = key.path.find("[]") != std::string::npos;
         for (int i = 0; i < (of_groups ? n_groups : 1); ++i) {
             if (key.path == "data.sources")

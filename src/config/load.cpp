@@ -4,17 +4,23 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
-#include <set>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "config/assign.h"
+#include "config/findings.h"
 #include "config/schema.h"
 #include "config/validate.h"
 #include "config/yaml_value.h"
 
 namespace fomoe {
 namespace {
+
+constexpr size_t kMostBytes = 1 << 20;  // of a file: what is larger is no config
+constexpr size_t kMostGroups = 4096;
+constexpr size_t kMostListed = 10 << 20;  // ids in all lists of experts
+constexpr size_t kMostLength = 4096;      // of a --set
 
 // "file:line:col" or "--set", and where relative paths start.
 struct Origin {
@@ -31,108 +37,113 @@ struct Origin {
 class Reader {
 public:
     Config config;
+    Findings findings;
 
     void read_file(const std::string& path) {
         const Origin origin{path, std::filesystem::absolute(path).parent_path().string()};
-        if (first_file_.empty()) first_file_ = path;
-        std::string text;
+        findings.start(path);
         try {
-            text = fomoe::read_file(path);
-        } catch (const Error& error) {
-            lines_.push_back(fmt::format("{}: error: {}", path, why(error, path)));
-            all_read_ = false;
-            return;
-        }
-        try {
+            const std::string text = config_text(path);
             const std::vector<YAML::Node> documents = YAML::LoadAll(text);
             if (documents.empty() || (documents.size() == 1 && documents[0].IsNull()))
-                lines_.push_back(fmt::format("{}:1:1: error: the file is empty", path));
+                findings.error(path + ":1:1", "", "the file is empty");
             else if (documents.size() > 1)
-                report(origin.at(documents[1].Mark()), "",
-                       "a second YAML document; one is expected");
+                findings.error(origin.at(documents[1].Mark()), "",
+                               "a second YAML document; one is expected");
             else
                 read_section("", documents[0], documents[0].Mark(), origin);
         } catch (const YAML::Exception& error) {
-            report(origin.at(error.mark), "", "not YAML: " + error.msg);
+            findings.error(origin.at(error.mark), "", "not YAML: " + error.msg);
+            all_read_ = false;
+        } catch (const Error& error) {
+            findings.error(path, "", error.what());
             all_read_ = false;
         }
     }
 
     void read_set(const std::string& setting) {
         const Origin origin{"--set", std::filesystem::current_path().string(), false};
+        if (setting.size() > kMostLength || setting.find('\0') != setting.npos) {
+            findings.error("--set", "", fmt::format("more than {} characters", kMostLength));
+            return;
+        }
         const size_t equals = setting.find('=');
         if (equals == 0 || equals == std::string::npos) {
-            report("--set", "", fmt::format("'{}' is not key=value", setting));
+            findings.error("--set", "", fmt::format("'{}' is not key=value", setting));
             return;
         }
         const std::string path = setting.substr(0, equals);
         try {
             set_path(path, YAML::Load(setting.substr(equals + 1)), origin);
         } catch (const YAML::Exception& error) {
-            report("--set", path, "not YAML: " + error.msg);
+            findings.error("--set", path, "not YAML: " + error.msg);
         }
     }
 
     // Values that follow from others, the rules between keys, and the verdict.
     void finish() {
+        for (const auto& [path, tokens] : tokens_) steps_of_tokens(path, tokens);
         for (const Key& key : config_keys())
-            if (!key.inherits.empty() && !origins_.contains(key.path)) inherit(key);
+            if (!key.inherits.empty() && !findings.is_given(key.path)) inherit(key);
         for (const Key& key : config_keys())
-            if (!key.decided_by.empty() && origins_.contains(key.path) && !key.given(config) &&
-                !wrong(key.decided_by))
-                report(origins_[key.path], key.path,
-                       fmt::format("has no effect with {}: {}", key.decided_by,
-                                   value_text(*find_key(key.decided_by), config)));
+            if (findings.is_given(key.path)) effects(key);
         // What an unread file would have said cannot be judged.
         for (const Problem& problem : all_read_ ? validate(config) : std::vector<Problem>()) {
-            const bool known_wrong =
-                wrong(problem.path) ||
-                std::ranges::any_of(problem.also, [&](const std::string& p) { return wrong(p); });
-            if (!known_wrong) report(origin_of(problem.path), problem.path, problem.message);
+            const bool known_wrong = findings.wrong(problem.path) ||
+                                     std::ranges::any_of(problem.also, [&](const std::string& p) {
+                                         return findings.wrong(p);
+                                     });
+            if (!known_wrong)
+                findings.error(findings.origin_of(problem.path), problem.path, problem.message);
         }
-        if (lines_.empty()) return;
-        std::string text;
-        for (const std::string& line : lines_) text += line + "\n";
-        throw Error(Exit::usage, fmt::format("{}{} error{}; nothing was started.", text,
-                                             lines_.size(), lines_.size() == 1 ? "" : "s"));
+        findings.throw_errors();
+    }
+
+    LoadedConfig result() && {
+        LoadedConfig loaded{std::move(config), findings.origins(), findings.warnings()};
+        for (const auto& [path, text] : written_)
+            if (!text.empty() && std::isalpha(static_cast<unsigned char>(text.back())))
+                loaded.origins[path] += fmt::format(" ({})", text);
+        return loaded;
     }
 
 private:
-    std::vector<std::string> lines_;
     bool all_read_ = true;                        // every file could be opened and is YAML
-    std::map<std::string, std::string> origins_;  // path of a key or section -> where it was given
-    std::set<std::string> wrong_;
-    std::string first_file_;
+    std::map<std::string, double> tokens_;        // of a key that was given in tokens
+    std::map<std::string, std::string> written_;  // a number that may have a unit
+    size_t listed_ = 0;
 
-    static std::string why(const Error& error, const std::string& path) {
-        const std::string text = error.what();
-        return text.starts_with(path + ": ") ? text.substr(path.size() + 2) : text;
-    }
-
-    void report(const std::string& where, const std::string& path, const std::string& message) {
-        wrong_.insert(path);
-        lines_.push_back(
-            fmt::format("{}: error: {}{}{}", where, path, path.empty() ? "" : ": ", message));
-    }
-
-    // A key is wrong when it, something in it or a section around it is.
-    bool wrong(const std::string& path) const {
-        return std::ranges::any_of(wrong_, [&](const std::string& p) {
-            return !p.empty() &&
-                   (p == path || p.starts_with(path + ".") || p.starts_with(path + "[") ||
-                    path.starts_with(p + ".") || path.starts_with(p + "["));
-        });
-    }
-
-    // Where the key, or else the nearest section around it, was given.
-    std::string origin_of(std::string path) const {
-        while (!path.empty()) {
-            const auto found = origins_.find(path);
-            if (found != origins_.end()) return found->second;
-            const size_t cut = path.find_last_of(".[");
-            path.resize(cut == std::string::npos ? 0 : cut);
+    // Errors for keys that are not part of this config, warnings for those that do nothing in it.
+    void effects(const Key& key) {
+        for (const Effect& effect : key.effects) {
+            if (effect.acts(config) || findings.wrong(key.path) ||
+                std::ranges::any_of(effect.decided_by,
+                                    [&](const std::string& by) { return findings.wrong(by); }))
+                continue;
+            const std::string where = findings.origin_of(key.path);
+            const std::string text = no_effect_text(effect, config);
+            if (effect.refused)
+                findings.error(where, key.path, text);
+            else if (value_text(key, config) != value_text(key, Config{}))
+                findings.warning(where, key.path, text);
+            else
+                continue;
+            return;
         }
-        return first_file_.empty() ? "--set" : first_file_ + ":1:1";
+    }
+
+    // Rounded up, so that no fewer tokens are seen than were asked for.
+    void steps_of_tokens(const std::string& path, double tokens) {
+        if (findings.wrong("train.batch") || findings.wrong("data.seq_len")) return;
+        const double per_step = static_cast<double>(config.train.batch) * config.data.seq_len;
+        const double steps = std::ceil(tokens / per_step);
+        const Key& key = *find_key(path);
+        if (in_limits(steps, key.limits))
+            *std::get<int64_t*>(key.field(config, 0)) = static_cast<int64_t>(steps);
+        else
+            findings.error(findings.origin_of(path), path,
+                           fmt::format("{} steps of {} tokens; {} is expected", steps, per_step,
+                                       expected_value(key)));
     }
 
     void inherit(const Key& key) {
@@ -155,18 +166,18 @@ private:
 
     void read_section(const std::string& section, const YAML::Node& node, const YAML::Mark& mark,
                       const Origin& origin) {
-        origins_[section] = origin.at(mark);
+        findings.given(section, origin.at(mark));
         if (node.IsNull()) return;
         if (!node.IsMap()) {
-            report(origin.at(node.Mark()), section,
-                   fmt::format("{} where keys and values are expected", shown(node)));
+            findings.error(origin.at(node.Mark()), section,
+                           fmt::format("{} where keys and values are expected", shown(node)));
             return;
         }
         const std::vector<std::string> names = names_in(section);
         std::map<std::string, YAML::Mark> seen;
         for (const auto& entry : node) {
             if (!entry.first.IsScalar()) {
-                report(origin.at(entry.first.Mark()), section, "a key must be a word");
+                findings.error(origin.at(entry.first.Mark()), section, "a key must be a word");
                 continue;
             }
             const std::string name = entry.first.Scalar();
@@ -176,9 +187,13 @@ private:
                 read_list(join(section, name), entry.second, entry.first.Mark(), origin);
             else if (std::ranges::find(names, name) != names.end())
                 read_node(join(section, name), entry.second, entry.first.Mark(), origin);
+            else if (name == "<<")
+                findings.error(origin.at(entry.first.Mark()), join(section, name),
+                               "sections are not merged inside a file; give several files, which "
+                               "merge left to right");
             else
-                report(origin.at(entry.first.Mark()), join(section, name),
-                       unknown(nearest_key(section, name)));
+                findings.error(origin.at(entry.first.Mark()), join(section, name),
+                               unknown(nearest_key(section, name)));
         }
     }
 
@@ -186,8 +201,8 @@ private:
                     const std::string& name, const YAML::Mark& mark, const Origin& origin) {
         const auto [before, is_new] = seen.emplace(name, mark);
         if (!is_new)
-            report(origin.at(mark), join(section, name),
-                   fmt::format("given twice, first in line {}", before->second.line + 1));
+            findings.error(origin.at(mark), join(section, name),
+                           fmt::format("given twice, first in line {}", before->second.line + 1));
         return is_new;
     }
 
@@ -198,13 +213,18 @@ private:
     // topology.groups is the only list. A file's list takes the place of all groups before it.
     void read_list(const std::string& path, const YAML::Node& node, const YAML::Mark& mark,
                    const Origin& origin) {
-        std::erase_if(origins_,
-                      [&](const auto& entry) { return entry.first.starts_with(path + "["); });
-        origins_[path] = origin.at(mark);
+        findings.forget_below(path);
+        findings.given(path, origin.at(mark));
         if (!node.IsSequence() || node.size() == 0) {
-            report(origin.at(node.IsNull() ? mark : node.Mark()), path,
-                   fmt::format("{}; a list of groups is expected",
-                               node.IsSequence() ? "an empty list" : shown(node)));
+            findings.error(origin.at(node.IsNull() ? mark : node.Mark()), path,
+                           fmt::format("{}; a list of groups is expected",
+                                       node.IsSequence() ? "an empty list" : shown(node)));
+            return;
+        }
+        if (node.size() > kMostGroups) {
+            findings.error(
+                origin.at(node.Mark()), path,
+                fmt::format("{} groups; at most {} are expected", node.size(), kMostGroups));
             return;
         }
         config.topology.groups.assign(node.size(), GroupConfig{});
@@ -225,11 +245,11 @@ private:
 
     void read_map(const Key& key, const std::string& path, const YAML::Node& node,
                   const YAML::Mark& mark, const Origin& origin) {
-        origins_[path] = origin.at(mark);
+        findings.given(path, origin.at(mark));
         if (node.IsNull()) return;
         if (!node.IsMap()) {
-            report(origin.at(node.Mark()), path,
-                   fmt::format("{} where names and values are expected", shown(node)));
+            findings.error(origin.at(node.Mark()), path,
+                           fmt::format("{} where names and values are expected", shown(node)));
             return;
         }
         std::map<std::string, YAML::Mark> seen;
@@ -243,29 +263,32 @@ private:
     void read_map_entry(const Key& key, const std::string& path, const std::string& name,
                         const YAML::Node& node, const YAML::Mark& mark, const Origin& origin) {
         const std::string entry_path = join(path, name);
-        origins_[entry_path] = origin.at(mark);
-        origins_.try_emplace(path, origin.at(mark));
+        findings.given(entry_path, origin.at(mark));
+        findings.given_by_entry(path, origin.at(mark));
         const Field field = key.field(config, group_of(path));
         const std::string where = origin.at(node.IsNull() ? mark : node.Mark());
         if (auto texts = std::get_if<std::map<std::string, std::string>*>(&field)) {
             if (!node.IsScalar() || node.Scalar().empty())
-                report(where, entry_path, shown(node) + "; a path is expected");
+                findings.error(where, entry_path, shown(node) + "; a path is expected");
             else
                 (**texts)[name] =
                     (std::filesystem::path(origin.directory) / node.Scalar()).lexically_normal();
             return;
         }
         if (auto lists = std::get_if<std::map<std::string, std::vector<int>>*>(&field)) {
-            if (!read_ids(node, (**lists)[name]))
-                report(where, entry_path,
-                       fmt::format("{}; {} is expected", shown(node), expected_value(key)));
+            std::vector<int>& ids = (**lists)[name];
+            if (!read_ids(node, ids))
+                findings.error(where, entry_path, mismatch(key, node));
+            else if ((listed_ += ids.size()) > kMostListed)
+                findings.error(where, entry_path, "too many ids in all lists together");
             return;
         }
         if (auto steps = std::get_if<std::map<int64_t, int>*>(&field)) {
             int64_t step = 0;
             if (!parse_number(name, step) || step < 1)
-                report(origin.at(mark), entry_path,
-                       fmt::format("'{}' is no step; an integer of at least 1 is expected", name));
+                findings.error(
+                    origin.at(mark), entry_path,
+                    fmt::format("'{}' is no step; an integer of at least 1 is expected", name));
             else
                 read_number(key, entry_path, step, node, where, **steps);
         } else {
@@ -279,11 +302,10 @@ private:
                      const typename Map::key_type& name, const YAML::Node& node,
                      const std::string& where, Map& map) {
         typename Map::mapped_type value = 0;
-        if (assign(key, &value, node))
+        if (assign_number(key, value, node))
             map[name] = value;
         else
-            report(where, entry_path,
-                   fmt::format("{}; {} is expected", shown(node), expected_value(key)));
+            findings.error(where, entry_path, mismatch(key, node));
     }
 
     static int group_of(const std::string& path) {
@@ -293,44 +315,17 @@ private:
 
     void read_value(const Key& key, const std::string& path, const YAML::Node& node,
                     const YAML::Mark& mark, const Origin& origin) {
-        origins_[path] = origin.at(mark);
+        tokens_.erase(path);
+        findings.given(path, origin.at(mark));
         if (key.named) key.named(config);
+        if (node.IsScalar() && !quoted(node) && key.unit != Unit::none)
+            written_[path] = node.Scalar();
+        if (const auto tokens = tokens_of(key, node)) {
+            tokens_[path] = *tokens;
+            return;
+        }
         const Field field = key.field(config, group_of(path));
-        const bool fits =
-            node.IsScalar() &&
-            std::visit([&](const auto& value) { return assign(key, value, node); }, field);
-        if (!fits)
-            report(origin.at(mark), path,
-                   fmt::format("{}; {} is expected", shown(node), expected_value(key)));
-    }
-
-    static bool assign(const Key&, bool* value, const YAML::Node& node) {
-        *value = node.Scalar() == "true";
-        return !quoted(node) && (node.Scalar() == "true" || node.Scalar() == "false");
-    }
-    static bool assign(const Key& key, std::string* value, const YAML::Node& node) {
-        *value = node.Scalar();
-        return key.values.empty() || std::ranges::find(key.values, *value) != key.values.end();
-    }
-    static bool assign(const Key& key, const ChoiceField& value, const YAML::Node& node) {
-        const auto found = std::ranges::find(key.values, node.Scalar());
-        if (found == key.values.end()) return false;
-        value.set(static_cast<int>(found - key.values.begin()));
-        return true;
-    }
-    template <class Name, class Value>
-    static bool assign(const Key&, std::map<Name, Value>*, const YAML::Node&) {
-        return false;  // maps are read by read_map
-    }
-    template <class Number>
-    requires std::is_arithmetic_v<Number>
-    static bool assign(const Key& key, Number* value, const YAML::Node& node) {
-        Number parsed = 0;
-        if (!node.IsScalar() || quoted(node) || !parse_number(node.Scalar(), parsed) ||
-            !in_limits(static_cast<double>(parsed), key.limits))
-            return false;
-        *value = parsed;
-        return true;
+        if (!assign(key, field, node)) findings.error(origin.at(mark), path, mismatch(key, node));
     }
 
     // --set: the path may name a key, a section, a list element or one entry of a map.
@@ -359,10 +354,11 @@ private:
             const std::string name = path.substr(begin, end - begin);
             const std::string here = join(section, name);
             if (is_section(here + "[]"))
-                return report("--set", path,
-                              fmt::format("'{0}' is a list; its first element is {0}[0]", here));
+                return findings.error(
+                    "--set", path,
+                    fmt::format("'{0}' is a list; its first element is {0}[0]", here));
             if (end == path.size() || !is_section(here))
-                return report("--set", path, unknown(nearest_key(section, name)));
+                return findings.error("--set", path, unknown(nearest_key(section, name)));
             section = here;
             begin = end + 1;
         }
@@ -374,20 +370,26 @@ private:
         const bool number = close != std::string::npos &&
                             parse_number(path.substr(open + 1, close - open - 1), index);
         if (number && index < config.topology.groups.size()) return true;
-        report("--set", path,
-               fmt::format("the groups are [0] to [{}]", config.topology.groups.size() - 1));
+        findings.error(
+            "--set", path,
+            fmt::format("the groups are [0] to [{}]", config.topology.groups.size() - 1));
         return false;
     }
 };
 
 }  // namespace
 
-Config load_config(const std::vector<std::string>& files, const std::vector<std::string>& sets) {
+LoadedConfig load_with_origins(const std::vector<std::string>& files,
+                               const std::vector<std::string>& sets) {
     Reader reader;
     for (const std::string& file : files) reader.read_file(file);
     for (const std::string& set : sets) reader.read_set(set);
     reader.finish();
-    return std::move(reader.config);
+    return std::move(reader).result();
+}
+
+Config load_config(const std::vector<std::string>& files, const std::vector<std::string>& sets) {
+    return load_with_origins(files, sets).config;
 }
 
 }  // namespace fomoe

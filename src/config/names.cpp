@@ -5,9 +5,12 @@
 #include <cctype>
 
 #include "config/schema.h"
+#include "config/units.h"
 
 namespace fomoe {
 namespace {
+
+constexpr size_t kLongestName = 64;  // that is taken for a mistyped key
 
 // Edits (insert, delete, replace, swap of neighbours) from a to b.
 int edit_distance(std::string_view a, std::string_view b) {
@@ -83,6 +86,7 @@ std::vector<std::string> names_in(std::string_view section) {
 
 std::string nearest_key(std::string_view section, std::string_view name) {
     std::string nearest;
+    if (name.size() > kLongestName) return "";
     int least = 1 + std::max<int>(1, static_cast<int>(name.size()) / 3);
     for (const std::string& known : names_in(section)) {
         const std::string plain = without_brackets(known);
@@ -102,7 +106,24 @@ std::string nearest_key(std::string_view section, std::string_view name) {
     return nearest;
 }
 
-std::string expected_value(const Key& key) {
+std::string no_effect_text(const Effect& effect, const Config& config) {
+    std::string text = "has no effect " + effect.words;
+    for (size_t i = 0; i < effect.decided_by.size(); ++i)
+        text += fmt::format("{}{}: {}", i == 0 ? "with " : " and ", effect.decided_by[i],
+                            value_text(*find_key(effect.decided_by[i]), config));
+    return text;
+}
+
+bool is_part(const Key& key, const Config& config) {
+    return (!key.given || key.given(config)) &&
+           std::ranges::all_of(key.effects, [&](const Effect& effect) {
+               return !effect.refused || effect.acts(config);
+           });
+}
+
+namespace {
+
+std::string plain_value(const Key& key) {
     if (!key.values.empty()) {
         if (key.values.size() == 1) return fmt::format("'{}'", key.values[0]);
         std::string words = "one of " + key.values[0];
@@ -121,13 +142,20 @@ std::string expected_value(const Key& key) {
                        std::holds_alternative<uint64_t*>(field) ||
                        std::holds_alternative<std::map<int64_t, int>*>(field);
     const std::string kind = whole ? "an integer" : "a number";
-    const auto& [least, most, above] = key.limits;
+    const auto& [least, most, above, far] = key.limits;
     const bool open_below = least == -std::numeric_limits<double>::infinity();
-    const bool open_above = most == std::numeric_limits<double>::infinity();
+    const bool open_above = far || most == std::numeric_limits<double>::infinity();
     if (open_below && open_above) return kind;
     if (most < 1 && least == 0) return kind + " from 0 to below 1";
     if (open_above) return fmt::format("{} {} {}", kind, above ? "above" : "of at least", least);
     return fmt::format("{} from {} to {}", kind, least, most);
+}
+
+}  // namespace
+
+std::string expected_value(const Key& key) {
+    const std::string_view forms = forms_of(key.unit);
+    return forms.empty() ? plain_value(key) : fmt::format("{} ({})", plain_value(key), forms);
 }
 
 std::string yaml_text(const std::string& text) {

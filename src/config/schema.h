@@ -30,19 +30,41 @@ struct Limits {
     double least = -std::numeric_limits<double>::infinity();
     double most = std::numeric_limits<double>::infinity();
     bool above = false;
+    bool far = false;  // `most` is no more than what sums can hold; texts leave it out
+};
+
+// A reason for which a key may do nothing: `acts` says no, and the message names
+// the keys that decide it, with their values, or the case in words.
+struct Effect {
+    std::function<bool(const Config&)> acts;
+    std::vector<std::string> decided_by;
+    std::string words;
+    // The key is not part of such a config: no file may give it. Otherwise there is a warning, and
+    // none for the default, which is what happens anyway.
+    bool refused = false;
+};
+
+// What a number may be written in beside the plain one; config/units.h reads it.
+enum class Unit {
+    none,
+    count,    // 10k
+    steps,    // 10k, or tokens of one group: 5Mt
+    seconds,  // 30min
 };
 
 struct Key {
     std::string path;  // "model.moe.top_k", "topology.groups[].ranks"
     std::string help;
     Limits limits;
+    Unit unit = Unit::none;
     std::vector<std::string> values;  // what a choice may be
     // The field; `group` is the index in topology.groups and means nothing to other keys.
     std::function<Field(Config&, int group)> field;
     std::string inherits;  // the key whose value this one has when it is not given
     // Says whether the key is part of this config; empty: always.
     std::function<bool(const Config&)> given;
-    std::string decided_by;  // the key that `given` looks at: where it says no, no file may give it
+    std::vector<Effect> effects;
+    bool needs_gpu = false;              // does nothing on a CPU
     std::function<void(Config&)> named;  // told when a file gives the key
     bool changes_training = true;        // part of the fingerprint
 };
@@ -67,6 +89,10 @@ std::string nearest_key(std::string_view section, std::string_view name);
 std::string expected_value(const Key& key);
 // Rising ids in few words: "0-7, 9".
 std::string ids_text(const std::vector<int>& ids);
+// Whether the key has a value in this config; a dump leaves out the others.
+bool is_part(const Key& key, const Config& config);
+// "has no effect with federation.absent: skip"
+std::string no_effect_text(const Effect& effect, const Config& config);
 // The value in YAML.
 std::string value_text(const Key& key, const Config& config, int group = 0);
 // Text as a YAML scalar, quoted where it must be.

@@ -8,25 +8,54 @@
 #include <numeric>
 #include <set>
 
+#include "config/effects.h"
 #include "config/schema.h"
 
 namespace fomoe {
 namespace {
 
-// "1, 2 or 4", every divisor of n that `fits`.
-template <class Fits>
-std::string divisors(int64_t n, Fits fits) {
-    std::vector<int64_t> found;
-    for (int64_t d = 1; d <= n; ++d)
-        if (n % d == 0 && fits(d)) found.push_back(d);
-    std::string text;
-    for (size_t i = 0; i < found.size(); ++i)
-        text += fmt::format("{}{}", i == 0 ? "" : i + 1 == found.size() ? " or " : ", ", found[i]);
+constexpr size_t kMostShown = 8;
+
+// "1, 2 or 4"; of many those next to the one that was asked for.
+std::string choices(std::vector<int64_t> values, int64_t asked) {
+    std::string rest;
+    if (values.size() > kMostShown) {
+        std::ranges::stable_sort(values, {}, [&](int64_t v) { return std::abs(v - asked); });
+        values.resize(kMostShown);
+        std::ranges::sort(values);
+        rest = "for example ";
+    }
+    std::string text = rest;
+    for (size_t i = 0; i < values.size(); ++i)
+        text += fmt::format("{}{}",
+                            i == 0                   ? ""
+                            : i + 1 == values.size() ? " or "
+                                                     : ", ",
+                            values[i]);
     return text;
 }
 
-std::string divisors(int64_t n) {
-    return divisors(n, [](int64_t) { return true; });
+// Divisors of n that `fits`.
+template <class Fits>
+std::string divisors(int64_t n, int64_t asked, Fits fits) {
+    std::vector<int64_t> found;
+    for (int64_t d = 1; d * d <= n; ++d) {
+        if (n % d != 0) continue;
+        if (fits(d)) found.push_back(d);
+        if (d != n / d && fits(n / d)) found.push_back(n / d);
+    }
+    std::ranges::sort(found);
+    return choices(found, asked);
+}
+
+std::string divisors(int64_t n, int64_t asked) {
+    return divisors(n, asked, [](int64_t) { return true; });
+}
+
+// The multiples of `unit` next to n: "64 or 96".
+std::string neighbours(int64_t n, int64_t unit) {
+    const int64_t below = n / unit * unit;
+    return below == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", below, below + unit);
 }
 
 bool file_name_safe(const std::string& name) {
@@ -71,20 +100,22 @@ private:
         if (m.d_head == 0 && m.d_model % m.n_heads != 0) {
             say("model.n_heads",
                 fmt::format("{} heads do not divide d_model {} ({} would); or give d_head",
-                            m.n_heads, m.d_model, divisors(m.d_model)),
+                            m.n_heads, m.d_model, divisors(m.d_model, m.n_heads)),
                 {"model.d_model", "model.d_head"});
             return;
         }
         if (m.n_heads % m.n_kv_heads != 0)
             say("model.n_kv_heads",
                 fmt::format("{} does not divide the {} query heads ({} would)", m.n_kv_heads,
-                            m.n_heads, divisors(m.n_heads)),
+                            m.n_heads, divisors(m.n_heads, m.n_kv_heads)),
                 {"model.n_heads"});
         const int rotary = m.rotary_size();
         if (rotary % 2 != 0)
             say("model.rotary_fraction",
-                fmt::format("{} of a head of {} rotates {} elements, which must be even",
-                            m.rotary_fraction, m.head_size(), rotary),
+                fmt::format("{} of a head of {} rotates {} elements, which must be even ({} would, "
+                            "or a head of {})",
+                            m.rotary_fraction, m.head_size(), rotary,
+                            static_cast<double>(rotary - 1) / m.head_size(), m.head_size() + 1),
                 {"model.d_model", "model.n_heads", "model.d_head"});
     }
 
@@ -102,15 +133,6 @@ private:
         if (moe.first_dense_layers > 0 && moe.d_dense == 0)
             say("model.moe.first_dense_layers", "dense layers need d_dense, their hidden size",
                 {"model.moe.d_dense"});
-        // Better refused than ignored.
-        if (moe.first_dense_layers == 0 && moe.d_dense > 0)
-            say("model.moe.d_dense",
-                "the model has no dense layers; give first_dense_layers or leave this out",
-                {"model.moe.first_dense_layers"});
-        if (moe.expert == ExpertKind::swiglu && moe.activation != MlpActivation::silu)
-            say("model.moe.activation",
-                "is for 'expert: mlp'; experts of kind swiglu have silu inside",
-                {"model.moe.expert"});
     }
 
     void vocabulary() {
@@ -138,7 +160,7 @@ private:
                 fmt::format("{} is more than the {} steps of the run", o.warmup,
                             config_.train.steps),
                 {"train.steps"});
-        if (o.min_lr > o.lr)
+        if (o.min_lr > o.lr && o.schedule != LrSchedule::constant)
             say("train.optimizer.min_lr", fmt::format("{} is more than lr {}", o.min_lr, o.lr),
                 {"train.optimizer.lr"});
     }
@@ -160,7 +182,7 @@ private:
                 say(path + ".expert_parallel",
                     fmt::format("{} does not divide the {} ranks of '{}' ({} would)",
                                 group.expert_parallel, group.ranks, group.name,
-                                divisors(group.ranks)),
+                                divisors(group.ranks, group.expert_parallel)),
                     {path + ".ranks"});
             batch(group, path);
             for (const auto& [source, weight] : group.data)
@@ -176,24 +198,31 @@ private:
         if (train.batch % group.ranks != 0) {
             say("train.batch",
                 fmt::format("{} sequences do not divide among the {} ranks of '{}' ({} ranks "
-                            "would do, or a batch of {} or {})",
-                            train.batch, group.ranks, group.name, divisors(train.batch),
-                            std::max(1, train.batch / group.ranks) * group.ranks,
-                            (train.batch / group.ranks + 1) * group.ranks),
+                            "would do, or a batch of {})",
+                            train.batch, group.ranks, group.name,
+                            divisors(train.batch, group.ranks),
+                            neighbours(train.batch, group.ranks)),
                 {path + ".ranks"});
             return;
         }
-        if (train.two_batch_overlap && train.micro_batch % 2 != 0)
-            say("train.two_batch_overlap",
-                fmt::format("a micro_batch of {} has no two equal halves; make it even",
-                            train.micro_batch),
-                {"train.micro_batch"});
         const int share = train.batch / group.ranks;
+        if (train.two_batch_overlap && train.micro_batch % 2 != 0) {
+            const std::string even =
+                divisors(share, train.micro_batch, [](int64_t d) { return d % 2 == 0; });
+            say("train.two_batch_overlap",
+                fmt::format("a micro_batch of {} has no two equal halves ({})", train.micro_batch,
+                            even.empty() ? fmt::format("and no even one divides the {} sequences "
+                                                       "of a rank of '{}'",
+                                                       share, group.name)
+                                         : even + " would"),
+                {"train.micro_batch"});
+        }
         if (share % train.micro_batch != 0)
             say("train.micro_batch",
                 fmt::format("{} does not divide the {} sequences that each rank of '{}' has of "
                             "batch {} ({} would)",
-                            train.micro_batch, share, group.name, train.batch, divisors(share)),
+                            train.micro_batch, share, group.name, train.batch,
+                            divisors(share, train.micro_batch)),
                 {"train.batch", path + ".ranks"});
     }
 
@@ -219,9 +248,6 @@ private:
                 fmt::format("{} is more than the {} held-out sequences of all sources", n,
                             sources * config_.data.valid_sequences),
                 {"data.valid_sequences", "data.sources"});
-        if (n > 0 && config_.model.moe.n_experts > 65536)
-            say(key, "compares ids of at most 65536 experts; 0 turns it off",
-                {"model.moe.n_experts"});
     }
 
     void rounds() {
@@ -233,14 +259,14 @@ private:
                 say(fmt::format("federation.{}.local_steps", cls),
                     fmt::format("{} neither divides federation.local_steps {} nor is a multiple of "
                                 "it ({}, or a multiple, would do)",
-                                steps, f.local_steps, divisors(f.local_steps)),
+                                steps, f.local_steps, divisors(f.local_steps, steps)),
                     {"federation.local_steps"});
         for (const auto& [moment, steps] :
              {std::pair{"first", f.first_moment_steps}, {"second", f.second_moment_steps}})
             if (f.inner_state == InnerState::average && steps % f.local_steps != 0)
                 say(fmt::format("federation.{}_moment.local_steps", moment),
-                    fmt::format("{} is no multiple of federation.local_steps {} ({} would do)",
-                                steps, f.local_steps, (steps / f.local_steps + 1) * f.local_steps),
+                    fmt::format("{} is no multiple of federation.local_steps {} ({} would)", steps,
+                                f.local_steps, neighbours(steps, f.local_steps)),
                     {"federation.local_steps"});
         if (f.reject_above > 0 && f.reject_above < 1)
             say("federation.reject_above",
@@ -260,7 +286,7 @@ private:
 
     void placement() {
         const int n_groups = static_cast<int>(config_.topology.groups.size());
-        if (config_.federation.placement == PlacementKind::explicit_lists) {
+        if (explicit_placement(config_)) {
             if (!lists()) return;
             for (int i = 0; i < n_groups; ++i)
                 residents(i, config_.topology.experts.at(config_.topology.groups[i].name).size(),
@@ -280,18 +306,19 @@ private:
         if (n_groups % replication != 0) {
             say(key,
                 fmt::format("{} does not divide the {} groups ({} would)", replication, n_groups,
-                            divisors(n_groups)),
+                            divisors(n_groups, replication)),
                 {"topology.groups"});
             return 0;
         }
         const int blocks = n_groups / replication;
         if (n_experts % blocks == 0) return blocks;
-        const std::string would =
-            divisors(n_groups, [&](int64_t r) { return n_experts % (n_groups / r) == 0; });
+        const std::string would = divisors(
+            n_groups, replication, [&](int64_t r) { return n_experts % (n_groups / r) == 0; });
         say(key,
             fmt::format("{} groups with replication {} hold {} blocks of experts, which do not "
-                        "divide n_experts {} (replication {} would)",
-                        n_groups, replication, blocks, n_experts, would),
+                        "divide n_experts {} (replication {} would, or {} experts)",
+                        n_groups, replication, blocks, n_experts, would,
+                        neighbours(n_experts, blocks)),
             {"topology.groups", "model.moe.n_experts"});
         return 0;
     }
@@ -346,7 +373,8 @@ private:
             say(path + ".expert_parallel",
                 fmt::format("{} shards for the {} experts that '{}' holds of {} ({} would)",
                             group.expert_parallel, residents, group.name, n_experts,
-                            divisors(group.ranks, [&](int64_t d) { return d <= residents; })),
+                            divisors(group.ranks, group.expert_parallel,
+                                     [&](int64_t d) { return d <= residents; })),
                 {path + ".ranks", key, "model.moe.n_experts"});
         const int top_k = config_.model.moe.top_k;
         const bool said =

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "config/effects.h"
 #include "config/validate.h"
 
 namespace fomoe {
@@ -71,27 +72,11 @@ private:
         }
     }
 
-    bool full_replicas() const {
-        const TopologyConfig& topology = config_.topology;
-        if (config_.federation.placement != PlacementKind::explicit_lists)
-            return config_.federation.replication == std::ssize(topology.groups);
-        return std::ranges::all_of(topology.groups, [&](const GroupConfig& group) {
-            const auto list = topology.experts.find(group.name);
-            return list != topology.experts.end() &&
-                   std::ssize(list->second) == config_.model.moe.n_experts;
-        });
-    }
-
     void warmup() {
         const FederationConfig& f = config_.federation;
         const std::string key = "federation.replication_warmup";
         const int64_t rounds = f.replication_warmup, end = rounds * f.local_steps;
-        if (rounds == 0) return;
-        if (full_replicas()) {
-            say(key, "has no effect where every group holds every expert anyway",
-                {"federation.placement", "federation.replication", "topology"});
-            return;
-        }
+        if (rounds == 0 || full_replicas(config_)) return;
         const std::string ends =
             fmt::format("{} rounds of {} steps end at step {}", rounds, f.local_steps, end);
         if (end >= config_.train.steps)
@@ -105,7 +90,8 @@ private:
                 say(key,
                     fmt::format("{}, inside a period of federation.{}.local_steps {} ({} rounds "
                                 "would do, or a multiple)",
-                                ends, name, steps, std::lcm(steps, f.local_steps) / f.local_steps),
+                                ends, name, steps,
+                                std::lcm(int64_t{steps}, int64_t{f.local_steps}) / f.local_steps),
                     {"federation.local_steps", "federation." + name + ".local_steps"});
         if (!f.schedule.empty() && end > f.schedule.begin()->first)
             say(key,

@@ -116,7 +116,7 @@ a.yaml:5:5: error: model.moe.topk: unknown key (did you mean 'top_k'?)
 a.yaml:6:13: error: model.moe.router: 'hard'; one of softmax, sigmoid is expected
 a.yaml:7:15: error: model.moe.aux_loss: '-1'; a number of at least 0 is expected
 a.yaml:9:1: error: seed: given twice, first in line 8
-a.yaml:10:16: error: train.steps: '1_000'; an integer of at least 1 is expected
+a.yaml:10:16: error: train.steps: '1_000'; an integer of at least 1 (or 10k, or 5Mt for tokens of one group) is expected
 a.yaml:10:30: error: train.batch: '0'; an integer of at least 1 is expected
 a.yaml:10:52: error: train.optimizer.beta2: '1'; a number from 0 to below 1 is expected
 9 errors; nothing was started.)");

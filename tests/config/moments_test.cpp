@@ -30,5 +30,5 @@ TEST_CASE("periods of moments are read, dumped and checked") {
                     "federation.inner_state: reset"));
     CHECK(errors(two + "average\n  second_moment: {local_steps: 12}\n") ==
           one_error("a.yaml:6:32: error: federation.second_moment.local_steps: 12 is no multiple "
-                    "of federation.local_steps 8 (16 would do)"));
+                    "of federation.local_steps 8 (8 or 16 would)"));
 }

@@ -156,12 +156,6 @@ TEST_CASE("rules of the phases fill in their numbers") {
           "step 1000; give fewer, or a longer run, or full replicas for all of it "
           "(federation.replication: 4)");
     CHECK(problem([](FederationConfig& f) {
-              f.replication_warmup = 2;
-              f.replication = 4;
-          }) ==
-          "federation.replication_warmup: has no effect where every group holds every expert "
-          "anyway");
-    CHECK(problem([](FederationConfig& f) {
               f.replication_warmup = 3;
               f.expert_steps = 64;
               f.router_steps = 8;
@@ -174,21 +168,6 @@ TEST_CASE("rules of the phases fill in their numbers") {
           }) ==
           "federation.replication_warmup: 6 rounds of 32 steps end at step 192, after step 160 "
           "where federation.schedule begins (5 rounds at most)");
-
-    Config config = four_groups();
-    config.federation.replication = 1;
-    config.federation.replication_warmup = 1;
-    config.federation.placement = PlacementKind::explicit_lists;
-    for (const GroupConfig& group : config.topology.groups)
-        for (int e = 0; e < 16; ++e) config.topology.experts[group.name].push_back(e);
-    REQUIRE(validate(config).size() == 1);
-    CHECK(validate(config)[0].message.find("has no effect") == 0);
-    config.topology.experts["d"].pop_back();
-    CHECK(validate(config).empty());
-    config = Config{};
-    config.data.sources = {{"a", "/a"}};
-    config.federation.replication_warmup = 1;
-    REQUIRE(validate(config).size() == 1);
 }
 
 TEST_CASE("phases are read, dumped, part of the fingerprint and refused where they stand") {

@@ -1,0 +1,102 @@
+#include "config/assign.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+namespace fomoe {
+namespace {
+
+constexpr size_t kMostBytes = 1 << 20;  // of a file: what is larger is no config
+
+bool set(const Key&, bool* value, const YAML::Node& node) {
+    *value = node.Scalar() == "true";
+    return !quoted(node) && (node.Scalar() == "true" || node.Scalar() == "false");
+}
+
+bool set(const Key& key, std::string* value, const YAML::Node& node) {
+    *value = node.Scalar();
+    return key.values.empty() || std::ranges::find(key.values, *value) != key.values.end();
+}
+
+bool set(const Key& key, const ChoiceField& value, const YAML::Node& node) {
+    const auto found = std::ranges::find(key.values, node.Scalar());
+    if (found == key.values.end()) return false;
+    value.set(static_cast<int>(found - key.values.begin()));
+    return true;
+}
+
+template <class Number>
+requires std::is_arithmetic_v<Number>
+bool set(const Key& key, Number* value, const YAML::Node& node) {
+    return assign_number(key, *value, node);
+}
+
+template <class Name, class Value>
+bool set(const Key&, std::map<Name, Value>*, const YAML::Node&) {
+    return false;
+}
+
+bool is_control(char c) {
+    const auto code = static_cast<unsigned char>(c);
+    return code < 0x20 && c != '\t' && c != '\n' && c != '\r';
+}
+
+}  // namespace
+
+std::string config_text(const std::string& path) {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored))
+        throw Error(Exit::usage, "is a directory; a file is expected");
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(Exit::usage, concat("cannot open: ", std::strerror(errno)));
+    std::string text(kMostBytes + 1, ' ');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    if (file.bad()) throw Error(Exit::usage, concat("cannot read: ", std::strerror(errno)));
+    text.resize(file.gcount());
+    if (text.size() > kMostBytes)
+        throw Error(Exit::usage,
+                    concat("has more than ", kMostBytes >> 10, " KiB; this is no config"));
+    if (std::ranges::any_of(text, is_control))
+        throw Error(Exit::usage, "holds control characters; a text file is expected");
+    return text;
+}
+
+std::optional<double> read_with_unit(const std::string& text, Unit unit) {
+    switch (unit) {
+        case Unit::count:
+        case Unit::steps:
+            return read_count(text);
+        case Unit::seconds:
+            return read_seconds(text);
+        case Unit::none:
+            break;
+    }
+    return {};
+}
+
+std::optional<double> tokens_of(const Key& key, const YAML::Node& node) {
+    if (key.unit != Unit::steps || !node.IsScalar() || quoted(node)) return {};
+    return read_tokens(node.Scalar());
+}
+
+bool assign(const Key& key, const Field& field, const YAML::Node& node) {
+    return node.IsScalar() &&
+           std::visit([&](const auto& value) { return set(key, value, node); }, field);
+}
+
+std::string mismatch(const Key& key, const YAML::Node& node) {
+    double number = 0;
+    if (key.limits.far && node.IsScalar() && !quoted(node) && !parse_number(node.Scalar(), number))
+        number = read_with_unit(node.Scalar(), key.unit).value_or(0);
+    const bool too_large = number > key.limits.most;
+    return fmt::format("{}; {} is expected", shown(node),
+                       too_large ? fmt::format("at most {}", static_cast<int64_t>(key.limits.most))
+                                 : expected_value(key));
+}
+
+}  // namespace fomoe
