@@ -142,7 +142,9 @@ int checked(const LoadedConfig& loaded, const Options& options) {
 int run(const Options& options, const std::vector<std::string>& arguments) {
     if (options.plan.asked())
         return run_alone([&] {
-            print_plan(resolved_config(options), options.plan);
+            const LoadedConfig loaded = loaded_config(options);
+            say(loaded.warnings);
+            print_plan(loaded.config, options.plan);
             return 0;
         });
     if (started_by_launcher()) {
