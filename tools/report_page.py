@@ -79,16 +79,16 @@ def rows_of(pairs):
                    if v not in (None, ""))
 
 
-def parameters(run, kinds):
+def parameters(run, kinds, digits=4):
     told = run.fact("parameters")
-    return ", ".join(f"{scale.short(told[k])} {k.replace('_', ' ')}" for k in kinds
+    return ", ".join(f"{scale.short(told[k], digits)} {k.replace('_', ' ')}" for k in kinds
                      if number(told.get(k)) is not None) if isinstance(told, dict) else ""
 
 
 def model(run):
     experts, top_k = run.fact("n_experts", "model.moe.n_experts"), \
         run.fact("top_k", "model.moe.top_k")
-    count = parameters(run, ("total", "active"))
+    count = parameters(run, ("total", "active"), 3)
     return ", ".join(filter(None, (
         f"{run.fact('n_layers', 'model.n_layers') or '?'} layers" if experts else "",
         f"{experts} experts, {top_k} of them for a token" if experts else "",

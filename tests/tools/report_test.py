@@ -272,7 +272,8 @@ class Configs(unittest.TestCase):
 
 class Scales(unittest.TestCase):
     def test_ticks_are_round_and_inside(self):
-        for low, high in ((0, 1), (1.53, 6.2), (0, 0.00037), (-0.4, 0.9), (3, 3), (0, 0), (1e9, 7e9),
+        for low, high in ((0, 1), (1.53, 6.2), (0, 0.00037), (-0.4, 0.9), (3, 3), (0, 0),
+                          (1e9, 7e9),
                           (0.98, 0.99)):
             axis = scale.y_scale([low, high], 100, 0, log=False)
             self.assertTrue(2 <= len(axis.ticks) <= 9, (low, high, axis.ticks))
