@@ -123,7 +123,7 @@ def evaluations(run):
     gap = number(last.get("gap"))
     words = "Held-out text, by domain: the union model has every expert; an own model is the " \
         "same weights with the experts of one group only." + \
-        (f" At the end the union stands {abs(gap):.4f} bits per byte "
+        (f" At step {last['step']} the union stands {abs(gap):.4f} bits per byte "
          f"{'above' if gap > 0 else 'below'} the mean of the own models (lower is better)."
          if gap is not None else "")
     return section("Evaluations", words, [
