@@ -53,8 +53,8 @@ def loss(run):
         noisy = noisy + [Series("union, held out", *map(list, zip(*union)), "union", True)]
     words = "Training loss of each group on its own data" + \
         (", and of the union model, with every expert, on held-out text of all domains."
-         if union else "; the union model was not evaluated while it trained "
-         "(federation.evaluate_every is 0).")
+         if union else "; the union model has not been evaluated in this run "
+         "(federation.evaluate_every).")
     marks = marks_of(run)
     parts = [charts.line_chart("Loss", noisy, "nats per token", marks=marks, note=note)]
     # The first steps fall so far that what comes later looks flat.

@@ -160,6 +160,13 @@ class Runs(WithFolder):
         self.assertEqual(west.start["n_experts"], 8)  # told by the first start only
         self.assertIn("resumed", self.page(run).words)
 
+    def test_time_between_two_parts_of_a_run_does_not_count(self):
+        group = report_data.Group("g", [
+            {"event": "start", "step": 0, "time": 100.0}, {"event": "step", "step": 1, "time": 130.0},
+            {"event": "start", "step": 1, "time": 9000.0},
+            {"event": "step", "step": 2, "time": 9007.0}])
+        self.assertEqual(group.seconds(), 37)
+
     def test_one_group(self):
         page = self.page(synthetic.write(self.folder / "solo", groups=["solo"], evaluate_every=0))
         self.assertIn("1 group: solo", page.text)
