@@ -51,7 +51,8 @@
         for (const s of shown) {
             const i = nearest(s.x, at), sx = position(s.x[i], data.sx, 0);
             if (Math.abs(sx - position(at, data.sx, 0)) > 12) continue;
-            rows.push([s.css, s.name, words(s.y[i], data.format)]);
+            const other = s.x[i] === at ? "" : ", " + data.x + " " + s.x[i];
+            rows.push([s.css, s.name + other, words(s.y[i], data.format)]);
             if (data.kind === "lines" && s.y[i] !== null)
                 dots.push([s.css, sx, position(s.y[i], data.sy, data.base)]);
         }
@@ -72,7 +73,9 @@
                         (value / 1000).toFixed(2) + "\u00d7 " + data.words, ""]];
         if (data.held.length) lines.push(["", "held by " + data.held[row], ""]);
         return {title: data.row + " " + data.rows[row] + ", " + when, rows: lines, dots: [],
-                x: null};
+                x: null, box: {x: data.left + column * data.wide / columns,
+                               y: data.top + row * data.high / rows,
+                               width: data.wide / columns, height: data.high / rows}};
     }
 
     function tell(tip, place) {
@@ -114,6 +117,7 @@
             if (place.x !== null)
                 element(cursor, "line", {x1: place.x, x2: place.x, y1: data.top, y2: data.bottom,
                                          class: "cursor"});
+            if (place.box) element(cursor, "rect", {...place.box, class: "cursor"});
             for (const [css, px, py] of place.dots)
                 element(cursor, "circle", {cx: px, cy: py, r: 4, class: "dot " + css});
             tell(tip, place);

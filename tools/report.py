@@ -14,8 +14,10 @@ import report_page
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, such as runs/quickstart")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN",
+                        help="a run's folder, such as runs/quickstart")
     parser.add_argument("-o", "--out", type=pathlib.Path, metavar="FILE",
                         help="the page (report.html in the folder of the first run)")
     arguments = parser.parse_args()

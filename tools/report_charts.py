@@ -173,8 +173,8 @@ def svg(width, height, parts, label):
 
 def line_chart(title, series, unit="", width=FULL, height=None, format="number", log=None,
                low=None, high=None, marks=(), x_label="step", note="", x_range=None):
-    """None if no series has a finite value."""
-    series = [s for s in series if s.x]
+    """Nothing if no series has a finite value."""
+    named, series = series, [s for s in series if s.x]
     if not any(v is not None for s in series for v in s.y):
         return ""
     height = height or (330 if width == FULL else 240 if width == HALF else 210)
@@ -206,7 +206,7 @@ def line_chart(title, series, unit="", width=FULL, height=None, format="number",
                      "the highest are drawn.")
     return figure(title, unit, svg(width, height, parts, title), width,
                   hover("lines", x_label, format, at_x, at_y, height, told),
-                  legend(series, marks), " ".join(notes))
+                  legend(named, marks), " ".join(notes))
 
 
 def line_svg(s, x, y, at_x, at_y, x_label):

@@ -102,9 +102,17 @@ class Group:
         return xs, ys
 
     def seconds(self):
-        """Wall-clock time from the first to the last line; None in files without times."""
-        times = [t for t in map(time_of, self.events) if t is not None]
-        return times[-1] - times[0] if len(times) > 1 else None
+        """From each start to the last line before the next one; None in files without times."""
+        total, begin, last = 0, None, None
+        for event in self.events:
+            time = time_of(event)
+            if time is None:
+                continue
+            if event["event"] == "start" or begin is None:
+                total += last - begin if begin is not None else 0
+                begin = time
+            last = time
+        return total + last - begin if begin is not None else None
 
 
 class Run:

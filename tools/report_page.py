@@ -79,16 +79,16 @@ def rows_of(pairs):
                    if v not in (None, ""))
 
 
-def parameters(run, kinds):
+def parameters(run, kinds, digits=4):
     told = run.fact("parameters")
-    return ", ".join(f"{scale.short(told[k])} {k.replace('_', ' ')}" for k in kinds
+    return ", ".join(f"{scale.short(told[k], digits)} {k.replace('_', ' ')}" for k in kinds
                      if number(told.get(k)) is not None) if isinstance(told, dict) else ""
 
 
 def model(run):
     experts, top_k = run.fact("n_experts", "model.moe.n_experts"), \
         run.fact("top_k", "model.moe.top_k")
-    count = parameters(run, ("total", "active"))
+    count = parameters(run, ("total", "active"), 3)
     return ", ".join(filter(None, (
         f"{run.fact('n_layers', 'model.n_layers') or '?'} layers" if experts else "",
         f"{experts} experts, {top_k} of them for a token" if experts else "",
@@ -171,7 +171,7 @@ def events(run):
         who = "all" if len(told) == len(run.groups) else ", ".join(dict.fromkeys(
             name for _, name in told))
         when = moment(told[0][0]) if told[0][0] is not None else ""
-        css = ' class="attention"' if kind in ("note", "round") else ""
+        css = ' class="attention"' if kind == "round" else ""
         rows.append(f"<tr{css}><td>{step}</td><td>{when}</td><td>{escape(who)}</td>"
                     f"<td>{escape(words)}</td></tr>")
     left_out = len(listed) - len(rows)
@@ -206,7 +206,7 @@ def compared(runs):
     figures = charts.line_chart("Training loss", noisy, "nats per token, mean over groups",
                                 note=note) + sections.grid([
         charts.line_chart("Union, held out", evaluated, "bits per byte, pooled", HALF),
-        charts.line_chart("Sent between groups", [s for s in sent if any(s.y)], "since step 1",
+        charts.line_chart("Sent between groups", sent if any(v for s in sent for v in s.y) else [], "since step 1",
                           HALF, format="bytes", log=False, low=0)])
     head = ("run", "state", "step", "training loss", "union, bits/byte", "sent",
             "data-parallel", "full replicas", "tokens/s")

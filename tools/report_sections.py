@@ -7,7 +7,8 @@ import report_scale as scale
 from report_charts import FULL, HALF, THIRD, Series
 from report_data import number, numbers
 
-TRAFFIC = {"shared": 0, "router": 2, "expert": 1, "copies": 3, "control": 5, "evaluations": 4}  # colour of each
+# The colour of each class.
+TRAFFIC = {"shared": 0, "router": 2, "expert": 1, "copies": 3, "control": 5, "evaluations": 4}
 MOST_OPEN = 12  # heat maps of layers that stand open
 
 
@@ -52,8 +53,8 @@ def loss(run):
         noisy = noisy + [Series("union, held out", *map(list, zip(*union)), "union", True)]
     words = "Training loss of each group on its own data" + \
         (", and of the union model, with every expert, on held-out text of all domains."
-         if union else "; the union model was not evaluated while it trained "
-         "(federation.evaluate_every is 0).")
+         if union else "; the union model has not been evaluated in this run "
+         "(federation.evaluate_every).")
     marks = marks_of(run)
     parts = [charts.line_chart("Loss", noisy, "nats per token", marks=marks, note=note)]
     # The first steps fall so far that what comes later looks flat.
@@ -120,9 +121,9 @@ def evaluations(run):
             cells.append(f"<td{best}>{'' if value is None else f'{value:.4f}'}</td>")
         body.append(f"<tr><th>{charts.escape(name)}</th>{''.join(cells)}</tr>")
     gap = number(last.get("gap"))
-    words = "Held-out text, by domain: the union model has every expert; an own model is the same " \
-        "weights with the experts of one group only." + \
-        (f" At the end the union stands {abs(gap):.4f} bits per byte "
+    words = "Held-out text, by domain: the union model has every expert; an own model is the " \
+        "same weights with the experts of one group only." + \
+        (f" At step {last['step']} the union stands {abs(gap):.4f} bits per byte "
          f"{'above' if gap > 0 else 'below'} the mean of the own models (lower is better)."
          if gap is not None else "")
     return section("Evaluations", words, [
@@ -196,10 +197,11 @@ def experts(run):
             lines = [s for s in lines if any(s.y)]
             if lines:
                 chance = layer_means(run, "chance")
-                lines += [Series("if all were chosen alike", s.x, s.y, "reference") for s in chance[:1]]
+                lines += [Series("if all were chosen alike", s.x, s.y, "reference")
+                          for s in chance[:1]]
         small.append(charts.line_chart(title, lines, unit, HALF, 250, form, log=False))
-    words = "Where the tokens of all groups went: choices that were executed, by expert and round." + \
-        (f" A column is the mean of {-(-len(rounds) // heat.MOST_COLUMNS)} rounds."
+    words = "Where the tokens of all groups went: choices that were executed, by expert and " \
+        "round." + (f" A column is the mean of {-(-len(rounds) // heat.MOST_COLUMNS)} rounds."
          if len(rounds) > heat.MOST_COLUMNS else "")
     return section("Experts", words if figures else
                    "This run's metrics do not tell the load of each expert.", parts + [grid(small)])
@@ -281,8 +283,8 @@ def traffic(run):
     notes = [f"By class: {by_class}."]
     evaluated = sent.get("evaluations", 0)
     if 0 < evaluated < total and others[1][1]:
-        notes.append(f"Without the evaluations {scale.bytes_text(total - evaluated)}: data-parallel "
-                     f"{scale.ratio(others[1][1] / (total - evaluated))}.")
+        notes.append(f"Without the evaluations {scale.bytes_text(total - evaluated)}: "
+                     f"data-parallel {scale.ratio(others[1][1] / (total - evaluated))}.")
     known = sum(sent.values())
     if known < total:
         notes.append(f"The class is known of {scale.bytes_text(known)}; the metrics lack the "

@@ -160,6 +160,13 @@ class Runs(WithFolder):
         self.assertEqual(west.start["n_experts"], 8)  # told by the first start only
         self.assertIn("resumed", self.page(run).words)
 
+    def test_time_between_two_parts_of_a_run_does_not_count(self):
+        group = report_data.Group("g", [
+            {"event": "start", "step": 0, "time": 100.0}, {"event": "step", "step": 1, "time": 130.0},
+            {"event": "start", "step": 1, "time": 9000.0},
+            {"event": "step", "step": 2, "time": 9007.0}])
+        self.assertEqual(group.seconds(), 37)
+
     def test_one_group(self):
         page = self.page(synthetic.write(self.folder / "solo", groups=["solo"], evaluate_every=0))
         self.assertIn("1 group: solo", page.text)
@@ -272,7 +279,8 @@ class Configs(unittest.TestCase):
 
 class Scales(unittest.TestCase):
     def test_ticks_are_round_and_inside(self):
-        for low, high in ((0, 1), (1.53, 6.2), (0, 0.00037), (-0.4, 0.9), (3, 3), (0, 0), (1e9, 7e9),
+        for low, high in ((0, 1), (1.53, 6.2), (0, 0.00037), (-0.4, 0.9), (3, 3), (0, 0),
+                          (1e9, 7e9),
                           (0.98, 0.99)):
             axis = scale.y_scale([low, high], 100, 0, log=False)
             self.assertTrue(2 <= len(axis.ticks) <= 9, (low, high, axis.ticks))

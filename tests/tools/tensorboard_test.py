@@ -1,4 +1,4 @@
-"""What tools/to_tensorboard.py writes, as the package tensorboard reads it; it must be installed."""
+"""What tools/to_tensorboard.py writes, as the package reads it, which must be installed."""
 import json
 import math
 import os
