@@ -8,6 +8,8 @@
 #include "config/dump.h"
 #include "model/flops.h"
 #include "ops/matmul_ceiling.h"
+#include "plan/traffic.h"
+#include "train/plan_check.h"
 
 namespace fomoe {
 namespace {
@@ -98,6 +100,16 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
         evaluation_.emplace(state(), link_, ranks_, backend_);
 }
 
+MemoryPlan Trainer::planned_memory() const {
+    MemoryPlan plan = memory_plan(
+        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, plan_threads(),
+        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
+    if (evaluation_)
+        plan.evaluation =
+            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
+    return plan;
+}
+
 void Trainer::describe() const {
     double parameters = 0, experts = 0;
     for (const Parameter& p : all_) {
@@ -115,13 +127,8 @@ void Trainer::describe() const {
                         placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
     }
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
-    const int threads = backend_.host_memory() ? threads_.count : 0;
-    MemoryPlan plan = memory_plan(
-        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
-        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
-    if (evaluation_)
-        plan.evaluation =
-            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), threads);
+    const int threads = plan_threads();
+    const MemoryPlan plan = planned_memory();
     const auto if_any = [](const char* name, int64_t bytes) {
         return bytes > 0 ? fmt::format(", {} {}", name, mebibytes(bytes)) : "";
     };
@@ -334,11 +341,16 @@ Exit Trainer::run() {
             save(step);
     }
     const bool finished = step >= steps;
+    const std::vector<RankMemory> memory =
+        memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
+                               .peak = memory_use().peak_bytes - memory_before_});
     if (speaks()) {
-        if (sent_.total_sent() > 0 && (finished || stop))
+        if (sent_.total_sent() > 0 && (finished || stop)) {
             log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-        const int64_t peak = memory_use().peak_bytes - memory_before_;
-        log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
+            if (!evaluation_)
+                log_info(traffic_line(run_traffic(config_, step).total_sent(), sent_.total_sent()));
+        }
+        log_info(memory_line(memory));
     }
     if (!finished && !stop) return Exit::done;  // another placement follows
     if (metrics_) metrics_->end(step, finished ? "done" : "stopped");

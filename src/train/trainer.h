@@ -44,6 +44,9 @@ public:
     int64_t steps_done() const { return steps_done_; }
 
 private:
+    MemoryPlan planned_memory() const;
+    // As of memory_plan.
+    int plan_threads() const { return backend_.host_memory() ? threads_.count : 0; }
     void describe() const;
     void start_or_resume();
     void enter_phase(int64_t step);
