@@ -46,6 +46,7 @@ Json kind_json(const Config& config, const Plan& plan, const GroupKind& kind) {
             {"worst", kind.dispatch.worst}}},
           {"workspace", kind.workspace},
           {"evaluation", m.evaluation},
+          {"page_ends", m.pages},
           {"total", kind.device_bytes},
           {"host", kind.host_bytes}}},
         {"executed_choices_per_token", kind.choices},
@@ -78,7 +79,7 @@ std::string plan_json(const Config& config, const Plan& plan) {
                           {"experts", group.shards}});
     }
     const ParameterCounts& n = plan.parameters;
-    json["parameters"] = {{"total", n.total()},
+    json["parameters"] = {{"total", n.total},
                           {"active", n.active},
                           {"shared", n.shared},
                           {"router", n.router},

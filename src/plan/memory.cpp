@@ -10,17 +10,14 @@
 namespace fomoe {
 namespace {
 
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
 // The experts among which a token's choices fall: where absent ones are not even chosen, those of
-// the group's first layer with experts, which all layers have as many of.
-int candidates(const Config& config, const World& world, const ArenaLayout& layout) {
-    const MoeConfig& moe = config.model.moe;
-    if (config.federation.absent != AbsentPolicy::reroute) return moe.n_experts;
-    const Placement placement(config.federation, config.topology, moe.n_experts);
-    const bool routed =
-        !layout.parameters.empty() && moe.first_dense_layers < config.model.n_layers;
-    return routed
-               ? static_cast<int>(placement.residents(moe.first_dense_layers, world.group).size())
-               : moe.n_experts;
+// its group.
+int candidates(const Config& config, const BatchShape& shape) {
+    const int all = config.model.moe.n_experts;
+    if (config.federation.absent != AbsentPolicy::reroute) return all;
+    return std::clamp(shape.shard_experts * shape.expert_parallel, 1, all);
 }
 
 // `among`: the experts that a token's choices fall on.
@@ -37,53 +34,69 @@ Routed even(const MoeConfig& moe, const BatchShape& shape, int among) {
     return {.rows = rows, .choices = choices, .sent = rows};
 }
 
-// Bytes of what is as long as `room`, of a lane, in all layers. In a layer whose hidden values are
-// kept for `hidden` choices.
-double dispatched_bytes(const ModelConfig& model, const BatchShape& shape, const Routed& room,
-                        double hidden) {
-    const MoeConfig& moe = model.moe;
-    const double K = moe.top_k, D = model.d_model, C = size_of(shape.dtype);
-    const double U = moe.expert == ExpertKind::swiglu ? 2 : 1;
-    const double layers = model.n_layers - moe.first_dense_layers;
-    const double of_choices = layers * (hidden * U * moe.d_expert * C + room.choices * 4);
-    if (shape.expert_parallel == 1) return of_choices;
-    const double of_layers = layers * (room.rows * (D * C + 2 * K * 4) + room.sent * 4);
-    return of_choices + of_layers + room.rows * (2 * D * C + K * 4) +
-           room.sent * (D * C + 2 * K * 4);
+// Addresses of a layout whose memory nobody touches.
+class NoMemory final : public Memory {
+public:
+    static constexpr int64_t kBegin = int64_t{1} << 30;
+    void* allocate(int64_t, std::string_view) override { return reinterpret_cast<void*>(kBegin); }
+    void release(void*) override {}
+};
+
+// Calls f(tensor, its bytes in use) for all that is as long as what comes to the experts, or leaves
+// for them, in the activations of a lane. `hidden`: choices whose hidden values are kept.
+template <class F>
+void for_each_dispatched(const Activations& lane, const Routed& use, double hidden, const F& f) {
+    const auto rows = [&](const Tensor& tensor, double n) {
+        if (tensor.count() == 0 || !tensor.data) return;
+        const double row = static_cast<double>(tensor.bytes()) / tensor.shape[0];
+        f(tensor, std::min<int64_t>(static_cast<int64_t>(n * row), tensor.bytes()));
+    };
+    for (const LayerActivations& layer : lane.layers) {
+        rows(layer.hidden, hidden);
+        rows(layer.choice, use.choices);
+        rows(layer.send_token, use.sent);
+        for (const Tensor* row : {&layer.row_x, &layer.row_gate, &layer.row_slot})
+            rows(*row, use.rows);
+    }
+    for (const Tensor* sent : {&lane.send_x, &lane.send_gate, &lane.send_slot})
+        rows(*sent, use.sent);
+    for (const Tensor* row : {&lane.row_y, &lane.row_dy, &lane.row_dgate}) rows(*row, use.rows);
 }
 
-// What there is room for.
-Routed capacity(const MoeConfig& moe, const BatchShape& shape) {
-    const double sent =
-        static_cast<double>(shape.tokens() * std::min(moe.top_k, shape.expert_parallel));
-    return {.rows = static_cast<double>(shape.rows()),
-            .choices = static_cast<double>(shape.choices(moe)),
-            .sent = shape.expert_parallel == 1 ? 0 : sent};
+std::vector<Activations> laid_out(const ModelConfig& model, const BatchShape& shape) {
+    NoMemory memory;
+    Arena arena(memory, Transformer::activation_bytes(model, shape));
+    std::vector<Activations> lanes;
+    for (int i = 0; i < shape.lanes; ++i)
+        lanes.push_back(lay_out_activations(model, shape.lane(), arena));
+    return lanes;
 }
 
-// Of it what an even routing makes use of.
-Routed within(const Routed& use, const Routed& room) {
-    return {.rows = std::min(use.rows, room.rows),
-            .choices = std::min(use.choices, room.choices),
-            .sent = std::min(use.sent, room.sent)};
-}
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Buffers sized for the worst routing are touched only as far as rows come. Returns the part of
-// their bytes that an even routing leaves untouched, of a lane.
-int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape, int among) {
-    const Routed room = capacity(model.moe, shape);
-    const Routed used = within(even(model.moe, shape, among), room);
-    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
-    const bool all = shape.dtype != DType::f32 && shape.expert_parallel == 1;
-    return static_cast<int64_t>(
-        dispatched_bytes(model, shape, room, room.choices) -
-        dispatched_bytes(model, shape, used, all ? room.choices : used.choices));
-}
+// What the CPU backend rounds an arena up to: large ones to huge pages.
+int64_t page_of(int64_t arena) { return arena >= 2 * kHugePage ? kHugePage : 4096; }
 
+// On the CPU, buffers sized for the worst routing take memory only as far as rows come, page by
+// page.
 int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int among,
                              int threads) {
     const int64_t all = Transformer::activation_bytes(model, shape);
-    return threads > 0 ? all - shape.lanes * untouched_bytes(model, shape.lane(), among) : all;
+    if (threads == 0) return all;
+    const int64_t page = page_of(all);
+    const Routed use = even(model.moe, shape.lane(), among);
+    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
+    const bool rounds_all = shape.dtype != DType::f32 && shape.expert_parallel == 1;
+    const double hidden = rounds_all ? double(shape.choices(model.moe)) : use.choices;
+    int64_t untouched = 0;
+    for (const Activations& lane : laid_out(model, shape))
+        for_each_dispatched(lane, use, hidden, [&](const Tensor& tensor, int64_t used) {
+            const int64_t begin = reinterpret_cast<int64_t>(tensor.data) - NoMemory::kBegin;
+            const int64_t first = round_up(begin + used, page);
+            const int64_t end = (begin + tensor.bytes()) / page * page;
+            untouched += std::max<int64_t>(0, end - first);
+        });
+    return all - untouched;
 }
 
 // The longest stretch of the arena that experts of a layer lie in.
@@ -166,7 +179,7 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
     const int64_t expert_slice = trained / (group.ranks / group.expert_parallel);
-    const int among = candidates(config, world, layout);
+    const int among = candidates(config, shape);
     MemoryPlan plan;
     plan.weights = layout.size() * 4;
     if (shape.dtype == DType::bf16) plan.rounded = layout.size() * size_of(DType::bf16);
@@ -178,6 +191,10 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
         plan.scratch = scratch_bytes(config.model, shape.lane(), among, plan.copies > 0, threads) +
                        widened_bytes(config.model, shape.lane(), layout, among);
     plan.outer = outer;
+    if (threads > 0)
+        for (int64_t arena :
+             {plan.weights + plan.rounded, plan.gradients, plan.moments, plan.copies})
+            plan.pages += round_up(arena, page_of(arena)) - arena;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
 }
@@ -186,8 +203,7 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
                          const FrozenLayout& copies, int threads) {
     const FederationConfig& federation = config.federation;
     const BatchShape shape = Transformer::training_shape(config, layout, world, &copies);
-    int64_t bytes =
-        resident_activations(config.model, shape, candidates(config, world, layout), threads);
+    int64_t bytes = resident_activations(config.model, shape, candidates(config, shape), threads);
     if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
         federation.reject_above > 0 || !one_period(federation))
         bytes += copies.size * size_of(DType::bf16);
@@ -199,25 +215,26 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
 
 Routed even_routing(const Config& config, const World& world, const ArenaLayout& layout,
                     const FrozenLayout* frozen) {
-    return even(config.model.moe, Transformer::training_shape(config, layout, world, frozen).lane(),
-                candidates(config, world, layout));
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    return even(config.model.moe, shape.lane(), candidates(config, shape));
 }
 
 DispatchBytes dispatch_bytes(const Config& config, const World& world, const ArenaLayout& layout,
                              const FrozenLayout* frozen) {
-    const MoeConfig& moe = config.model.moe;
-    BatchShape shape = Transformer::training_shape(config, layout, world, frozen).lane();
-    const auto bytes = [&](const Routed& room) {
-        const int lanes = config.train.two_batch_overlap && shape.expert_parallel > 1 ? 2 : 1;
-        return static_cast<int64_t>(lanes *
-                                    dispatched_bytes(config.model, shape, room, room.choices));
+    BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    const Routed use = even_routing(config, world, layout, frozen);
+    DispatchBytes bytes;
+    const auto add = [&](int64_t DispatchBytes::*room) {
+        for (const Activations& lane : laid_out(config.model, shape))
+            for_each_dispatched(lane, use, use.choices, [&](const Tensor& tensor, int64_t used) {
+                bytes.*room += tensor.bytes();
+                if (room == &DispatchBytes::planned) bytes.even += used;
+            });
     };
-    const Routed planned = capacity(moe, shape);
+    add(&DispatchBytes::planned);
     shape.row_capacity = shape.choice_capacity = 0;
-    const Routed worst = capacity(moe, shape);
-    return {.even = bytes(within(even_routing(config, world, layout, frozen), worst)),
-            .planned = bytes(planned),
-            .worst = bytes(worst)};
+    add(&DispatchBytes::worst);
+    return bytes;
 }
 
 int64_t recomputed_bytes(const Config& config, const World& world, const ArenaLayout& layout,

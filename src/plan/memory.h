@@ -19,11 +19,12 @@ struct MemoryPlan {
     int64_t scratch = 0;       // that the CPU's ops keep beside their operands, f32 of bf16 too
     int64_t outer = 0;         // of the outer step: outer_bytes()
     int64_t copies = 0;        // frozen copies of absent experts
+    int64_t pages = 0;         // what the CPU's huge pages add to all of these
     int64_t evaluation = 0;    // what an evaluation during the run takes until it is over
     int64_t expert_state = 0;  // the routed experts' part of weights, gradients and moments
     int64_t total() const {
         return weights + rounded + gradients + moments + activations + scratch + outer + copies +
-               evaluation;
+               pages + evaluation;
     }
 };
 

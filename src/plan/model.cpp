@@ -2,15 +2,18 @@
 
 namespace fomoe {
 
-ParameterCounts count_parameters(const std::vector<Parameter>& parameters, const MoeConfig& moe) {
-    ParameterCounts counts;
-    for (const Parameter& p : parameters) {
-        int64_t* const of_class[] = {&counts.shared, &counts.router, &counts.expert};
+ParameterCounts count_parameters(const ModelConfig& model, const std::vector<Parameter>& all,
+                                 const std::vector<Parameter>& held) {
+    ParameterCounts n;
+    for (const Parameter& p : all) {
+        int64_t* const of_class[] = {&n.shared, &n.router, &n.expert};
         *of_class[static_cast<int>(p.cls)] += p.count();
     }
+    n.total = n.shared + n.router + n.expert;
     // Experts are alike.
-    counts.active = counts.shared + counts.router + counts.expert / moe.n_experts * moe.top_k;
-    return counts;
+    n.active = n.shared + n.router + n.expert / model.moe.n_experts * model.moe.top_k;
+    for (const Parameter& p : held) n.per_rank += p.count();
+    return n;
 }
 
 }  // namespace fomoe

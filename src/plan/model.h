@@ -10,12 +10,12 @@
 namespace fomoe {
 
 struct ParameterCounts {
+    int64_t total = 0, active = 0;  // active: that a token meets, with top_k experts a layer
     int64_t shared = 0, router = 0, expert = 0;
-    int64_t active = 0;  // that a token meets: all but the experts that it does not choose
-
-    int64_t total() const { return shared + router + expert; }
+    int64_t per_rank = 0;  // that one rank holds
 };
-// Of a table of parameters, or of what one rank holds of it.
-ParameterCounts count_parameters(const std::vector<Parameter>& parameters, const MoeConfig& moe);
+// `all` are the parameters of the model, `held` those of the rank.
+ParameterCounts count_parameters(const ModelConfig& model, const std::vector<Parameter>& all,
+                                 const std::vector<Parameter>& held);
 
 }  // namespace fomoe

@@ -58,17 +58,17 @@ GroupKind kind_of(const Config& config, const FederationConfig& federation,
     const World::Group& own = world.own();
     const bool proxy = config.federation.absent == AbsentPolicy::proxy;
     const FrozenLayout* frozen = proxy ? &tables.frozen : nullptr;
-    const ParameterCounts held = count_parameters(tables.layout.parameters, config.model.moe);
     const int residents = static_cast<int>(
         tables.placement.residents(first_routed_layer(config), world.group).size());
     const Choices choices = choices_of(config, residents);
     const double layers = std::max(1, config.model.n_layers - config.model.moe.first_dense_layers);
     const double tokens = double(config.train.batch) * config.data.seq_len;
 
-    GroupKind kind{.groups = {world.group},
-                   .ranks = own.ranks,
-                   .expert_parallel = own.expert_parallel,
-                   .parameters = held.total()};
+    GroupKind kind{
+        .groups = {world.group},
+        .ranks = own.ranks,
+        .expert_parallel = own.expert_parallel,
+        .parameters = count_parameters(config.model, {}, tables.layout.parameters).per_rank};
     const int64_t outer =
         world.n_groups() > 1 ? outer_bytes(federation, tables.spans, tables.layout) : 0;
     kind.memory = memory_plan(config, world, tables.layout, frozen, threads, outer);
@@ -147,7 +147,7 @@ Plan make_plan(const Config& config, const PlanOptions& options) {
     plan.rates = device_rates(device, options.cores, plan.ranks);
     plan.local_steps = federation.local_steps;
     const FederationTables tables(config, federation, 0);
-    plan.parameters = count_parameters(tables.all, config.model.moe);
+    plan.parameters = count_parameters(config.model, tables.all, {});
     for (int g = 0; g < n_groups; ++g) {
         plan.experts.push_back(experts_of(config, tables, g));
         const auto same = std::ranges::find_if(plan.kinds, [&](const GroupKind& kind) {

@@ -90,8 +90,8 @@ private:
     void parameters() {
         const ParameterCounts& n = plan_.parameters;
         line("parameters: {} total, {} active for a token | shared {}, router {}, expert {}",
-             count_text(n.total()), count_text(n.active), count_text(n.shared),
-             count_text(n.router), count_text(n.expert));
+             count_text(n.total), count_text(n.active), count_text(n.shared), count_text(n.router),
+             count_text(n.expert));
         for (const GroupKind& kind : plan_.kinds)
             line("  a rank of {} holds {}", names(kind), count_text(kind.parameters));
         line("");
@@ -122,6 +122,7 @@ private:
                 size_text(kind.dispatch.even), size_text(kind.dispatch.planned),
                 size_text(kind.dispatch.worst));
         row("evaluation", m.evaluation, "while one runs");
+        row("page ends", m.pages, "what huge pages round up");
         row("workspace", kind.workspace,
             is_gpu() ? "estimate: of the largest op" : "of the largest op");
         if (!is_gpu())

@@ -18,6 +18,30 @@ size_t probe_ids(const Config& config) {
     return int64_t{config.federation.probe_sequences} * config.data.seq_len * layers * moe.top_k;
 }
 
+// What a round exchanges: classes, moments, and whether frozen copies are refreshed.
+using Due = std::tuple<Classes, Moments, bool>;
+
+// The rounds of a phase up to `step`, how many of each kind. `copies_age` as of Federation.
+std::map<Due, int64_t> rounds_of(const Config& config, const Phase& phase, int64_t step,
+                                 int64_t& copies_age) {
+    const FederationConfig& federation = phase.federation;
+    const bool proxy = federation.absent == AbsentPolicy::proxy;
+    std::map<Due, int64_t> rounds;
+    for (int64_t s = phase.begin + 1; s <= std::min(phase.end, step); ++s) {
+        const bool last = s == config.train.steps;
+        const Classes due = last ? kAllClasses : classes_due(federation, s - phase.begin);
+        if (due == Classes{}) continue;
+        const bool average = federation.inner_state == InnerState::average;
+        const Moments moments =
+            last && average ? kAllMoments : moments_due(federation, s - phase.begin);
+        const bool experts = due[static_cast<int>(ParamClass::expert)];
+        const bool copies = proxy && experts && ++copies_age >= federation.refresh;
+        if (copies) copies_age = 0;
+        ++rounds[{due, moments, copies}];
+    }
+    return rounds;
+}
+
 // Who sends knows; nobody sends here.
 std::vector<TrafficBytes> copies_traffic(const FederationTables& tables) {
     const std::unique_ptr<Communicator> alone = make_self_communicator();
@@ -79,38 +103,28 @@ std::vector<TrafficBytes> round_traffic(const Config& config, const FederationCo
     return groups;
 }
 
-TrafficBytes run_traffic(const Config& config, int64_t step) {
+TrafficBytes run_traffic(const Config& config, int64_t step, const FederationTables* known) {
     TrafficBytes sum;
     if (config.topology.groups.size() == 1) return sum;
-    const bool proxy = config.federation.absent == AbsentPolicy::proxy;
-    const int expert = static_cast<int>(ParamClass::expert);
-    std::optional<FederationTables> tables;
-    std::optional<bool> full_replicas;  // of the tables
+    const std::vector<bool> everyone(config.topology.groups.size(), true);
+    const std::vector<Phase> phases = phases_of(config);
+    std::optional<FederationTables> own;
     int64_t copies_age = 0;
-    for (const Phase& phase : phases_of(config)) {
-        if (full_replicas != phase.full_replicas) copies_age = 0;
-        using Due = std::tuple<Classes, Moments, bool>;
-        std::map<Due, int64_t> rounds;
-        for (int64_t s = phase.begin + 1; s <= std::min(phase.end, step); ++s) {
-            const bool last = s == config.train.steps;
-            const Classes due = last ? kAllClasses : classes_due(phase.federation, s - phase.begin);
-            if (due == Classes{}) continue;
-            Moments moments = moments_due(phase.federation, s - phase.begin);
-            if (last && config.federation.inner_state == InnerState::average) moments = kAllMoments;
-            const bool copies = proxy && due[expert] && ++copies_age >= config.federation.refresh;
-            if (copies) copies_age = 0;
-            ++rounds[{due, moments, copies}];
-        }
+    for (size_t i = 0; i < phases.size(); ++i) {
+        const Phase& phase = phases[i];
+        // Another placement: what is frozen is new.
+        const bool moved = i > 0 && phase.full_replicas != phases[i - 1].full_replicas;
+        if (moved) copies_age = 0;
+        const std::map<Due, int64_t> rounds = rounds_of(config, phase, step, copies_age);
         if (rounds.empty()) continue;
-        if (full_replicas != phase.full_replicas) tables.emplace(config, phase.federation, 0);
-        full_replicas = phase.full_replicas;
-        const std::vector<bool> everyone(tables->world.n_groups(), true);
+        const bool is_known = known && phase.full_replicas == phases.back().full_replicas;
+        if (!is_known && (moved || !own)) own.emplace(config, phase.federation, 0);
         for (const auto& [due, n] : rounds) {
             const auto& [classes, moments, copies] = due;
             const std::vector<TrafficBytes> groups =
-                round_traffic(config, phase.federation, *tables,
+                round_traffic(config, phase.federation, is_known ? *known : *own,
                               {.classes = classes, .moments = moments, .groups = everyone}, copies);
-            for (int64_t i = 0; i < n; ++i)
+            for (int64_t round = 0; round < n; ++round)
                 for (const TrafficBytes& bytes : groups) sum += bytes;
         }
     }

@@ -39,7 +39,9 @@ std::vector<TrafficBytes> round_traffic(const Config& config, const FederationCo
                                         bool copies);
 
 // What all groups together send and receive in the rounds of steps 1 to `step` of the run. Without
-// what evaluations and the calibration send, and as if no contribution were left out.
-TrafficBytes run_traffic(const Config& config, int64_t step);
+// what evaluations and the calibration send, and as if no contribution were left out. `known`: the
+// tables of the run's last phase, where they are at hand.
+TrafficBytes run_traffic(const Config& config, int64_t step,
+                         const FederationTables* known = nullptr);
 
 }  // namespace fomoe

@@ -24,7 +24,7 @@ std::string short_number(double x) {
     return fmt::format("{:.{}f}", x, x < 9.995 ? 2 : x < 99.95 ? 1 : 0);
 }
 
-std::string sent_by_others(const char* name, int64_t bytes, int64_t sent) {
+std::string sent_by_others(const char* name, double bytes, int64_t sent) {
     const Unit unit = unit_of(static_cast<double>(bytes));
     return fmt::format(" | {} {} {}, {}x", name, short_number(bytes / unit.bytes), unit.name,
                        short_number(static_cast<double>(bytes) / static_cast<double>(sent)));

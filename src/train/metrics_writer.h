@@ -20,16 +20,10 @@
 #include <vector>
 
 #include "base/line_file.h"
+#include "plan/model.h"
 #include "train/metrics.h"
 
 namespace fomoe {
-
-// Numbers of weights.
-struct ParameterCounts {
-    int64_t total = 0, active = 0;  // active: that a token meets, with top_k experts a layer
-    int64_t shared = 0, router = 0, expert = 0;
-    int64_t per_rank = 0;  // that the group's first rank holds
-};
 
 struct StartMetrics {
     int64_t step = 0;  // that is done; 0 for a new run

@@ -207,20 +207,6 @@ std::vector<std::string> start_block(const StartFacts& facts) {
     return lines;
 }
 
-ParameterCounts count_parameters(const ModelConfig& model, const std::vector<Parameter>& all,
-                                 const std::vector<Parameter>& held) {
-    ParameterCounts n;
-    for (const Parameter& p : all) {
-        n.total += p.count();
-        (p.cls == ParamClass::expert   ? n.expert
-         : p.cls == ParamClass::router ? n.router
-                                       : n.shared) += p.count();
-    }
-    n.active = n.total - n.expert + n.expert / model.moe.n_experts * model.moe.top_k;
-    for (const Parameter& p : held) n.per_rank += p.count();
-    return n;
-}
-
 StartMetrics start_metrics(const Config& config, const World& world, const Placement& placement,
                            const ParameterCounts& parameters, const std::string& backend) {
     StartMetrics m{.steps = config.train.steps,

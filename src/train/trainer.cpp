@@ -7,6 +7,8 @@
 #include "base/memory_use.h"
 #include "config/dump.h"
 #include "model/flops.h"
+#include "plan/traffic.h"
+#include "train/plan_check.h"
 
 namespace fomoe {
 namespace {
@@ -14,8 +16,6 @@ namespace {
 bool keeps_copies(const Config& config) { return config.federation.absent == AbsentPolicy::proxy; }
 
 constexpr size_t kLossSteps = 10;  // whose mean is told at the end
-
-std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
 
 int64_t tokens_of_steps(const Config& config, int64_t steps) {
     return steps * config.train.batch * config.data.seq_len *
@@ -71,6 +71,16 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
         evaluation_.emplace(state(), link_, ranks_, backend_);
 }
 
+MemoryPlan Trainer::planned_memory() const {
+    MemoryPlan plan = memory_plan(
+        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, plan_threads(),
+        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
+    if (evaluation_)
+        plan.evaluation =
+            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
+    return plan;
+}
+
 void Trainer::describe(const std::vector<RankPlace>& places) const {
     for (const std::string& line :
          start_block({.config = config_,
@@ -83,14 +93,7 @@ void Trainer::describe(const std::vector<RankPlace>& places) const {
          .ceiling = ceiling_}))
         log_info(line);
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
-    const int threads = backend_.host_memory() ? threads_.count : 0;
-    MemoryPlan plan = memory_plan(
-        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
-        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
-    if (evaluation_)
-        plan.evaluation =
-            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), threads);
-    log_info(memory_line(plan, threads > 0));
+    log_info(memory_line(planned_memory(), plan_threads() > 0));
 }
 
 void Trainer::start_or_resume() {
@@ -376,11 +379,16 @@ Exit Trainer::end(bool stopped) {
         if (speaks())
             for (const std::string& line : end_lines(done)) log_info(line);
     }
+    const std::vector<RankMemory> memory =
+        memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
+                               .peak = memory_use().peak_bytes - memory_before_});
     if (speaks()) {
-        if (sent_.total_sent() > 0 && last)
+        if (sent_.total_sent() > 0 && last) {
             log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-        const int64_t peak = memory_use().peak_bytes - memory_before_;
-        log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
+            if (!evaluation_)
+                log_info(traffic_line(run_traffic(config_, step).total_sent(), sent_.total_sent()));
+        }
+        log_info(measured_memory_line(memory));
     }
     if (!last) return Exit::done;  // another placement follows
     if (metrics_) metrics_->end(step, finished ? "done" : "stopped");

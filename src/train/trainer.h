@@ -43,6 +43,9 @@ public:
 
 private:
     Exit train();
+    MemoryPlan planned_memory() const;
+    // As of memory_plan.
+    int plan_threads() const { return backend_.host_memory() ? threads_.count : 0; }
     void describe(const std::vector<RankPlace>& places) const;
     void start_or_resume();
     void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
