@@ -13,13 +13,15 @@ case "$*" in
 esac
 
 if [ "$*" = --all ]; then
-    scripts/install_packages.sh clang-22 libclang-rt-22-dev
+    scripts/install_packages.sh clang-22 libclang-rt-22-dev chromium python3-venv python3-jsonschema
     if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 else
     scripts/install_packages.sh
 fi
 scripts/build.sh
 if [ "$*" = --all ]; then
+    if [ ! -x build/venv/bin/pip ]; then python3 -m venv build/venv; fi
+    build/venv/bin/pip install -q -r tools/requirements.txt
     for plugin in build/libfomoe_cuda.so build/clang/libfomoe_cuda.so; do
         if [ ! -e $plugin ]; then
             echo "$plugin was not built: delete build/, so that its compiler is looked for again" >&2

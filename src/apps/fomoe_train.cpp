@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 
+#include "apps/plan_command.h"
 #include "apps/program.h"
 #include "base/log.h"
 #include "config/load.h"
@@ -31,7 +32,9 @@ struct Options {
     bool check = false;
     bool check_backend = false;
     bool profile = false;
+    std::string log_level = "info";
     bool verbose = false;
+    PlanCommand plan;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -58,7 +61,13 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
     app.add_flag("--profile", options.profile, "Print the time of each op at the end");
-    app.add_flag("-v,--verbose", options.verbose, "Say more: which GPU each rank has");
+    app.add_option("--log-level", options.log_level,
+                   "What stderr shows: debug, info, warning or error, and what is worse")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+    app.add_flag("-v,--verbose", options.verbose,
+                 "Say more, as --log-level debug: which GPU each rank has");
+    add_plan_options(app, options.plan);
 }
 
 LoadedConfig loaded_config(const Options& options) {
@@ -82,6 +91,7 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
     const Device device = make_device({.choice = backend_choice(options.backend),
                                        .tf32 = config.train.tf32,
                                        .graphs = config.train.cuda_graphs,
+                                       .collective_timeout = config.train.collective_timeout,
                                        .groups = world.groups},
                                       threads, job);
     std::unique_ptr<Backend> reference;
@@ -130,6 +140,13 @@ int checked(const LoadedConfig& loaded, const Options& options) {
 }
 
 int run(const Options& options, const std::vector<std::string>& arguments) {
+    if (options.plan.asked())
+        return run_alone([&] {
+            const LoadedConfig loaded = loaded_config(options);
+            say(loaded.warnings);
+            print_plan(loaded.config, options.plan);
+            return 0;
+        });
     if (started_by_launcher()) {
         LoadedConfig loaded;
         RunPlan plan;
@@ -176,6 +193,6 @@ int main(int argc, char** argv) {
         const int code = app.exit(error);
         return code == 0 ? 0 : static_cast<int>(Exit::usage);
     }
-    init_log(options.verbose ? LogLevel::debug : LogLevel::info);
+    init_log(options.verbose ? LogLevel::debug : log_level(options.log_level));
     return run(options, {argv + 1, argv + argc});
 }

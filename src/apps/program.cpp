@@ -32,19 +32,6 @@ Failure current_failure() {
     }
 }
 
-// Several ranks may speak; those behind the first say who they are.
-void speak_as_rank(int rank) {
-    if (rank != 0) init_log(LogLevel::info, "rank " + std::to_string(rank) + ": ");
-}
-
-// Messages of the config loader already have the form of a compiler's.
-void print(const Failure& failure) {
-    if (failure.message.find(": error: ") != std::string::npos)
-        log(LogLevel::info, failure.message);
-    else
-        log_error(failure.message);
-}
-
 }  // namespace
 
 int run_alone(const std::function<int()>& body) {
@@ -52,7 +39,7 @@ int run_alone(const std::function<int()>& body) {
         return body();
     } catch (...) {
         const Failure failure = current_failure();
-        print(failure);
+        log_error(failure.message);
         return failure.code;
     }
 }
@@ -61,6 +48,7 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
                      const std::function<int(Communicator& job)>& body) {
     MpiSession session;
     const std::unique_ptr<Communicator> job = make_mpi_communicator();
+    set_log_rank(job->rank());
     std::optional<Failure> failure;
     try {
         prepare(*job);
@@ -73,23 +61,20 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
     job->all_gather(view(codes.data(), Shape(job->size())), view(&code, Shape(1)));
     const auto first = std::ranges::find_if(codes, [](int64_t c) { return c != 0; });
     if (first != codes.end()) {
-        if (job->rank() == first - codes.begin()) {
-            speak_as_rank(job->rank());
-            print(*failure);
-        }
+        if (job->rank() == first - codes.begin()) log_error(failure->message);
         return static_cast<int>(*first);
     }
     try {
         return body(*job);
     } catch (...) {
         const Failure failure = current_failure();
+        log(LogLevel::error, failure.message, LogTo::file);
         // What several ranks find at once is said once: the first speaks and ends the job before
         // the others wake up.
         if (job->rank() != 0)
             std::this_thread::sleep_for(
                 std::chrono::milliseconds(2000 + 250 * std::min(job->rank(), 40)));
-        speak_as_rank(job->rank());
-        print(failure);
+        log(LogLevel::error, failure.message, LogTo::screen);
         MpiSession::abort(failure.code);
     }
 }

@@ -96,11 +96,12 @@ enum class ComputeType { f32, bf16 };
 struct TrainConfig {
     int64_t steps = 1000;
     ComputeType dtype = ComputeType::f32;
-    bool tf32 = false;        // f32 matmuls of a GPU on TF32 tensor cores
-    bool cuda_graphs = true;  // a GPU replays the launches of a micro-batch
-    int batch = 16;           // sequences of one group's step
-    int micro_batch = 8;      // sequences one rank computes at once
-    int log_every = 10;       // steps between step lines
+    bool tf32 = false;                // f32 matmuls of a GPU on TF32 tensor cores
+    bool cuda_graphs = true;          // a GPU replays the launches of a micro-batch
+    double collective_timeout = 600;  // seconds until GPUs of a group give up a silent one
+    int batch = 16;                   // sequences of one group's step
+    int micro_batch = 8;              // sequences one rank computes at once
+    int log_every = 10;               // steps between step lines
     // With expert parallelism: two halves of a micro-batch take turns, so that the tokens of one
     // travel while the other computes.
     bool two_batch_overlap = false;

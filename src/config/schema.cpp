@@ -1,5 +1,7 @@
 // The table of all keys, in the order of a config file: model, data, train, topology; the rest is
 // in schema_federation.cpp.
+#include <algorithm>
+
 #include "config/key_makers.h"
 
 namespace fomoe {
@@ -176,6 +178,20 @@ void add_train_keys(Keys& keys) {
                 "a GPU is given the work of a micro-batch in one piece, recorded once; the numbers "
                 "are the same without")
                 .gpu_only()
+                .untrained(),
+            key(
+                "train.collective_timeout", [](Config& c) { return &c.train.collective_timeout; },
+                Limits{.least = 0, .most = 1e9, .above = true, .far = true},
+                "seconds that a GPU waits for the others of its group before the run ends with "
+                "exit code 5")
+                .only(acts_unless("while every group has one rank",
+                                  [](const Config& c) {
+                                      return std::ranges::any_of(
+                                          c.topology.groups,
+                                          [](const GroupConfig& g) { return g.ranks > 1; });
+                                  }))
+                .gpu_only()
+                .in(Unit::seconds)
                 .untrained(),
             key(
                 "train.batch", [](Config& c) { return &c.train.batch; }, whole(1),

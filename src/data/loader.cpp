@@ -78,9 +78,7 @@ Loader::Loader(const Config& config, int group, Range sequences)
       vocab_size_(fomoe::vocab_size(config.model)),
       sequences_(sequences),
       files_(open_sources(config, "train")) {
-    std::vector<int64_t> n_tokens;
-    for (const TokenFile& file : files_) n_tokens.push_back(file.n_tokens());
-    sampler_ = std::make_unique<Sampler>(config_, n_tokens);
+    sampler_ = std::make_unique<Sampler>(config_, source_tokens());
 }
 
 Loader::~Loader() {
@@ -95,6 +93,12 @@ Batch Loader::get(int64_t step) {
     ahead_step_ = step + 1;
     ahead_ = std::async(std::launch::async, [this, step] { return read(step + 1); });
     return batch;
+}
+
+std::vector<int64_t> Loader::source_tokens() const {
+    std::vector<int64_t> tokens;
+    for (const TokenFile& file : files_) tokens.push_back(file.n_tokens());
+    return tokens;
 }
 
 void Loader::check_tokens(int64_t most) const {

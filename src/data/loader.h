@@ -35,6 +35,8 @@ public:
     ~Loader();
 
     Batch get(int64_t step);
+    // Of the training file of each source, in the order of config.data.sources.
+    std::vector<int64_t> source_tokens() const;
     // Looks for ids outside of the vocabulary in the first `most` tokens of each file; one rank is
     // enough. What lies behind is checked when it is read.
     void check_tokens(int64_t most) const;

@@ -158,8 +158,11 @@ Device cuda_device(const DeviceRequest& request, const Threads& threads, Communi
     Device device;
     std::vector<std::string> names;
     for (const Result& result : on_all(job, [&] {
-             device.backend = loaded.plugin->open(
-                 {.device = own, .tf32 = request.tf32, .graphs = request.graphs});
+             device.backend =
+                 loaded.plugin->open({.device = own,
+                                      .tf32 = request.tf32,
+                                      .graphs = request.graphs,
+                                      .collective_timeout = request.collective_timeout});
              return loaded.plugin->describe(own);
          }))
         names.push_back(result.text);

@@ -42,6 +42,7 @@ struct DeviceRequest {
     BackendChoice choice = BackendChoice::automatic;
     bool tf32 = false;                   // train.tf32
     bool graphs = true;                  // train.cuda_graphs
+    double collective_timeout = 600;     // train.collective_timeout, seconds
     std::vector<World::Group> groups{};  // of the job; empty: all its ranks are one
 };
 

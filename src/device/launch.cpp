@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/terminal.h"
 
 namespace fomoe {
 namespace {
@@ -47,6 +48,11 @@ std::string find_program(const std::string& name) {
     dup2(null, STDIN_FILENO);
     sigprocmask(SIG_SETMASK, &mask, nullptr);
     setenv(kLaunched, "1", 1);
+    // Of the ranks' stderr, which is a pipe to mpirun.
+    if (isatty(STDERR_FILENO))
+        setenv(kTerminalVariable, std::to_string(terminal_width()).c_str(), 1);
+    else
+        unsetenv(kTerminalVariable);
     // Ranks that wait give their core to ranks that work.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     if (geteuid() == 0) {
@@ -92,7 +98,11 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
 
     sigset_t waited, before;
     sigemptyset(&waited);
-    for (int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&waited, number);
+    for (int number : {SIGTERM, SIGINT, SIGUSR1, SIGCHLD}) sigaddset(&waited, number);
+    // Under nohup a terminal that closes stops nothing.
+    struct sigaction hangup;
+    sigaction(SIGHUP, nullptr, &hangup);
+    if (hangup.sa_handler != SIG_IGN) sigaddset(&waited, SIGHUP);
     sigprocmask(SIG_BLOCK, &waited, &before);
 
     const pid_t parent = getpid();

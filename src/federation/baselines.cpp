@@ -37,8 +37,8 @@ BaselineBytes baseline_bytes(const Config& config, const std::vector<Parameter>&
                                  done % phase.federation.local_steps != 0;
         rounds += out_of_turn ? 1 : 0;
     }
-    const int64_t bytes =
-        full_exchange_bytes(all, static_cast<int>(config.topology.groups.size()), Counting::sent);
+    const double bytes = static_cast<double>(
+        full_exchange_bytes(all, static_cast<int>(config.topology.groups.size()), Counting::sent));
     return {.data_parallel = step * bytes, .full_replicas = rounds * bytes};
 }
 

@@ -20,10 +20,11 @@ enum class Counting {
 int64_t exchange_bytes(const std::vector<Parameter>& all, Counting counting);
 int64_t full_exchange_bytes(const std::vector<Parameter>& all, int n_groups, Counting counting);
 
-// Sent by all groups together in steps 1 to `step` of the run.
+// Sent by all groups together in steps 1 to `step` of the run. In f64: the gradients of large
+// models are more bytes than an int64_t counts.
 struct BaselineBytes {
-    int64_t data_parallel = 0;  // the gradient of all parameters, every step
-    int64_t full_replicas = 0;  // all parameters, every federation.local_steps and at the last step
+    double data_parallel = 0;  // the gradient of all parameters, every step
+    double full_replicas = 0;  // all parameters, every federation.local_steps and at the last step
 };
 BaselineBytes baseline_bytes(const Config& config, const std::vector<Parameter>& all, int64_t step);
 

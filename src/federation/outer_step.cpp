@@ -92,6 +92,11 @@ Failure OuterStep::stage(Link& link, const Contributions& from, const float* are
     if (!active()) return {};
     const int64_t longest = cut(lane_.size(), span_.n_owners(), 0).size();
     const int64_t length = span_.fragment(span_.lane());
+    // Once: vectors that grow leave holes.
+    const int64_t message = message_bytes(format_, length) * span_.n_owners();
+    buffers.in.reserve(message);
+    buffers.out.reserve(message);
+    buffers.values.reserve(length * (span_.n_owners() + 1));
     Failure failure;
     for (int64_t begin = 0; begin < longest; begin += length) {
         exchange_contributions(link, from.groups, arena, begin, length, buffers);

@@ -45,6 +45,13 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 
 }  // namespace
 
+int64_t round_control_words(const CountUse& use, const Classes& due, int64_t n_choices,
+                            size_t probe_ids, size_t n_spans, int n_groups) {
+    const size_t counts = told_words(use, due, TrainedCounts(n_choices)).size();
+    return static_cast<int64_t>(kStatusWords + counts + packed_words(probe_ids) + kStagedWords +
+                                n_spans + kTrafficWords + PairProducts::n_words(n_groups));
+}
+
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
                        const ArenaLayout& layout, const Placement& placement, const World& world,
                        Link& link, Communicator& group, Communicator& replicas,
@@ -125,8 +132,10 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
         moments_->discard();
     }
     verify_copies(arena, participants, products, result);
-    for (const TrafficBytes& bytes :
-         predict_round(spans_, participants, control_words(input), kFormat))
+    const int64_t control_words =
+        round_control_words(use_, input.due, counts_.n_choices(), input.probe.experts.size(),
+                            spans_.size(), world_.n_groups());
+    for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words, kFormat))
         result.predicted += bytes;
     for (int64_t n = std::ranges::count(input.moments, true); n > 0; --n)
         for (const TrafficBytes& bytes : predict_round(spans_, participants, 0, kFormat))
@@ -325,13 +334,6 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
         }
     }
     return span.parameters.front();
-}
-
-int64_t Federation::control_words(const RoundInput& input) const {
-    return static_cast<int64_t>(kStatusWords + told_words(use_, input.due, counts_).size() +
-                                packed_words(input.probe.experts.size()) + kStagedWords +
-                                spans_.size() + kTrafficWords +
-                                PairProducts::n_words(world_.n_groups()));
 }
 
 void Federation::write_anchors(Tensor weights) const {

@@ -43,6 +43,11 @@ struct RoundInput {
     ProbeChoices probe;  // as many in every group; those of a group's first rank count
 };
 
+// Words that the leader of a group sends every other leader in a round of these classes: a pure
+// function of the config. `n_choices` as of TrainedCounts; `probe_ids` are those of ProbeChoices.
+int64_t round_control_words(const CountUse& use, const Classes& due, int64_t n_choices,
+                            size_t probe_ids, size_t n_spans, int n_groups);
+
 // What one rank keeps for the outer step, and how it takes part in it. With one group nothing is
 // sent and the weights stay as they are.
 class Federation {
@@ -126,7 +131,6 @@ private:
     void verify_copies(const float* weights, const Participants& participants,
                        const PairProducts& products, RoundResult& result);
     std::string first_difference(const float* weights, const OwnedSpan& span);
-    int64_t control_words(const RoundInput& input) const;
 
     const double reject_above_;
     const World& world_;

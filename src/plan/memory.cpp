@@ -3,53 +3,100 @@
 #include <algorithm>
 #include <cmath>
 
+#include "federation/outer_optimizer.h"
 #include "federation/participants.h"
 #include "ops/scratch.h"
 
 namespace fomoe {
 namespace {
 
-// What a balanced routing brings to a rank of a micro-batch.
-struct Routed {
-    double rows;     // token rows that its experts work on
-    double choices;  // (token, expert) pairs
-    double sent;     // rows that leave for other ranks and itself
-};
-Routed balanced(const MoeConfig& moe, const BatchShape& shape) {
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+// The experts among which a token's choices fall: where absent ones are not even chosen, those of
+// its group.
+int candidates(const Config& config, const BatchShape& shape) {
+    const int all = config.model.moe.n_experts;
+    if (config.federation.absent != AbsentPolicy::reroute) return all;
+    return std::clamp(shape.shard_experts * shape.expert_parallel, 1, all);
+}
+
+// `among`: the experts that a token's choices fall on.
+Routed even(const MoeConfig& moe, const BatchShape& shape, int among) {
     const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
-    const double K = moe.top_k, here = static_cast<double>(shape.shard_experts) / moe.n_experts;
-    const double choices = N * EP * K * here;
+    const double K = moe.top_k;
+    const double choices = N * EP * K * std::min(1.0, double(shape.shard_experts) / among);
     if (EP == 1) return {.rows = N, .choices = choices, .sent = 0};
-    const double to_one_rank = N * (1 - std::pow(1 - here, K));
-    return {.rows = EP * to_one_rank, .choices = choices, .sent = EP * to_one_rank};
+    // A token's K choices are different experts.
+    double elsewhere = 1;
+    for (int k = 0; k < moe.top_k; ++k)
+        elsewhere *= std::max(0.0, double(among - shape.shard_experts - k) / (among - k));
+    const double rows = EP * N * (1 - elsewhere);
+    return {.rows = rows, .choices = choices, .sent = rows};
 }
 
-// Buffers sized for the worst routing are touched only as far as rows come. Returns the part of
-// their bytes that a balanced routing leaves untouched, of a lane.
-int64_t untouched_bytes(const ModelConfig& model, const BatchShape& shape) {
-    const MoeConfig& moe = model.moe;
-    const double N = static_cast<double>(shape.tokens()), EP = shape.expert_parallel;
-    const double K = moe.top_k, D = model.d_model;
-    const double C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
-    const double layers = model.n_layers - moe.first_dense_layers;
-    const Routed used = balanced(moe, shape);
+// Addresses of a layout whose memory nobody touches.
+class NoMemory final : public Memory {
+public:
+    static constexpr int64_t kBegin = int64_t{1} << 30;
+    void* allocate(int64_t, std::string_view) override { return reinterpret_cast<void*>(kBegin); }
+    void release(void*) override {}
+};
 
-    const double choices = static_cast<double>(shape.choices(moe));
-    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
-    const double hidden = shape.dtype == DType::f32 || EP > 1 ? used.choices : choices;
-    double bytes = layers * (std::max(0.0, choices - hidden) * U * moe.d_expert * C +
-                             std::max(0.0, choices - used.choices) * 4);
-    if (EP == 1) return static_cast<int64_t>(bytes);
-    const double rows = std::max(0.0, static_cast<double>(shape.rows()) - used.rows);
-    const double sent = N * std::min(K, EP) - used.sent;
-    bytes += layers * (rows * (D * C + 2 * K * 4) + sent * 4);
-    bytes += rows * (2 * D * C + K * 4) + sent * (D * C + 2 * K * 4);
-    return static_cast<int64_t>(bytes);
+// Calls f(tensor, its bytes in use) for all that is as long as what comes to the experts, or leaves
+// for them, in the activations of a lane. `hidden`: choices whose hidden values are kept.
+template <class F>
+void for_each_dispatched(const Activations& lane, const Routed& use, double hidden, const F& f) {
+    const auto rows = [&](const Tensor& tensor, double n) {
+        if (tensor.count() == 0 || !tensor.data) return;
+        const double row = static_cast<double>(tensor.bytes()) / tensor.shape[0];
+        f(tensor, std::min<int64_t>(static_cast<int64_t>(n * row), tensor.bytes()));
+    };
+    for (const LayerActivations& layer : lane.layers) {
+        rows(layer.hidden, hidden);
+        rows(layer.choice, use.choices);
+        rows(layer.send_token, use.sent);
+        for (const Tensor* row : {&layer.row_x, &layer.row_gate, &layer.row_slot})
+            rows(*row, use.rows);
+    }
+    for (const Tensor* sent : {&lane.send_x, &lane.send_gate, &lane.send_slot})
+        rows(*sent, use.sent);
+    for (const Tensor* row : {&lane.row_y, &lane.row_dy, &lane.row_dgate}) rows(*row, use.rows);
 }
 
-int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int threads) {
+std::vector<Activations> laid_out(const ModelConfig& model, const BatchShape& shape) {
+    NoMemory memory;
+    Arena arena(memory, Transformer::activation_bytes(model, shape));
+    std::vector<Activations> lanes;
+    for (int i = 0; i < shape.lanes; ++i)
+        lanes.push_back(lay_out_activations(model, shape.lane(), arena));
+    return lanes;
+}
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// What the CPU backend rounds an arena up to: large ones to huge pages.
+int64_t page_of(int64_t arena) { return arena >= 2 * kHugePage ? kHugePage : 4096; }
+
+// On the CPU, buffers sized for the worst routing take memory only as far as rows come, page by
+// page.
+int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, int among,
+                             int threads) {
     const int64_t all = Transformer::activation_bytes(model, shape);
-    return threads > 0 ? all - shape.lanes * untouched_bytes(model, shape.lane()) : all;
+    if (threads == 0) return all;
+    const int64_t page = page_of(all);
+    const Routed use = even(model.moe, shape.lane(), among);
+    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
+    const bool rounds_all = shape.dtype != DType::f32 && shape.expert_parallel == 1;
+    const double hidden = rounds_all ? double(shape.choices(model.moe)) : use.choices;
+    int64_t untouched = 0;
+    for (const Activations& lane : laid_out(model, shape))
+        for_each_dispatched(lane, use, hidden, [&](const Tensor& tensor, int64_t used) {
+            const int64_t begin = reinterpret_cast<int64_t>(tensor.data) - NoMemory::kBegin;
+            const int64_t first = round_up(begin + used, page);
+            const int64_t end = (begin + tensor.bytes()) / page * page;
+            untouched += std::max<int64_t>(0, end - first);
+        });
+    return all - untouched;
 }
 
 // The longest stretch of the arena that experts of a layer lie in.
@@ -66,8 +113,8 @@ int64_t longest_stretch(const ArenaLayout& layout, int n_layers) {
 }
 
 // f32 of all bf16 operands of one op, of the one with the most.
-int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
-                      const ArenaLayout& layout) {
+int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const ArenaLayout& layout,
+                      int among) {
     if (shape.dtype == DType::f32) return 0;
     const MoeConfig& moe = model.moe;
     const int64_t N = shape.tokens(), D = model.d_model, V = model.vocab_size;
@@ -77,9 +124,9 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
     const int64_t F = std::max<int64_t>(int64_t{moe.n_shared_experts} * moe.d_expert,
                                         moe.first_dense_layers ? moe.d_dense : 0);
     const auto linear_backward = [&](int64_t I, int64_t O) { return 2 * N * I + N * O + O * I; };
-    const int64_t rows = static_cast<int64_t>(balanced(moe, shape).rows);
+    const int64_t rows = static_cast<int64_t>(even(moe, shape, among).rows);
     const int64_t choices = shape.expert_parallel > 1
-                                ? static_cast<int64_t>(balanced(moe, shape).choices)
+                                ? static_cast<int64_t>(even(moe, shape, among).choices)
                                 : rows * std::min(moe.top_k, shape.shard_experts);
     const bool routed = moe.first_dense_layers < model.n_layers;
     const int64_t experts =
@@ -90,9 +137,10 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape,
                          F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
-int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool frozen, int threads) {
+int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int among, bool frozen,
+                      int threads) {
     const MoeConfig& moe = model.moe;
-    const Routed used = balanced(moe, shape);
+    const Routed used = even(moe, shape, among);
     const Activation activation =
         moe.expert == ExpertKind::swiglu ? Activation::swiglu : Activation::silu;
     return std::max(
@@ -104,6 +152,26 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, bool fr
 
 }  // namespace
 
+int64_t outer_bytes(const FederationConfig& federation, const std::vector<OwnedSpan>& spans,
+                    const ArenaLayout& layout) {
+    int64_t values = 0, wire = 0, lanes = 0, averaged = 0;
+    for (const OwnedSpan& span : spans) {
+        averaged += span.n_owners() > 1;
+        if (span.owner < 0 || span.lane() < 0) continue;
+        const OuterRule rule = outer_rule(federation, span.cls, span.n_owners());
+        if (!rule.keeps_anchor) continue;
+        const int64_t lane = span.lane_range(span.lane()).size();
+        const int64_t chunk = span.chunk(span.lane(), span.owner).size();
+        values += 2 * (lane + (rule.keeps_momentum() ? chunk : 0));
+        // Of all owners on their way out and in, and once more as values beside their average.
+        const int64_t n = span.n_owners(), fragment = span.fragment(span.lane());
+        if (n > 1) wire = std::max(wire, (3 * n + 1) * std::min(fragment, lane));
+        if (n > 1) lanes += lane;
+    }
+    const bool moments = federation.inner_state == InnerState::average && averaged > 0;
+    return 4 * (values + wire + (moments ? layout.size() + kMoments * lanes : 0));
+}
+
 MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayout& layout,
                        const FrozenLayout* frozen, int threads, int64_t outer) {
     const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
@@ -111,17 +179,22 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     const int64_t dense_slice = layout.dense.size / group.ranks;
     const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
     const int64_t expert_slice = trained / (group.ranks / group.expert_parallel);
+    const int among = candidates(config, shape);
     MemoryPlan plan;
     plan.weights = layout.size() * 4;
     if (shape.dtype == DType::bf16) plan.rounded = layout.size() * size_of(DType::bf16);
     plan.gradients = (layout.dense.size + trained) * 4;
     plan.moments = (dense_slice + expert_slice) * 8;
-    plan.activations = resident_activations(config.model, shape, threads);
+    plan.activations = resident_activations(config.model, shape, among, threads);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
     if (threads > 0)
-        plan.scratch = scratch_bytes(config.model, shape.lane(), plan.copies > 0, threads) +
-                       widened_bytes(config.model, shape.lane(), layout);
+        plan.scratch = scratch_bytes(config.model, shape.lane(), among, plan.copies > 0, threads) +
+                       widened_bytes(config.model, shape.lane(), layout, among);
     plan.outer = outer;
+    if (threads > 0)
+        for (int64_t arena :
+             {plan.weights + plan.rounded, plan.gradients, plan.moments, plan.copies})
+            plan.pages += round_up(arena, page_of(arena)) - arena;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
 }
@@ -130,7 +203,7 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
                          const FrozenLayout& copies, int threads) {
     const FederationConfig& federation = config.federation;
     const BatchShape shape = Transformer::training_shape(config, layout, world, &copies);
-    int64_t bytes = resident_activations(config.model, shape, threads);
+    int64_t bytes = resident_activations(config.model, shape, candidates(config, shape), threads);
     if (federation.absent != AbsentPolicy::proxy || federation.refresh > 1 ||
         federation.reject_above > 0 || !one_period(federation))
         bytes += copies.size * size_of(DType::bf16);
@@ -138,6 +211,59 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
         bytes += layout.size() *
                  (size_of(DType::f32) + (shape.dtype == DType::bf16 ? size_of(DType::bf16) : 0));
     return bytes;
+}
+
+Routed even_routing(const Config& config, const World& world, const ArenaLayout& layout,
+                    const FrozenLayout* frozen) {
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    return even(config.model.moe, shape.lane(), candidates(config, shape));
+}
+
+DispatchBytes dispatch_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                             const FrozenLayout* frozen) {
+    BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    const Routed use = even_routing(config, world, layout, frozen);
+    DispatchBytes bytes;
+    const auto add = [&](int64_t DispatchBytes::*room) {
+        for (const Activations& lane : laid_out(config.model, shape))
+            for_each_dispatched(lane, use, use.choices, [&](const Tensor& tensor, int64_t used) {
+                bytes.*room += tensor.bytes();
+                if (room == &DispatchBytes::planned) bytes.even += used;
+            });
+    };
+    add(&DispatchBytes::planned);
+    shape.row_capacity = shape.choice_capacity = 0;
+    add(&DispatchBytes::worst);
+    return bytes;
+}
+
+int64_t recomputed_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                         const FrozenLayout* frozen) {
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen);
+    ModelConfig one = config.model;
+    one.n_layers = 1;
+    one.moe.first_dense_layers = std::min(1, config.model.moe.first_dense_layers);
+    int64_t largest = Transformer::activation_bytes(one, shape);
+    one.moe.first_dense_layers = 0;
+    if (config.model.moe.first_dense_layers < config.model.n_layers)
+        largest = std::max(largest, Transformer::activation_bytes(one, shape));
+    return largest + (config.model.n_layers - 1) * shape.tokens() * config.model.d_model *
+                         size_of(shape.dtype);
+}
+
+int64_t device_scratch_bytes(const Config& config, const World& world, const ArenaLayout& layout,
+                             const FrozenLayout* frozen) {
+    constexpr int64_t kLogits = int64_t{256} << 20;  // of a chunk, at most, f32
+    const MoeConfig& moe = config.model.moe;
+    const BatchShape shape = Transformer::training_shape(config, layout, world, frozen).lane();
+    const int64_t C = size_of(shape.dtype), U = moe.expert == ExpertKind::swiglu ? 2 : 1;
+    const int64_t logits = std::min(4 * shape.tokens() * config.model.vocab_size, kLogits);
+    const int64_t choices =
+        static_cast<int64_t>(even_routing(config, world, layout, frozen).choices);
+    const bool routed = moe.first_dense_layers < config.model.n_layers;
+    const int64_t experts =
+        choices * ((U + 1) * moe.d_expert * C + 4 * int64_t{config.model.d_model});
+    return std::max(logits, routed ? experts : 0);
 }
 
 }  // namespace fomoe

@@ -6,7 +6,7 @@
 
 #include "base/timer.h"
 #include "device/device.h"
-#include "train/metrics.h"
+#include "train/metrics_writer.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
 

@@ -1,25 +1,12 @@
-// Formats lines; writes, and on resume trims, the JSON lines of a group.
 #include "train/metrics.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <nlohmann/json.hpp>
-
-#include "base/error.h"
-#include "eval/report.h"
 
 namespace fomoe {
 namespace {
-
-using Json = nlohmann::ordered_json;
-namespace fs = std::filesystem;
-
-Json event(const char* name, int64_t step, const std::string& group) {
-    return {{"event", name}, {"step", step}, {"group", group}};
-}
 
 struct Unit {
     double bytes;
@@ -37,16 +24,10 @@ std::string short_number(double x) {
     return fmt::format("{:.{}f}", x, x < 9.995 ? 2 : x < 99.95 ? 1 : 0);
 }
 
-std::string sent_by_others(const char* name, int64_t bytes, int64_t sent) {
+std::string sent_by_others(const char* name, double bytes, int64_t sent) {
     const Unit unit = unit_of(static_cast<double>(bytes));
     return fmt::format(" | {} {} {}, {}x", name, short_number(bytes / unit.bytes), unit.name,
                        short_number(static_cast<double>(bytes) / static_cast<double>(sent)));
-}
-
-Json sent_by_traffic(const TrafficBytes& bytes) {
-    Json sent;
-    for (int i = 0; i < kTraffic; ++i) sent[name_of(static_cast<Traffic>(i))] = bytes.sent[i];
-    return sent;
 }
 
 std::string joined(const std::vector<std::string>& parts, const char* between) {
@@ -55,6 +36,8 @@ std::string joined(const std::vector<std::string>& parts, const char* between) {
     return text;
 }
 
+}  // namespace
+
 std::vector<std::string> names_of(const Classes& classes) {
     std::vector<std::string> names;
     for (size_t i = 0; i < classes.size(); ++i)
@@ -62,24 +45,11 @@ std::vector<std::string> names_of(const Classes& classes) {
     return names;
 }
 
-// Bytes of the lines up to the first that is torn or of a later step. Steps never fall in a file.
-int64_t bytes_up_to(const std::string& path, int64_t step) {
-    std::ifstream file(path);
-    int64_t kept = 0;
-    for (std::string line; std::getline(file, line) && !file.eof();) {
-        const Json object = Json::parse(line, nullptr, false);
-        if (!object.is_object() || object.value("step", step + 1) > step) break;
-        kept += static_cast<int64_t>(line.size()) + 1;
-    }
-    return kept;
-}
-
-}  // namespace
-
 std::string short_count(double n) {
     if (n < 999.5) return fmt::format("{:.0f}", n);
     if (n < 999.95e3) return fmt::format("{:.1f}k", n / 1e3);
-    return fmt::format("{:.2f}M", n / 1e6);
+    if (n < 999.995e6) return fmt::format("{:.2f}M", n / 1e6);
+    return n < 999.995e9 ? fmt::format("{:.2f}B", n / 1e9) : fmt::format("{:.2f}T", n / 1e12);
 }
 
 std::string short_duration(double seconds) {
@@ -97,6 +67,24 @@ std::string step_line(const std::string& group, const StepMetrics& m) {
         "mfu {:.0f}% | imb {:.2f} | skip {:.1f}% | eta {}",
         group, m.step, m.steps, m.loss, m.aux, m.grad_norm, m.lr, short_count(m.tokens_per_second),
         100 * m.mfu, m.imbalance, 100 * m.skip, short_duration(m.eta_seconds));
+}
+
+std::string live_line(const std::string& group, const StepMetrics& m) {
+    return fmt::format("[{}] step {}/{} {}% | loss {:.4f} | {} tok/s | eta {}", group, m.step,
+                       m.steps, 100 * m.step / m.steps, m.loss, short_count(m.tokens_per_second),
+                       short_duration(m.eta_seconds));
+}
+
+std::vector<std::string> end_lines(const EndMetrics& m) {
+    std::vector<std::string> losses;
+    for (const auto& [group, loss] : m.losses)
+        losses.push_back(fmt::format("{} {:.4f}", group, loss));
+    return {
+        fmt::format("trained {} steps, {} tokens in {}: {} tok/s, rounds and checkpoints "
+                    "included",
+                    m.steps, short_count(static_cast<double>(m.tokens)), short_duration(m.seconds),
+                    short_count(static_cast<double>(m.tokens) / m.seconds)),
+        fmt::format("loss over the last {} steps: {}", m.loss_steps, joined(losses, ", "))};
 }
 
 std::string round_line(const RoundMetrics& m) {
@@ -157,126 +145,6 @@ std::string calibration_line(const CalibrationMetrics& m) {
         m.steps, m.first_loss, m.last_loss, mebibytes(m.sent_bytes()), mebibytes(m.copies_bytes),
         mebibytes(m.router_bytes), mebibytes(m.shared_bytes), mebibytes(m.control_bytes),
         mebibytes(m.predicted_bytes), m.seconds, m.path);
-}
-
-MetricsWriter::MetricsWriter(const std::string& path, const std::string& group,
-                             int64_t resumed_step)
-    : path_(path), group_(group) {
-    std::error_code failed;
-    fs::create_directories(fs::path(path).parent_path(), failed);
-    if (resumed_step != kNewRun && fs::exists(path))
-        fs::resize_file(path, bytes_up_to(path, resumed_step), failed);
-    file_.open(path, resumed_step == kNewRun ? std::ios::trunc : std::ios::app);
-    if (failed || !file_) throw Error(Exit::data, concat("cannot write ", path));
-}
-
-void MetricsWriter::start(int64_t step, int64_t steps, int ranks) {
-    Json line = event("start", step, group_);
-    line["steps"] = steps;
-    line["ranks"] = ranks;
-    write_line(line.dump());
-}
-
-void MetricsWriter::step(const StepMetrics& m) {
-    Json line = event("step", m.step, group_);
-    line["loss"] = m.loss;
-    line["aux_loss"] = m.aux;
-    line["z_loss"] = m.z;
-    line["affinity"] = m.affinity;
-    line["grad_norm"] = m.grad_norm;
-    line["learning_rate"] = m.lr;
-    line["tokens_per_second"] = m.tokens_per_second;
-    line["mfu"] = m.mfu;
-    line["imbalance"] = m.imbalance;
-    line["skipped_share"] = m.skip;
-    line["proxy_share"] = m.proxy;
-    line["eta_seconds"] = m.eta_seconds;
-    write_line(line.dump());
-}
-
-void MetricsWriter::round(const RoundMetrics& m) {
-    Json line = event("round", m.step, group_);
-    line["round"] = m.round;
-    line["groups"] = m.groups;
-    line["groups_total"] = m.groups_total;
-    line["classes"] = names_of(m.classes);
-    line["sent_bytes"] = m.counted.total_sent();
-    line["predicted_bytes"] = m.predicted_bytes;
-    line["sent"] = sent_by_traffic(m.counted);
-    line["sent_own"] = sent_by_traffic(m.own);
-    line["seconds"] = m.seconds;
-    line["drift"] = m.drift;
-    line["cosine"] = Json::object();
-    for (size_t i = 0; i < m.cosine.size(); ++i)
-        if (m.cosine[i]) line["cosine"][name_of(static_cast<ParamClass>(i))] = *m.cosine[i];
-    if (m.agree) line["agree"] = *m.agree;
-    line["load_imbalance"] = m.load.imbalance;
-    line["load_entropy"] = m.load.entropy;
-    line["skip"] = m.load.skip;
-    line["chance"] = m.load.chance;
-    line["hash"] = fmt::format("{:016x}", m.hash);
-    line["sent_total"] = m.total.total_sent();
-    line["data_parallel_bytes"] = m.baselines.data_parallel;
-    line["full_replica_bytes"] = m.baselines.full_replicas;
-    write_line(line.dump());
-}
-
-void MetricsWriter::evaluation(const EvaluationMetrics& m, int group) {
-    Json line = event("eval", m.step, group_);
-    line["round"] = m.round;
-    line["union"] = Json::parse(json_of(*m.results.union_model));
-    if (!m.results.own_models.empty()) {
-        line["own"] = Json::parse(json_of(m.results.own_models[group]));
-        line["gap"] = m.results.gap_of(*m.results.union_model);
-    }
-    line["sent_bytes"] = m.counted.total_sent();
-    line["predicted_bytes"] = m.predicted_bytes;
-    line["sent"] = sent_by_traffic(m.counted);
-    line["seconds"] = m.seconds;
-    write_line(line.dump());
-}
-
-void MetricsWriter::checkpoint(int64_t step, const std::string& path, double seconds) {
-    Json line = event("checkpoint", step, group_);
-    line["path"] = path;
-    line["seconds"] = seconds;
-    write_line(line.dump());
-}
-
-void MetricsWriter::end(int64_t step, const std::string& reason) {
-    Json line = event("end", step, group_);
-    line["reason"] = reason;
-    write_line(line.dump());
-}
-
-void MetricsWriter::calibration_step(const CalibrationStepMetrics& m) {
-    Json line = event("calibration_step", m.step, group_);
-    line["calibration_step"] = m.calibration_step;
-    line["loss"] = m.loss;
-    line["grad_norm"] = m.grad_norm;
-    line["learning_rate"] = m.lr;
-    write_line(line.dump());
-}
-
-void MetricsWriter::calibration_end(const CalibrationMetrics& m) {
-    Json line = event("calibration_end", m.step, group_);
-    line["steps"] = m.steps;
-    line["first_loss"] = m.first_loss;
-    line["last_loss"] = m.last_loss;
-    line["sent_bytes"] = m.sent_bytes();
-    line["copies_bytes"] = m.copies_bytes;
-    line["router_bytes"] = m.router_bytes;
-    line["shared_bytes"] = m.shared_bytes;
-    line["control_bytes"] = m.control_bytes;
-    line["predicted_bytes"] = m.predicted_bytes;
-    line["seconds"] = m.seconds;
-    line["path"] = m.path;
-    write_line(line.dump());
-}
-
-void MetricsWriter::write_line(const std::string& line) {
-    file_ << line << '\n' << std::flush;
-    if (!file_) throw Error(Exit::data, concat("cannot write ", path_));
 }
 
 }  // namespace fomoe

@@ -1,8 +1,8 @@
-// The figures of a run: one line each for people, one JSON object each for programs.
+// The figures of a run, and the lines that people read of them.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +28,7 @@ struct StepMetrics {
     double skip = 0;               // share of choices that are not executed
     double proxy = 0;              // share of choices that frozen copies serve
     double eta_seconds = 0;        // to the end of the run
+    int64_t tokens = 0;            // of the group since step 1
 };
 
 struct RoundMetrics {
@@ -40,10 +41,13 @@ struct RoundMetrics {
     TrafficBytes own;               // of this group
     int64_t predicted_bytes = 0;    // sent, from the table of spans
     double seconds = 0;
-    double drift = 0;              // ||local - anchor|| / ||anchor|| of the shared span
-    ByClass cosine;                // between the groups' pseudo-gradients
-    std::optional<double> agree;   // share of equal expert choices of two groups on the probe
-    LoadByLayer load;              // of this group's steps since the last round or the resume
+    double drift = 0;             // ||local - anchor|| / ||anchor|| of the shared span
+    ByClass cosine;               // between the groups' pseudo-gradients
+    std::optional<double> agree;  // share of equal expert choices of two groups on the probe
+    LoadByLayer load;             // of this group's steps since the last round or the resume
+    // Mean over the probe's tokens of the entropy of a token's router probabilities, in nats, by
+    // layer with experts; empty without a probe.
+    std::vector<double> router_entropy;
     uint64_t hash = 0;             // of what was committed
     TrafficBytes total;            // counted since step 1, all groups together
     BaselineBytes baselines = {};  // over the same steps
@@ -91,41 +95,29 @@ std::string evaluation_line(const std::vector<std::string>& groups, const Evalua
 // sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
 // 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
+// [west] step 347/704 49% | loss 1.8312 | 11.6k tok/s | eta 1m02s
+std::string live_line(const std::string& group, const StepMetrics& metrics);
+
+// What a run has done since it was started or went on.
+struct EndMetrics {
+    int64_t steps = 0, tokens = 0;  // of all groups
+    double seconds = 0;             // with rounds, checkpoints and all that is no step
+    int loss_steps = 0;             // the last steps, whose mean loss is told
+    std::vector<std::pair<std::string, double>> losses;  // by group
+};
+// trained 704 steps, 5.77M tokens in 2m16s: 42.4k tok/s, rounds and checkpoints included
+// loss, mean of the last 10 steps: west 1.6612, east 1.7120
+std::vector<std::string> end_lines(const EndMetrics& metrics);
+
 // calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
 std::string calibration_step_line(const std::string& group, const CalibrationStepMetrics& metrics);
 // calibrated 60 steps | loss 1.9013 -> 1.8520 | sent 7.31 MiB (copies 7.01, ...) | ...
 std::string calibration_line(const CalibrationMetrics& metrics);
 
-// "41.3k", "1.25M"; "14m02s", "2h05m", "3d04h".
+std::vector<std::string> names_of(const Classes& classes);
+
+// "41.3k", "1.25M", "2.10B"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);
 std::string short_duration(double seconds);
-
-// Appends one JSON object a line to a file and flushes it: `event` (start, step, round, eval,
-// checkpoint, end, calibration_step, calibration_end), `step`, `group`, and the fields above
-// spelled out. For local rank 0 of a group.
-class MetricsWriter {
-public:
-    // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
-    // what was written for later steps, so that no step stands there twice. Makes the folder.
-    // Failures are Error(data).
-    static constexpr int64_t kNewRun = -1;
-    MetricsWriter(const std::string& path, const std::string& group, int64_t resumed_step);
-
-    void start(int64_t step, int64_t steps, int ranks);
-    void step(const StepMetrics& metrics);
-    void round(const RoundMetrics& metrics);
-    // `group`: the writer's, whose own model is told.
-    void evaluation(const EvaluationMetrics& metrics, int group);
-    void checkpoint(int64_t step, const std::string& path, double seconds);
-    void end(int64_t step, const std::string& reason);  // "done", "stopped"
-    void calibration_step(const CalibrationStepMetrics& metrics);
-    void calibration_end(const CalibrationMetrics& metrics);
-
-private:
-    void write_line(const std::string& line);
-
-    std::string path_, group_;
-    std::ofstream file_;
-};
 
 }  // namespace fomoe

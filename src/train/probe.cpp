@@ -1,10 +1,27 @@
 #include "train/probe.h"
 
+#include <cmath>
+#include <numeric>
+
 namespace fomoe {
 namespace {
 
 void append(std::vector<int32_t>& to, const std::vector<int32_t>& more) {
     to.insert(to.end(), more.begin(), more.end());
+}
+
+// Of p = s / (sum of s) over some experts, with s the router's scores.
+double entropy(RouterKind router, const float* logits, const std::vector<int>& experts) {
+    double most = -INFINITY, sum = 0, x_log_x = 0;
+    for (int e : experts) most = std::max(most, double{logits[e]});
+    for (int e : experts) {
+        const double x = logits[e];
+        const double score =
+            router == RouterKind::softmax ? std::exp(x - most) : 1 / (1 + std::exp(-x));
+        sum += score;
+        if (score > 0) x_log_x += score * std::log(score);
+    }
+    return std::log(sum) - x_log_x / sum;
 }
 
 }  // namespace
@@ -18,7 +35,9 @@ Probe::Probe(const Config& config, const ValidLoader& data)
     : tokens_(int64_t{config.federation.probe_sequences} * config.data.seq_len),
       top_k_(config.model.moe.top_k),
       first_layer_(config.model.moe.first_dense_layers),
-      n_layers_(config.model.n_layers) {
+      n_layers_(config.model.n_layers),
+      n_experts_(config.model.moe.n_experts),
+      router_(config.model.moe.router) {
     const int64_t wanted = config.federation.probe_sequences;
     int64_t available = 0;
     for (int source = 0; source < data.n_sources(); ++source) available += data.n_sequences(source);
@@ -61,6 +80,22 @@ ProbeChoices Probe::choices(Transformer& transformer) const {
             choices.experts.push_back(static_cast<uint16_t>(chosen[i]));
     }
     return choices;
+}
+
+std::vector<double> Probe::router_entropy(const Transformer& transformer,
+                                          const Placement* residents, int group) const {
+    std::vector<int> experts(n_experts_);
+    std::iota(experts.begin(), experts.end(), 0);
+    std::vector<double> means;
+    for (int layer = first_layer_; layer < n_layers_; ++layer) {
+        if (residents) experts = residents->residents(layer, group);
+        const std::vector<float> logits = transformer.router_logits(layer);
+        double sum = 0;
+        for (int64_t token = 0; token < tokens_; ++token)
+            sum += entropy(router_, &logits[token * n_experts_], experts);
+        means.push_back(sum / static_cast<double>(tokens_));
+    }
+    return means;
 }
 
 }  // namespace fomoe

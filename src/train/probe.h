@@ -19,10 +19,16 @@ public:
     // What the bound weights choose, of all layers with experts. Collective over the EP ranks.
     // Leaves the totals of the transformer at 0.
     ProbeChoices choices(Transformer& transformer) const;
+    // Behind choices(), for each layer with experts: the mean over tokens of the entropy of the
+    // router's probabilities, in nats. `residents`, where a group can choose no other experts: of
+    // those alone.
+    std::vector<double> router_entropy(const Transformer& transformer,
+                                       const Placement* residents = nullptr, int group = 0) const;
 
 private:
     int64_t tokens_;  // of the probe; the rest of the micro-batch has no targets and is ignored
-    int top_k_, first_layer_, n_layers_;
+    int top_k_, first_layer_, n_layers_, n_experts_;
+    RouterKind router_;
     Batch batch_;
 };
 

@@ -10,6 +10,7 @@ RoundLoad::RoundLoad(const Config& config, const Placement& placement, int group
       n_layers_(config.model.n_layers),
       n_experts_(config.model.moe.n_experts),
       resident_(n_layers_ * n_experts_),
+      serves_absent_(config.federation.absent == AbsentPolicy::proxy),
       load_(resident_.size()) {
     for (int l = 0; l < n_layers_; ++l)
         for (int e : placement.residents(l, group)) resident_[l * n_experts_ + e] = true;
@@ -27,9 +28,12 @@ LoadByLayer RoundLoad::take() {
     for (int l = first_layer_; l < n_layers_; ++l) {
         double all = 0, most = 0, absent = 0, x_log_x = 0;
         int candidates = 0, absent_candidates = 0;
+        std::vector<int64_t> executed(n_experts_);
         for (int i = l * n_experts_; i < (l + 1) * n_experts_; ++i) {
             if (!candidate_[i]) continue;
             const double n = load_[i];
+            if (resident_[i] || serves_absent_)
+                executed[i - l * n_experts_] = static_cast<int64_t>(n);
             all += n;
             most = std::max(most, n);
             if (n > 0) x_log_x += n * std::log(n);
@@ -43,6 +47,7 @@ LoadByLayer RoundLoad::take() {
         out.entropy.push_back(all == 0      ? 0
                               : highest > 0 ? (std::log(all) - x_log_x / all) / highest
                                             : 1);
+        out.executed.push_back(std::move(executed));
         out.skip.push_back(all > 0 ? absent / all : 0);
         out.chance.push_back(double(absent_candidates) / candidates);
     }

@@ -16,6 +16,8 @@ struct LoadByLayer {
     std::vector<double> entropy;    // of the shares of the candidates; 1: all equal
     std::vector<double> skip;       // share of choices whose expert is absent
     std::vector<double> chance;     // share of candidates that are absent
+    // Choices that were executed, by expert id; those of tokens without a target do not count.
+    std::vector<std::vector<int64_t>> executed;
 };
 
 class RoundLoad {
@@ -28,6 +30,7 @@ public:
 private:
     const int first_layer_, n_layers_, n_experts_;
     std::vector<bool> resident_, candidate_;  // (L, E)
+    const bool serves_absent_;                // by frozen copies
     std::vector<double> load_;                // (L, E)
 };
 

@@ -1,18 +1,34 @@
 #include "train/run.h"
 
+#include "base/log.h"
 #include "train/calibration.h"
 
 namespace fomoe {
 
+void check_data(const Config& config) {
+    Loader(config, 0, Range{0, 0});
+    const ValidLoader valid(config);
+    if (Probe::wanted(config)) Probe(config, valid);
+}
+
+void check_tokens(const Config& config, int64_t most) {
+    Loader(config, 0, Range{0, 0}).check_tokens(most);
+    ValidLoader(config).check_tokens(most);
+}
+
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
                  const std::function<bool()>& stop_requested) {
-    RunHold hold{.stop_requested = stop_requested, .lock = {}};
+    RunHold hold{.stop_requested = stop_requested};
+    // Before anything takes time: a directory that cannot be written is said at once.
+    if (job.rank() == 0) hold.lock.emplace(claim_run(plan));
+    job.barrier();
+    open_log_file(plan.log_file(job.rank()).string());
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {
         Trainer trainer(config, plan, job, device, hold);
         end.exit = trainer.run();
-        end.steps_done += trainer.steps_done();
+        end.steps_done = hold.steps_done;
         if (end.exit != Exit::done) return end;
         step = trainer.last_step();
         if (step < config.train.steps) plan.checkpoint = plan.checkpoints() / step_directory(step);

@@ -5,6 +5,13 @@
 
 namespace fomoe {
 
+// The data of the config can be opened and has enough held-out sequences. Throws Error(data) that
+// names file and key.
+void check_data(const Config& config);
+// The first `most` token ids of each file are below the vocabulary's size. What lies behind is
+// checked when it is read.
+void check_tokens(const Config& config, int64_t most);
+
 struct RunEnd {
     Exit exit = Exit::done;
     int64_t steps_done = 0;  // by this process

@@ -16,6 +16,9 @@ struct RunPlan {
 
     std::filesystem::path checkpoints() const { return directory / "checkpoints"; }
     std::filesystem::path config_file() const { return directory / "config.yaml"; }
+    std::filesystem::path log_file(int rank) const {
+        return directory / "logs" / ("rank-" + std::to_string(rank) + ".log");
+    }
     std::filesystem::path metrics_file(const std::string& group) const {
         return directory / "metrics" / (group + ".jsonl");
     }

@@ -11,12 +11,15 @@
 namespace fomoe {
 namespace {
 
-constexpr std::array kSignals{SIGUSR1, SIGTERM, SIGINT};
+constexpr std::array kStop{SIGUSR1, SIGTERM, SIGINT, SIGHUP};
+// A write that fails says so itself.
+constexpr std::array kIgnored{SIGPIPE, SIGXFSZ};
 
 // A handler reaches nothing but statics.
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
-std::array<struct sigaction, kSignals.size()> previous;
+std::array<struct sigaction, kStop.size()> stop_before;
+std::array<struct sigaction, kIgnored.size()> ignored_before;
 bool installed = false;
 
 void request_stop(int number) {
@@ -34,12 +37,21 @@ StopSignals::StopSignals() {
     action.sa_handler = request_stop;
     action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
-    for (int number : kSignals) sigaddset(&action.sa_mask, number);
-    for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &previous[i]);
+    for (int number : kStop) sigaddset(&action.sa_mask, number);
+    for (size_t i = 0; i < kStop.size(); ++i) {
+        sigaction(kStop[i], &action, &stop_before[i]);
+        if (kStop[i] == SIGHUP && stop_before[i].sa_handler == SIG_IGN)
+            sigaction(SIGHUP, &stop_before[i], nullptr);
+    }
+    action.sa_handler = SIG_IGN;
+    for (size_t i = 0; i < kIgnored.size(); ++i)
+        sigaction(kIgnored[i], &action, &ignored_before[i]);
 }
 
 StopSignals::~StopSignals() {
-    for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous[i], nullptr);
+    for (size_t i = 0; i < kStop.size(); ++i) sigaction(kStop[i], &stop_before[i], nullptr);
+    for (size_t i = 0; i < kIgnored.size(); ++i)
+        sigaction(kIgnored[i], &ignored_before[i], nullptr);
     installed = false;
 }
 

@@ -1,41 +1,25 @@
 #include "train/trainer.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/file.h"
-#include "base/log.h"
 #include "base/memory_use.h"
 #include "config/dump.h"
 #include "model/flops.h"
-#include "ops/matmul_ceiling.h"
+#include "plan/traffic.h"
+#include "train/plan_check.h"
 
 namespace fomoe {
 namespace {
 
 bool keeps_copies(const Config& config) { return config.federation.absent == AbsentPolicy::proxy; }
 
-std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
+constexpr size_t kLossSteps = 10;  // whose mean is told at the end
 
 int64_t tokens_of_steps(const Config& config, int64_t steps) {
     return steps * config.train.batch * config.data.seq_len *
            static_cast<int64_t>(config.topology.groups.size());
-}
-
-// Measured on all ranks at once, since that is how they will run.
-double measure_ceiling(Communicator& job, Communicator& group, Backend& backend, DType dtype,
-                       int threads) {
-    job.barrier();
-    double ceiling = matmul_ceiling(backend, dtype, threads);
-    group.all_reduce_sum(view(&ceiling, Shape(1)));
-    return ceiling;
-}
-
-std::string phase_line(const Phase& phase) {
-    return fmt::format(
-        "from step {}: rounds of {} steps{}", phase.begin + 1, phase.federation.local_steps,
-        phase.full_replicas
-            ? fmt::format("; every group holds every expert until step {}", phase.end)
-            : "");
 }
 
 int64_t memory_now() {
@@ -48,17 +32,6 @@ int64_t first_step(const RunPlan& plan) {
 }
 
 }  // namespace
-
-void check_data(const Config& config) {
-    Loader(config, 0, Range{0, 0});
-    const ValidLoader valid(config);
-    if (Probe::wanted(config)) Probe(config, valid);
-}
-
-void check_tokens(const Config& config, int64_t most) {
-    Loader(config, 0, Range{0, 0}).check_tokens(most);
-    ValidLoader(config).check_tokens(most);
-}
 
 Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
                  const RankDevice& device, RunHold& hold)
@@ -98,48 +71,29 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
         evaluation_.emplace(state(), link_, ranks_, backend_);
 }
 
-void Trainer::describe() const {
-    double parameters = 0, experts = 0;
-    for (const Parameter& p : all_) {
-        parameters += p.count();
-        if (p.cls == ParamClass::expert) experts += p.count();
-    }
-    const MoeConfig& moe = config_.model.moe;
-    log_info(fmt::format("model: {:.2f}M parameters, {:.2f}M active for a token", parameters / 1e6,
-                         (parameters - experts + experts * moe.top_k / moe.n_experts) / 1e6));
-    for (int g = 0; g < world_.n_groups(); ++g) {
-        const World::Group& group = world_.groups[g];
-        log_info(
-            fmt::format("group {}: ranks {}-{}, expert_parallel {}, {} of {} experts", group.name,
-                        group.first_rank, group.first_rank + group.ranks - 1, group.expert_parallel,
-                        placement_.residents(config_.model.n_layers - 1, g).size(), moe.n_experts));
-    }
-    if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
-    const int threads = backend_.host_memory() ? threads_.count : 0;
-    MemoryPlan plan =
-        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, threads,
-                    federation_.bytes());
+MemoryPlan Trainer::planned_memory() const {
+    MemoryPlan plan = memory_plan(
+        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, plan_threads(),
+        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
     if (evaluation_)
         plan.evaluation =
-            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), threads);
-    const auto if_any = [](const char* name, int64_t bytes) {
-        return bytes > 0 ? fmt::format(", {} {}", name, mebibytes(bytes)) : "";
-    };
-    const std::string parts =
-        fmt::format("weights {}, gradients {}, moments {}, activations {}{}{}{}",
-                    mebibytes(plan.weights), mebibytes(plan.gradients), mebibytes(plan.moments),
-                    mebibytes(plan.activations), if_any("bf16 weights", plan.rounded),
-                    if_any("frozen copies", plan.copies), if_any("evaluation", plan.evaluation));
-    if (threads > 0)
-        log_info(fmt::format("memory planned for rank 0: {} ({}, scratch {}, outer state {})",
-                             mebibytes(plan.total()), parts, mebibytes(plan.scratch),
-                             mebibytes(plan.outer)));
-    else
-        log_info(fmt::format(
-            "memory planned for rank 0: {} of the device ({}) beside the scratch of its ops, {} of "
-            "the host (outer state {}, weights on their way {})",
-            mebibytes(plan.total() - plan.outer), parts, mebibytes(plan.outer + plan.weights),
-            mebibytes(plan.outer), mebibytes(plan.weights)));
+            evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
+    return plan;
+}
+
+void Trainer::describe(const std::vector<RankPlace>& places) const {
+    for (const std::string& line :
+         start_block({.config = config_,
+         .plan = plan_,
+         .world = world_,
+         .placement = placement_,
+         .parameters = count_parameters(config_.model, all_, layout_.parameters),
+         .places = places,
+         .source_tokens = loader_.source_tokens(),
+         .ceiling = ceiling_}))
+        log_info(line);
+    if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
+    log_info(memory_line(planned_memory(), plan_threads() > 0));
 }
 
 void Trainer::start_or_resume() {
@@ -151,7 +105,7 @@ void Trainer::start_or_resume() {
         sent_ = checkpoint.manifest().bytes;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
             recorded = saved_step_ = resumed;
-        if (speaks() && !hold_.lock) {
+        if (speaks() && !hold_.begun) {
             log_info(
                 fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
             for (const std::string& why :
@@ -161,36 +115,47 @@ void Trainer::start_or_resume() {
     } else {
         federation_.start(step_.weights().on_host());
     }
-    if (speaks() && !hold_.lock) {
-        hold_.lock.emplace(claim_run(plan_));
+    if (speaks() && !hold_.begun) {
         refuse_conflicts(plan_.checkpoints(),
                          describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
         atomic_write_file(plan_.config_file().string(), dump_config(config_));
     }
     job_.barrier();
+    if (!hold_.begun) hold_.timer = Timer();
+    hold_.begun = true;
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;
         metrics_ =
             std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded);
-        metrics_->start(first_step_ - 1, config_.train.steps, world_.own().ranks);
+        StartMetrics start = start_metrics(
+            config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
+            std::string(backend_.name()));
+        start.step = first_step_ - 1;
+        start.resumed = plan_.checkpoint.has_value();
+        metrics_->start(start);
+        if (plan_.checkpoint)
+            metrics_->note(start.step, concat("goes on from ", plan_.checkpoint->string()));
     }
+}
+
+// In the metrics of every group, and once in the log.
+void Trainer::note(int64_t step, const std::string& text, LogLevel level) {
+    if (metrics_) metrics_->note(step, text);
+    if (speaks()) log(level, text);
 }
 
 void Trainer::enter_phase(int64_t step) {
     phase_ = phase_of(config_, step);
     federation_.follow(phase_.federation);
-    if (speaks()) log_info(phase_line(phase_));
+    note(step - 1, phase_line(phase_));
 }
 
-void Trainer::report_step(int64_t step, const StepResult& result) {
-    const bool due =
-        step % config_.train.log_every == 0 || step == first_step_ || step == config_.train.steps;
-    if (!due) return;
+StepMetrics Trainer::metrics_of(int64_t step, const StepResult& result) const {
     const double tokens = double(config_.train.batch) * config_.data.seq_len * unreported_;
     const FlopsPerToken flops = flops_per_token(config_.model, config_.data.seq_len);
     const double rate = (flops.always * tokens + flops.per_choice * executed_) / step_seconds_;
     const double per_step = since_start_.seconds() / (step - first_step_ + 1);
-    const StepMetrics metrics{
+    return {
         .step = step,
         .steps = config_.train.steps,
         .loss = result.loss,
@@ -205,8 +170,25 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
         .skip = result.skipped,
         .proxy = result.served,
         .eta_seconds = per_step * (config_.train.steps - step),
+        .tokens = step * config_.train.batch * config_.data.seq_len,
     };
-    if (speaks()) log_info(step_line(world_.own().name, metrics));
+}
+
+void Trainer::report_step(int64_t step, const StepResult& result) {
+    losses_.push_back(result.loss);
+    if (losses_.size() > kLossSteps) losses_.pop_front();
+    const std::string& group = world_.own().name;
+    const bool due =
+        step % config_.train.log_every == 0 || step == first_step_ || step == config_.train.steps;
+    if (!due) {
+        if (speaks() && live_is_shown()) show_live(live_line(group, metrics_of(step, result)));
+        return;
+    }
+    const StepMetrics metrics = metrics_of(step, result);
+    if (speaks())
+        log_info(step_line(group, metrics));
+    else
+        log(LogLevel::info, fmt::format("step {}/{} done", step, config_.train.steps), LogTo::file);
     if (metrics_) metrics_->step(metrics);
     step_seconds_ = executed_ = 0;
     unreported_ = 0;
@@ -214,12 +196,23 @@ void Trainer::report_step(int64_t step, const StepResult& result) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
+    const std::string which = fmt::format("round behind step {}", step);
+    if (speaks())
+        show_live(which);
+    else
+        log(LogLevel::info, which + " begins", LogTo::file);
     RoundInput input{.due = due, .stop = stop};
     if (config_.federation.inner_state == InnerState::average)
         input.moments = step == config_.train.steps
                             ? kAllMoments
                             : moments_due(phase_.federation, step - phase_.begin);
-    if (probe_) input.probe = probe_->choices(step_.transformer());
+    if (probe_) {
+        input.probe = probe_->choices(step_.transformer());
+        const bool own_only = config_.federation.absent == AbsentPolicy::reroute;
+        if (metrics_)
+            router_entropy_ = probe_->router_entropy(
+                step_.transformer(), own_only ? &placement_ : nullptr, world_.group);
+    }
     RoundResult result;
     step_.weights().change_on_host(federation_.reads(due), [&](Tensor weights) {
         result = federation_.round(weights, input);
@@ -233,7 +226,7 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         step_.set_exchanged(federation_.exchanged_choices());
         step_.update_selection_bias(federation_.exchanged_choices());
     }
-    if (world_.n_groups() > 1) report_round(step, due, result);
+    report_round(step, due, result);
     evaluate(step, due, result);
     return result.stop;
 }
@@ -254,17 +247,24 @@ void Trainer::report_round(int64_t step, const Classes& due, const RoundResult& 
         .cosine = result.cosine,
         .agree = result.agreement,
         .load = round_load_.take(),
+        .router_entropy = router_entropy_,
         .hash = result.checksum,
         .total = sent_,
         .baselines = baseline_bytes(config_, all_, step),
     };
     if (metrics_) metrics_->round(metrics);
-    if (!speaks()) return;
-    log_info(round_line(metrics));
+    if (world_.n_groups() == 1) return;
+    if (speaks()) log_info(round_line(metrics));
     if (!result.committed)
-        log_warning(
-            fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
-                        result.round, text_of(result.failure, world_)));
+        note(step,
+             fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
+                         result.round, text_of(result.failure, world_)),
+             LogLevel::warning);
+    else if (result.contributed < result.groups)
+        note(step,
+             fmt::format("round {}: {} of {} groups did not count", result.round,
+                         result.groups - result.contributed, result.groups),
+             LogLevel::warning);
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
@@ -280,6 +280,7 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
 
 void Trainer::save(int64_t step) {
     if (step == saved_step_) return;
+    if (speaks()) show_live(fmt::format("checkpoint of step {}", step));
     const Timer timer;
     Manifest about = describe_run(config_, threads_.count, backend_.name());
     about.step = step;
@@ -297,13 +298,28 @@ void Trainer::save(int64_t step) {
 }
 
 Exit Trainer::run() {
-    if (speaks()) describe();
+    try {
+        return train();
+    } catch (const std::exception& error) {
+        if (metrics_) metrics_->end(step_now_, "failed", error.what());
+        throw;
+    }
+}
+
+Exit Trainer::train() {
+    const std::vector<RankPlace> places = rank_places(job_, threads_);
+    if (speaks()) describe(places);
+    log(LogLevel::info,
+        fmt::format("rank {} is rank {} of {}, process {} on {}, {} threads", world_.rank,
+                    world_.local_rank, world_.own().name, getpid(), places[world_.rank].host,
+                    threads_.count),
+        LogTo::file);
     start_or_resume();
     const int64_t steps = config_.train.steps;
     const bool alone = world_.n_groups() == 1;
     since_start_ = Timer();
     bool stop = false;
-    int64_t step = first_step_ - 1;
+    int64_t& step = step_now_ = first_step_ - 1;
     while (step < last_step_ && !stop) {
         ++step;
         if (step > phase_.end) enter_phase(step);
@@ -311,16 +327,18 @@ Exit Trainer::run() {
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
         step_seconds_ += timer.seconds();
-        if (speaks() && result.room.rows > 0)
-            log_warning(fmt::format(
-                "step {} was done twice: up to {} rows with {} choices came to a rank in a layer, "
-                "more than train.dispatch_factor had planned; there is room for them now",
-                step, result.room.rows, result.room.choices));
+        if (result.room.rows > 0)
+            note(step,
+                 fmt::format("step {} was done twice: up to {} rows with {} choices came to a rank "
+                             "in a layer, more than train.dispatch_factor had planned; there is "
+                             "room for them now",
+                             step, result.room.rows, result.room.choices),
+                 LogLevel::warning);
         // A frozen expert has no gradient of its weights, a third of the work.
         const double choices = result.executed_choices;
         executed_ += choices - choices * result.served / 3;
         ++unreported_;
-        ++steps_done_;
+        ++hold_.steps_done;
         round_load_.add(step_.load());
         federation_.count(result.valid_tokens, step_.load());
         report_step(step, result);
@@ -333,14 +351,46 @@ Exit Trainer::run() {
             (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
             save(step);
     }
-    const bool finished = step >= steps;
-    if (speaks()) {
-        if (sent_.total_sent() > 0 && (finished || stop))
-            log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-        const int64_t peak = memory_use().peak_bytes - memory_before_;
-        log_info(fmt::format("memory of rank 0: {} at most above the start", mebibytes(peak)));
+    return end(stop);
+}
+
+// All ranks come here together.
+EndMetrics Trainer::what_was_done() {
+    double sum = 0;
+    for (double loss : losses_) sum += loss;
+    const double mean = sum / static_cast<double>(std::max<size_t>(1, losses_.size()));
+    std::vector<double> all(world_.n_ranks());
+    job_.all_gather(view(all.data(), Shape(world_.n_ranks())), view(&mean, Shape(1)));
+    EndMetrics done{.steps = hold_.steps_done,
+                    .tokens = tokens_of_steps(config_, hold_.steps_done),
+                    .seconds = hold_.timer.seconds(),
+                    .loss_steps = static_cast<int>(losses_.size()),
+                    .losses = {}};
+    for (const World::Group& group : world_.groups)
+        done.losses.emplace_back(group.name, all[group.first_rank]);
+    return done;
+}
+
+Exit Trainer::end(bool stopped) {
+    const int64_t step = step_now_;
+    const bool finished = step >= config_.train.steps, last = finished || stopped;
+    if (last && hold_.steps_done > 0) {
+        const EndMetrics done = what_was_done();
+        if (speaks())
+            for (const std::string& line : end_lines(done)) log_info(line);
     }
-    if (!finished && !stop) return Exit::done;  // another placement follows
+    const std::vector<RankMemory> memory =
+        memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
+                               .peak = memory_use().peak_bytes - memory_before_});
+    if (speaks()) {
+        if (sent_.total_sent() > 0 && last) {
+            log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
+            if (!evaluation_)
+                log_info(traffic_line(run_traffic(config_, step).total_sent(), sent_.total_sent()));
+        }
+        log_info(measured_memory_line(memory));
+    }
+    if (!last) return Exit::done;  // another placement follows
     if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
     if (speaks())
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,

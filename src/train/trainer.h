@@ -2,31 +2,30 @@
 // checkpoints, and what is said about it all.
 #pragma once
 
+#include <deque>
 #include <functional>
 
+#include "base/log.h"
 #include "base/timer.h"
 #include "config/phases.h"
 #include "device/device.h"
 #include "plan/memory.h"
 #include "train/evaluation.h"
-#include "train/metrics.h"
+#include "train/metrics_writer.h"
 #include "train/probe.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
+#include "train/start_block.h"
 
 namespace fomoe {
-
-// The data of the config can be opened and has enough held-out sequences. Throws Error(data) that
-// names file and key.
-void check_data(const Config& config);
-// The first `most` token ids of each file are below the vocabulary's size. What lies behind is
-// checked when it is read.
-void check_tokens(const Config& config, int64_t most);
 
 // What a process holds from the start of a run to its end.
 struct RunHold {
     std::function<bool()> stop_requested;  // of this rank
-    std::optional<FileLock> lock;          // of the run's directory; rank 0
+    std::optional<FileLock> lock{};        // of the run's directory; rank 0
+    bool begun = false;                    // some Trainer of it has started
+    Timer timer{};                         // since the first step
+    int64_t steps_done = 0;                // by this process
 };
 
 class Trainer {
@@ -41,17 +40,24 @@ public:
     Exit run();
     // The last step of the run, or of the phases in which its groups hold the same experts.
     int64_t last_step() const { return last_step_; }
-    int64_t steps_done() const { return steps_done_; }
 
 private:
-    void describe() const;
+    Exit train();
+    MemoryPlan planned_memory() const;
+    // As of memory_plan.
+    int plan_threads() const { return backend_.host_memory() ? threads_.count : 0; }
+    void describe(const std::vector<RankPlace>& places) const;
     void start_or_resume();
+    void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
     void enter_phase(int64_t step);
+    StepMetrics metrics_of(int64_t step, const StepResult& result) const;
     void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, const Classes& due, bool stop);
     void report_round(int64_t step, const Classes& due, const RoundResult& result);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
     void save(int64_t step);
+    Exit end(bool stopped);
+    EndMetrics what_was_done();
     bool speaks() const { return world_.rank == 0; }
     RunState state() {
         return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
@@ -82,11 +88,13 @@ private:
     std::optional<Probe> probe_;  // with several groups
     std::optional<TrainingEvaluation> evaluation_;
     RoundLoad round_load_;                    // of this process's steps since the last round
+    std::vector<double> router_entropy_;      // of the last probe
     std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
 
-    int64_t saved_step_ = -1;  // of the last checkpoint
-    int64_t steps_done_ = 0;
-    TrafficBytes sent_;  // and received, since step 1, all groups together
+    int64_t saved_step_ = -1;    // of the last checkpoint
+    int64_t step_now_ = 0;       // at work, or the last one
+    std::deque<double> losses_;  // of the last steps
+    TrafficBytes sent_;          // and received, since step 1, all groups together
     Timer since_start_;
     double step_seconds_ = 0;  // since the last report
     double executed_ = 0;      // choices since the last report, by the work of a resident's

@@ -76,6 +76,42 @@ TEST_CASE("cuda: a group of several GPUs goes on where ranks of the CPU stopped"
         check_close(losses(place, name), losses(place, "cpu"), 1e-4);
 }
 
+TEST_CASE("cuda: several GPUs evaluate as ranks of the CPU do", "[cuda]") {
+    cuda_plugin();
+    if (!four_devices()) return;
+    const Workplace place;
+    train(place, solo(2), "run", "cpu", 2);
+    const auto evaluated = [&](const Command& launch, const char* backend) {
+        const Outcome result = place.run(with(launch, {program("fomoe-eval"), "runs/run", "--json",
+                                                       "--mode", "union", "--backend", backend}),
+                                         kFourDevices);
+        INFO(result.err);
+        REQUIRE(result.exit == 0);
+        return Json::parse(result.out).at("union").at("pooled").at("loss").get<double>();
+    };
+    const double expected = evaluated({}, "cpu");
+    CHECK(evaluated({"mpirun", "-n", "2"}, "cuda") == Approx(expected).epsilon(1e-5));
+}
+
+TEST_CASE("cuda: a GPU that hangs is given up", "[cuda]") {
+    cuda_plugin();
+    if (!four_devices()) return;
+    const Workplace place;
+    const Layout pair{"{name: solo, ranks: 2}", {"solo"}, {"--set", "train.collective_timeout=5"}};
+    const Command words = on_ranks(2, words_for(place, pair, "hung", "cuda", 1000));
+    Process process(words, place.path(), kFourDevices);
+    while (process.running() && count(process.err(), "step 2/") == 0)
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    INFO(process.err());
+    REQUIRE(process.running());
+    REQUIRE(process.descendants().size() >= 2);
+    kill(process.descendants().back(), SIGSTOP);
+    const Outcome result = process.wait();
+    INFO(result.err);
+    CHECK(result.exit == 5);
+    CHECK_THAT(result.err, Contains("for 5 s: a rank is missing"));
+}
+
 TEST_CASE("cuda: work on both queues is in order", "[cuda]") {
     cuda_plugin();
     if (!on_interpreter()) return;

@@ -2,6 +2,7 @@
 // one of them fails. On a machine with GPUs each rank needs its own.
 #include <dlfcn.h>
 
+#include <exception>
 #include <numeric>
 
 #include "base/random.h"
@@ -137,15 +138,43 @@ TEST_CASE("cuda: collectives of a group", "[cuda]") {
     FOMOE_CHECK(findings().empty());
 }
 
+TEST_CASE("cuda: parts of a group have collectives of their own", "[cuda]") {
+    if (!is_rank()) {
+        check_ranks(run_as_ranks(4, {{"CUDAEMU_CHECK", "1"}}));
+        return;
+    }
+    Rank r;
+    const std::unique_ptr<Communicator> half = r.comm->split(r.rank % 2);
+    FOMOE_CHECK(half->size() == 2 && half->rank() == r.rank / 2);
+    // One on each queue: nothing orders them, and neither waits for the other.
+    const Tensor x = r.device(std::vector<int32_t>{r.rank}), y = r.device(std::vector<int32_t>(2));
+    r.backend->wait(Queue::compute, r.backend->record(Queue::comm));
+    half->all_gather(y, x, Queue::compute);
+    const Tensor all = r.device(std::vector<int32_t>{1 << r.rank});
+    r.comm->all_reduce_sum(all, Queue::comm);
+    r.backend->wait(Queue::comm, r.backend->record(Queue::compute));
+    FOMOE_CHECK(r.values<int32_t>(y) == (std::vector<int32_t>{r.rank % 2, r.rank % 2 + 2}));
+    FOMOE_CHECK(r.values<int32_t>(all)[0] == 15);
+    half->barrier();
+    FOMOE_CHECK(findings().empty());
+}
+
 TEST_CASE("cuda: one rank needs no NCCL and several say what to install", "[cuda]") {
     if (!is_rank()) {
-        const TemporaryDirectory folder;
-        std::ofstream(folder / "libnccl.so.2") << "not a library";
-        const char* path = std::getenv("LD_LIBRARY_PATH");
-        const std::string without = concat(folder.path(), ':', path ? path : "");
-        check_ranks(run_as_ranks(1, {{"LD_LIBRARY_PATH", without}}));
-        check_ranks(
-            run_as_ranks(2, {{"LD_LIBRARY_PATH", without}, {"FOMOE_EXPECT", "NCCL is missing: "}}));
+        const TemporaryDirectory broken, foreign;
+        std::ofstream(broken / "libnccl.so.2") << "not a library";
+        Dl_info other{};
+        REQUIRE(dladdr(reinterpret_cast<void*>(&std::terminate), &other) != 0);
+        std::filesystem::copy_file(other.dli_fname, foreign / "libnccl.so.2");
+        const auto before = [](const TemporaryDirectory& folder) {
+            const char* path = std::getenv("LD_LIBRARY_PATH");
+            return concat(folder.path(), ':', path ? path : "");
+        };
+        check_ranks(run_as_ranks(1, {{"LD_LIBRARY_PATH", before(broken)}}));
+        check_ranks(run_as_ranks(
+            2, {{"LD_LIBRARY_PATH", before(broken)}, {"FOMOE_EXPECT", "NCCL is missing: "}}));
+        check_ranks(run_as_ranks(2, {{"LD_LIBRARY_PATH", before(foreign)},
+                                     {"FOMOE_EXPECT", "libnccl.so.2 is not NCCL"}}));
         check_ranks(
             run_as_ranks(2, {{"CUDAEMU_NCCL_VERSION", "30100"},
                              {"FOMOE_EXPECT", "is NCCL 3.1.0, and this build needs NCCL 2"}}));
@@ -161,7 +190,7 @@ TEST_CASE("cuda: one rank needs no NCCL and several say what to install", "[cuda
 
 TEST_CASE("cuda: ranks that call different collectives are told", "[cuda]") {
     if (!is_rank()) {
-        for (const char* kind : {"shape", "order", "dtype"})
+        for (const char* kind : {"shape", "order", "dtype", "root", "rows"})
             check_ranks(run_as_ranks(2, {{"FOMOE_KIND", kind}}));
         return;
     }
@@ -174,6 +203,13 @@ TEST_CASE("cuda: ranks that call different collectives are told", "[cuda]") {
     if (kind == "order" && odd) r.comm->broadcast(x, 0);
     if (kind == "order") r.comm->all_reduce_sum(x);
     if (kind == "order" && !odd) r.comm->broadcast(x, 0);
+    if (kind == "root") r.comm->broadcast(x, r.rank);
+    if (kind == "rows") {
+        // Rank 0 sends two rows, and rank 1 expects three.
+        const std::vector<int64_t> to{0, odd ? 0 : 2}, from{odd ? 3 : 0, 0};
+        const Tensor rows = x.reshaped(Shape(8, 1));
+        r.comm->all_to_all_v(rows.slice(0, from[0]), from, rows.slice(4, to[1]), to);
+    }
     const std::string why = failure_of([&] { r.backend->synchronize(); });
     expect(why, concat("NCCL: rank ", r.rank, " of the ranks 0, 1, last collective: "));
     expect(failure_of([&] { r.comm->all_reduce_sum(x); }), "was aborted");

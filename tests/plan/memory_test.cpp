@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "federation/round.h"
 #include "ops/cpu/cpu_backend.h"
 #include "optim/inner_optimizer.h"
 #include "support/tiny.h"
@@ -42,6 +43,40 @@ TEST_CASE("weights, moments and activations are planned as they are allocated") 
         CHECK(plan.activations > 0);
         CHECK(plan.activations <= Transformer::activation_bytes(config.model, shape));
     }
+}
+
+TEST_CASE("the outer state is planned as it is held, its messages beside it") {
+    for (const InnerState state : {InnerState::keep, InnerState::average})
+        for (const OuterKind kind : {OuterKind::average, OuterKind::nesterov}) {
+            Config config = tiny_config();
+            config.topology = tiny_topology({{1, 1}, {2, 2}, {2, 1}, {4, 2}});
+            config.federation.replication = 2;
+            config.federation.inner_state = state;
+            for (OuterConfig* outer : {&config.federation.outer, &config.federation.shared,
+                                       &config.federation.router, &config.federation.expert})
+                outer->optimizer = kind;
+            const Placement placement = placement_of(config);
+            const std::vector<Parameter> all = all_parameters(config.model, placement);
+            for (int rank = 0; rank < 9; ++rank) {
+                const World world(config.topology, rank, 9);
+                const ArenaLayout layout = arena_layout(all, placement, world);
+                const auto alone = make_self_communicator();
+                JobLink link(world, *alone, 1);
+                const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+                InnerOptimizer optimizer(config.train.optimizer, layout, world, *backend);
+                Federation federation(config.federation, all, layout, placement, world, link,
+                                      *alone, *alone, config.model);
+                if (state == InnerState::average) federation.average_moments(optimizer);
+                int64_t wire = 0;
+                for (const OwnedSpan& span : federation.spans())
+                    if (span.owner >= 0 && span.lane() >= 0 && span.n_owners() > 1)
+                        wire = std::max(
+                            wire, (3 * span.n_owners() + 1) * span.chunk(span.lane(), 0).size());
+                if (rank == 0) CHECK(wire > 0);
+                CHECK(outer_bytes(config.federation, federation.spans(), layout) ==
+                      federation.bytes() + 4 * wire);
+            }
+        }
 }
 
 TEST_CASE("where every choice is executed on one rank, the bound is the plan") {

@@ -28,31 +28,33 @@ namespace fomoe {
 
 inline bool is_rank() { return std::getenv("FOMOE_TEST_RANK") != nullptr; }
 
-// Barrier, broadcast and all_gather of small host tensors through a mapped file; a rank that does
-// not come within a minute is an Error.
+// Barrier, broadcast and all_gather of small host tensors through a mapped file, and one split of
+// that; a rank that does not come within a minute is an Error.
 class FileCommunicator final : public Communicator {
 public:
     static constexpr int64_t kSlot = 4096;
     struct Head {
         std::atomic<uint32_t> arrived, generation;
     };
+    // A page of heads, one for each first rank of a part behind that of all, and two slots a rank.
+    static int64_t file_bytes(int ranks) { return kSlot * (1 + 2 * ranks); }
 
     // From the environment that run_as_ranks makes.
     FileCommunicator()
         : rank_(std::atoi(std::getenv("FOMOE_TEST_RANK"))),
           size_(std::atoi(std::getenv("FOMOE_TEST_SIZE"))) {
         const int file = open(std::getenv("FOMOE_TEST_FILE"), O_RDWR);
-        void* found =
-            mmap(nullptr, kSlot * (size_ + 1), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        void* found = mmap(nullptr, file_bytes(size_), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         FOMOE_CHECK(file >= 0 && found != MAP_FAILED);
         close(file);
         memory_ = static_cast<char*>(found);
+        for (int rank = 0; rank < size_; ++rank) slots_.push_back(memory_ + kSlot * (1 + rank));
     }
 
     int rank() const override { return rank_; }
     int size() const override { return size_; }
     void barrier() override {
-        Head& head = *reinterpret_cast<Head*>(memory_);
+        Head& head = reinterpret_cast<Head*>(memory_)[head_];
         const uint32_t generation = head.generation;
         if (++head.arrived == static_cast<uint32_t>(size_)) {
             head.arrived = 0;
@@ -63,17 +65,17 @@ public:
     }
     void broadcast(Tensor x, int root, Queue) override {
         FOMOE_CHECK(x.bytes() <= kSlot);
-        if (rank_ == root) std::memcpy(slot(root), x.data, x.bytes());
+        if (rank_ == root) std::memcpy(slots_[root], x.data, x.bytes());
         barrier();
-        std::memcpy(x.data, slot(root), x.bytes());
+        std::memcpy(x.data, slots_[root], x.bytes());
         barrier();
     }
     void all_gather(Tensor out, ConstTensor in, Queue) override {
         FOMOE_CHECK(in.bytes() <= kSlot);
-        std::memcpy(slot(rank_), in.data, in.bytes());
+        std::memcpy(slots_[rank_], in.data, in.bytes());
         barrier();
         for (int from = 0; from < size_; ++from)
-            std::memcpy(static_cast<char*>(out.data) + from * in.bytes(), slot(from), in.bytes());
+            std::memcpy(static_cast<char*>(out.data) + from * in.bytes(), slots_[from], in.bytes());
         barrier();
     }
     void reduce_scatter_sum(Tensor, ConstTensor, Queue) override { missing(); }
@@ -84,16 +86,31 @@ public:
         missing();
     }
     void exchange(std::span<const Send>, std::span<const Receive>, double) override { missing(); }
-    std::unique_ptr<Communicator> split(int) override { missing(); }
+    std::unique_ptr<Communicator> split(int color) override {
+        std::vector<int> colors(size_);
+        all_gather(view(colors.data(), Shape(size_)), view(&color, Shape(1)), Queue::compute);
+        std::unique_ptr<FileCommunicator> part(new FileCommunicator(*this));
+        part->slots_.clear();
+        for (int rank = 0; rank < size_; ++rank) {
+            if (colors[rank] != color) continue;
+            if (part->slots_.empty()) part->head_ = 1 + rank;
+            if (rank == rank_) part->rank_ = static_cast<int>(part->slots_.size());
+            part->slots_.push_back(slots_[rank] + size_ * kSlot);
+        }
+        part->size_ = static_cast<int>(part->slots_.size());
+        return part;
+    }
 
 private:
+    FileCommunicator(const FileCommunicator&) = default;
     [[noreturn]] static void missing() {
         throw Error(Exit::internal, "these ranks cannot do that");
     }
-    char* slot(int rank) const { return memory_ + kSlot * (rank + 1); }
 
     int rank_, size_;
     char* memory_;
+    int head_ = 0;
+    std::vector<char*> slots_;
 };
 
 struct RankResult {
@@ -107,7 +124,7 @@ inline std::vector<RankResult> run_as_ranks(
     int n, const std::map<std::string, std::string>& environment = {}, double seconds = 60) {
     const TemporaryDirectory folder;
     const std::string shared = folder / "shared";
-    std::ofstream(shared) << std::string(FileCommunicator::kSlot * (n + 1), '\0');
+    std::ofstream(shared) << std::string(FileCommunicator::file_bytes(n), '\0');
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
     const std::string test = Catch::getResultCapture().getCurrentTestName();
     const auto log = [&](int rank) { return folder / concat("rank", rank); };

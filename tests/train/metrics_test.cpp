@@ -1,51 +1,11 @@
-// The lines that people and programs read.
+// The lines that people read.
 #include "train/metrics.h"
-
-#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>
-#include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <vector>
-
-#include "base/error.h"
 
 using namespace fomoe;
-using nlohmann::json;
-namespace fs = std::filesystem;
-
-namespace {
-
-class Folder {
-public:
-    Folder() : path_(fs::temp_directory_path() / concat("fomoe-metrics-", getpid())) {
-        fs::remove_all(path_);
-    }
-    ~Folder() { fs::remove_all(path_); }
-    std::string file() const { return path_ / "metrics" / "west.jsonl"; }
-
-private:
-    fs::path path_;
-};
-
-std::vector<json> lines_of(const std::string& path) {
-    std::vector<json> lines;
-    std::ifstream file(path);
-    for (std::string line; std::getline(file, line);) lines.push_back(json::parse(line));
-    return lines;
-}
-
-// Steps `from` to `to`, a round behind every fourth, as a run would write them.
-void write_steps(MetricsWriter& writer, int64_t from, int64_t to) {
-    for (int64_t s = from; s <= to; ++s) {
-        writer.step({.step = s, .steps = 100, .loss = 10.0 - 0.1 * s});
-        if (s % 4 == 0) writer.round({.round = s / 4, .step = s, .groups = 2, .groups_total = 2});
-    }
-}
-
-}  // namespace
 
 TEST_CASE("a step line has its fields in a fixed order") {
     const StepMetrics metrics{.step = 1200,
@@ -66,7 +26,7 @@ TEST_CASE("a step line has its fields in a fixed order") {
           "41.3k tok/s | mfu 61% | imb 1.21 | skip 24.8% | eta 14m02s");
 }
 
-TEST_CASE("the lines of a calibration have their fields in a fixed order, and its events stand") {
+TEST_CASE("the lines of a calibration have their fields in a fixed order") {
     const CalibrationStepMetrics step{.step = 704,
                                       .calibration_step = 10,
                                       .steps = 60,
@@ -90,22 +50,6 @@ TEST_CASE("the lines of a calibration have their fields in a fixed order, and it
     CHECK(calibration_line(end) ==
           "calibrated 60 steps | loss 1.9000 -> 1.8000 | sent 6.50 MiB (copies 3.00, router 2.00, "
           "shared 1.00, control 0.50) | predicted 6.50 | 1.25 s | runs/a/calibrated");
-
-    // Both belong to the step that the run stands at: a run that goes on from there keeps them.
-    const Folder folder;
-    MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).step({.step = 704});
-    MetricsWriter calibration(folder.file(), "west", 704);
-    calibration.calibration_step(step);
-    calibration.calibration_end(end);
-    MetricsWriter(folder.file(), "west", 704).step({.step = 705});
-    const std::vector<json> lines = lines_of(folder.file());
-    REQUIRE(lines.size() == 4);
-    CHECK(lines[1]["event"] == "calibration_step");
-    CHECK(lines[1]["step"] == 704);
-    CHECK(lines[1]["calibration_step"] == 10);
-    CHECK(lines[2]["event"] == "calibration_end");
-    CHECK(lines[2]["sent_bytes"] == end.predicted_bytes);
-    CHECK(lines[3]["step"] == 705);
 }
 
 TEST_CASE("a round line has its fields in a fixed order") {
@@ -178,140 +122,4 @@ TEST_CASE("counts and durations take the unit that fits") {
     CHECK(short_duration(7500) == "2h05m");
     CHECK(short_duration(3 * 86400 + 4 * 3600) == "3d04h");
     CHECK(short_duration(std::numeric_limits<double>::infinity()) == "?");
-}
-
-TEST_CASE("every event is one JSON object, on the disk as soon as it is written") {
-    const Folder folder;
-    MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
-    writer.start(0, 100, 2);
-    writer.step({.step = 1,
-                 .loss = 5.5,
-                 .affinity = 0.25,
-                 .grad_norm = std::numeric_limits<double>::quiet_NaN()});
-    writer.round({.round = 1,
-                  .step = 1,
-                  .classes = {true, false, true},
-                  .counted = {.sent = {100, 0, 20, 7, 3}, .received = {}},
-                  .own = {.sent = {50, 0, 10, 0, 1}, .received = {}},
-                  .predicted_bytes = 124,
-                  .cosine = {0.5, std::nullopt, -0.25},
-                  .load = {.imbalance = {1.5, 2}, .entropy = {1, 0.5}, .skip = {}, .chance = {0.5}},
-                  .hash = 10,
-                  .total = {.sent = {1000, 2, 3, 0, 4}, .received = {}},
-                  .baselines = {.data_parallel = 9000, .full_replicas = 3000}});
-    Evaluation whole, own[2];
-    whole.put("a", {.loss_sum = 6, .tokens = 2, .bytes = 4, .flops = 90, .computed = 3});
-    whole.put("b", {});
-    own[0].put("a", {.loss_sum = 8, .tokens = 2, .bytes = 4, .flops = 60, .computed = 3});
-    own[1].put("a", {.loss_sum = 12, .tokens = 2, .bytes = 4, .flops = 60, .computed = 3});
-    EvaluationMetrics evaluated{.round = 1,
-                                .step = 1,
-                                .results = {whole, {own[0], own[1]}, {}, {}},
-                                .counted = {.sent = {0, 0, 0, 500, 16}, .received = {}},
-                                .predicted_bytes = 515,
-                                .seconds = 2};
-    writer.evaluation(evaluated, 1);
-    evaluated.results.own_models.clear();
-    writer.evaluation(evaluated, 1);
-    writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
-    writer.end(1, "stopped");
-
-    const std::vector<json> lines = lines_of(folder.file());
-    REQUIRE(lines.size() == 7);
-    const std::vector<std::string> events{"start", "step",       "round", "eval",
-                                          "eval",  "checkpoint", "end"};
-    for (size_t i = 0; i < events.size(); ++i) {
-        CHECK(lines[i]["event"] == events[i]);
-        CHECK(lines[i]["group"] == "west");
-        CHECK(lines[i]["step"] == (i == 0 ? 0 : 1));
-    }
-    CHECK(lines[1]["loss"] == 5.5);
-    CHECK(lines[1]["affinity"] == 0.25);
-    CHECK(lines[1]["grad_norm"].is_null());
-    CHECK(lines[2]["sent_bytes"] == 130);
-    CHECK(lines[2]["predicted_bytes"] == 124);
-    CHECK(lines[2]["classes"] == json({"shared", "expert"}));
-    CHECK(lines[2]["sent"] ==
-          json({{"shared", 100}, {"router", 0}, {"expert", 20}, {"copies", 7}, {"control", 3}}));
-    CHECK(lines[2]["sent_own"]["expert"] == 10);
-    CHECK(lines[2]["cosine"] == json({{"shared", 0.5}, {"expert", -0.25}}));
-    CHECK(!lines[2].contains("agree"));
-    CHECK(lines[2]["load_imbalance"] == json({1.5, 2.0}));
-    CHECK(lines[2]["load_entropy"] == json({1.0, 0.5}));
-    CHECK(lines[2]["skip"] == json::array());
-    CHECK(lines[2]["chance"] == json({0.5}));
-    CHECK(lines[2]["sent_total"] == 1009);
-    CHECK(lines[2]["data_parallel_bytes"] == 9000);
-    CHECK(lines[2]["full_replica_bytes"] == 3000);
-    CHECK(lines[2]["hash"] == "000000000000000a");
-    CHECK(lines[3]["round"] == 1);
-    CHECK(lines[3]["union"]["pooled"]["loss"] == 3);
-    CHECK(lines[3]["union"]["domains"]["a"] == lines[3]["union"]["pooled"]);
-    CHECK(lines[3]["union"]["domains"]["b"]["loss"].is_null());
-    CHECK(lines[3]["own"]["pooled"]["loss"] == 6);
-    CHECK(lines[3]["own"]["pooled"]["flops_per_token"] == 20);
-    CHECK(lines[3]["gap"].get<double>() == Approx((6 - (8 + 12) / 2.0) / 4 / std::log(2.0)));
-    CHECK(lines[3]["sent_bytes"] == 516);
-    CHECK(lines[3]["predicted_bytes"] == 515);
-    CHECK(lines[3]["sent"]["copies"] == 500);
-    CHECK(lines[3]["seconds"] == 2);
-    CHECK(!lines[4].contains("own"));
-    CHECK(!lines[4].contains("gap"));
-}
-
-TEST_CASE("a resumed run has every step and round once") {
-    const Folder folder;
-    {
-        MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
-        writer.start(0, 100, 2);
-        write_steps(writer, 1, 10);
-    }
-    // Killed in the middle of a line, and goes on from the checkpoint of step 6.
-    std::ofstream(folder.file(), std::ios::app) << R"({"event":"step","step":6,"lo)";
-    {
-        MetricsWriter writer(folder.file(), "west", 6);
-        writer.start(6, 100, 2);
-        write_steps(writer, 7, 12);
-    }
-    std::vector<int64_t> steps, rounds;
-    for (const json& line : lines_of(folder.file())) {
-        if (line["event"] == "step") steps.push_back(line["step"]);
-        if (line["event"] == "round") rounds.push_back(line["round"]);
-    }
-    CHECK(steps == std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
-    CHECK(rounds == std::vector<int64_t>{1, 2, 3});
-}
-
-TEST_CASE("a torn last line is taken away even when its step is kept") {
-    const Folder folder;
-    {
-        MetricsWriter writer(folder.file(), "west", MetricsWriter::kNewRun);
-        write_steps(writer, 1, 3);
-    }
-    // Complete but for the end of its line.
-    std::ofstream(folder.file(), std::ios::app) << R"({"event":"step","step":4})";
-    {
-        MetricsWriter writer(folder.file(), "west", 5);
-        write_steps(writer, 5, 5);
-    }
-    CHECK(lines_of(folder.file()).size() == 4);
-    CHECK(lines_of(folder.file()).back()["step"] == 5);
-}
-
-TEST_CASE("a new run starts an empty file") {
-    const Folder folder;
-    { MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).start(0, 100, 2); }
-    { MetricsWriter(folder.file(), "west", MetricsWriter::kNewRun).start(0, 50, 2); }
-    REQUIRE(lines_of(folder.file()).size() == 1);
-    CHECK(lines_of(folder.file())[0]["steps"] == 50);
-}
-
-TEST_CASE("a file that cannot be written is an error that names it") {
-    try {
-        MetricsWriter writer("/proc/none/west.jsonl", "west", MetricsWriter::kNewRun);
-        FAIL("it was written");
-    } catch (const Error& error) {
-        CHECK(error.exit == Exit::data);
-        CHECK_THAT(error.what(), Catch::Matchers::Contains("/proc/none/west.jsonl"));
-    }
 }

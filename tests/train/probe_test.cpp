@@ -2,7 +2,9 @@
 #include "train/probe.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <mutex>
+#include <numeric>
 
 #include "data/token_file.h"
 #include "support/temporary_directory.h"
@@ -61,6 +63,24 @@ struct Rank {
     InnerStep step;
 };
 
+// In nats, of the router's probabilities over these experts.
+double mean_entropy(const Config& config, const std::vector<float>& logits,
+                    const std::vector<int>& experts, int tokens) {
+    const size_t E = config.model.moe.n_experts;
+    double mean = 0;
+    for (int t = 0; t < tokens; ++t) {
+        std::vector<double> score;
+        for (int e : experts) {
+            const double power = std::exp(double{logits[t * E + e]});
+            score.push_back(config.model.moe.router == RouterKind::softmax ? power
+                                                                           : power / (1 + power));
+        }
+        const double sum = std::accumulate(score.begin(), score.end(), 0.0);
+        for (double s : score) mean -= s / sum * std::log(s / sum) / tokens;
+    }
+    return mean;
+}
+
 }  // namespace
 
 TEST_CASE("a probe takes the sources in turn and chooses what an evaluation chooses") {
@@ -81,7 +101,11 @@ TEST_CASE("a probe takes the sources in turn and chooses what an evaluation choo
             const int T = config.data.seq_len, K = config.model.moe.top_k;
             for (int n : {1, 3, 7}) {
                 own.federation.probe_sequences = n;
-                const ProbeChoices found = Probe(own, data).choices(model);
+                const Probe probe(own, data);
+                const ProbeChoices found = probe.choices(model);
+                const std::vector<double> entropy = probe.router_entropy(model),
+                                          of_own = probe.router_entropy(model, &rank.placement,
+                                                                        rank.world.group);
                 FOMOE_CHECK(found.top_k == K);
                 FOMOE_CHECK(model.totals().load ==
                             std::vector<float>(rank.step.load().size(), 0.0f));
@@ -99,7 +123,17 @@ TEST_CASE("a probe takes the sources in turn and chooses what an evaluation choo
                 model.evaluate(token_batch(batch), losses);
                 const int first = config.model.moe.first_dense_layers;
                 std::vector<uint16_t> expected;
+                std::vector<int> all(config.model.moe.n_experts);
+                std::iota(all.begin(), all.end(), 0);
                 for (int layer = first; layer < config.model.n_layers; ++layer) {
+                    const std::vector<float> logits = model.router_logits(layer);
+                    const auto held = rank.placement.residents(layer, rank.world.group);
+                    const auto near = [](double a, double b) { return std::abs(a - b) < 1e-6; };
+                    FOMOE_CHECK(
+                        near(entropy.at(layer - first), mean_entropy(own, logits, all, n * T)));
+                    FOMOE_CHECK(
+                        near(of_own.at(layer - first), mean_entropy(own, logits, held, n * T)));
+                    FOMOE_CHECK(entropy[layer - first] < std::log(all.size()));
                     const std::vector<int32_t> chosen = model.chosen_experts(layer);
                     expected.insert(expected.end(), chosen.begin(), chosen.begin() + n * T * K);
                 }

@@ -37,6 +37,10 @@ TEST_CASE("the load of a round is that of all its steps, by layer with experts")
           Approx(-(0.75 * std::log(0.75) + 0.25 * std::log(0.25)) / std::log(8)));
     CHECK(found.skip == std::vector<double>{0.5, 0.25});
     CHECK(found.chance == std::vector<double>{0.5, 0.5});
+    // What went to experts that the group lacks was not executed.
+    REQUIRE(found.executed.size() == 2);
+    for (int e = 0; e < 8; ++e) CHECK(found.executed[0][e] == (e < 4 ? 2 : 0));
+    CHECK(found.executed[1] == std::vector<int64_t>{6, 0, 0, 0, 0, 0, 0, 0});
 
     // Taken: what follows starts anew.
     const LoadByLayer none = load.take();
@@ -44,6 +48,17 @@ TEST_CASE("the load of a round is that of all its steps, by layer with experts")
     CHECK(none.entropy == std::vector<double>{0, 0});
     CHECK(none.skip == std::vector<double>{0, 0});
     CHECK(none.chance == std::vector<double>{0.5, 0.5});
+    CHECK(none.executed[0] == std::vector<int64_t>(8));
+}
+
+TEST_CASE("what frozen copies serve is executed") {
+    const Config config = halves(AbsentPolicy::proxy);
+    RoundLoad load(config, placement_of(config), 0);
+    std::vector<float> choices(24, 0.0f);
+    choices[8] = 1;
+    choices[15] = 3;
+    load.add(choices);
+    CHECK(load.take().executed[0] == std::vector<int64_t>{1, 0, 0, 0, 0, 0, 0, 3});
 }
 
 TEST_CASE("under reroute a group's own experts are all there is") {
