@@ -25,7 +25,7 @@ void check_same_run(const RunPlan& plan, const Config& config) {
 }  // namespace
 
 RunPlan plan_run(const Config& config, const std::string& resume) {
-    RunPlan plan{.directory = std::filesystem::path("runs") / config.name, .checkpoint = {}};
+    RunPlan plan{.directory = std::filesystem::path("runs") / config.name, .checkpoint = {}, .config_text = {}};
     const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
     if (resume == "auto") {
         check_same_run(plan, config);

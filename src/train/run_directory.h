@@ -13,6 +13,7 @@ namespace fomoe {
 struct RunPlan {
     std::filesystem::path directory;                  // runs/NAME below the working directory
     std::optional<std::filesystem::path> checkpoint;  // to resume from
+    std::string config_text;  // of config.yaml; empty: the plain dump
 
     std::filesystem::path checkpoints() const { return directory / "checkpoints"; }
     std::filesystem::path config_file() const { return directory / "config.yaml"; }

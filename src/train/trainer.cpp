@@ -118,7 +118,8 @@ void Trainer::start_or_resume() {
     if (speaks() && !hold_.begun) {
         refuse_conflicts(plan_.checkpoints(),
                          describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
-        atomic_write_file(plan_.config_file().string(), dump_config(config_));
+        atomic_write_file(plan_.config_file().string(),
+                          plan_.config_text.empty() ? dump_config(config_) : plan_.config_text);
     }
     job_.barrier();
     if (!hold_.begun) hold_.timer = Timer();
