@@ -3,15 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 
 namespace fomoe {
 namespace {
-
-constexpr size_t kMostBytes = 1 << 20;  // of a file: what is larger is no config
 
 bool set(const Key&, bool* value, const YAML::Node& node) {
     *value = node.Scalar() == "true";
@@ -41,30 +35,7 @@ bool set(const Key&, std::map<Name, Value>*, const YAML::Node&) {
     return false;
 }
 
-bool is_control(char c) {
-    const auto code = static_cast<unsigned char>(c);
-    return code < 0x20 && c != '\t' && c != '\n' && c != '\r';
-}
-
 }  // namespace
-
-std::string config_text(const std::string& path) {
-    std::error_code ignored;
-    if (std::filesystem::is_directory(path, ignored))
-        throw Error(Exit::usage, "is a directory; a file is expected");
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw Error(Exit::usage, concat("cannot open: ", std::strerror(errno)));
-    std::string text(kMostBytes + 1, ' ');
-    file.read(text.data(), static_cast<std::streamsize>(text.size()));
-    if (file.bad()) throw Error(Exit::usage, concat("cannot read: ", std::strerror(errno)));
-    text.resize(file.gcount());
-    if (text.size() > kMostBytes)
-        throw Error(Exit::usage,
-                    concat("has more than ", kMostBytes >> 10, " KiB; this is no config"));
-    if (std::ranges::any_of(text, is_control))
-        throw Error(Exit::usage, "holds control characters; a text file is expected");
-    return text;
-}
 
 std::optional<double> read_with_unit(const std::string& text, Unit unit) {
     switch (unit) {

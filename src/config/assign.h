@@ -1,4 +1,4 @@
-// The text of a config file, and one value of it -> a field of the Config.
+// One value of a YAML node -> a field of the Config.
 #pragma once
 
 #include <yaml-cpp/yaml.h>
@@ -6,15 +6,11 @@
 #include <optional>
 #include <string>
 
-#include "base/error.h"
 #include "config/schema.h"
 #include "config/units.h"
 #include "config/yaml_value.h"
 
 namespace fomoe {
-
-// Throws Error(usage), without the path, when it cannot be a config: too large, or no text.
-std::string config_text(const std::string& path);
 
 std::optional<double> read_with_unit(const std::string& text, Unit unit);
 // What a key that counts steps was given in, when that is tokens.

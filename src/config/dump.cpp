@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "config/schema.h"
 
@@ -38,45 +40,82 @@ std::vector<std::string> split(const std::string& path) {
     return names;
 }
 
-std::string key_line(const Key& key, const std::string& name, const Config& config, int group) {
-    return name + ": " + value_text(key, config, group);
+std::string key_line(const Key& key, const std::string& name, const Config& config, size_t group) {
+    return name + ": " + value_text(key, config, static_cast<int>(group));
 }
 
-// All keys of the groups, one line a group.
-std::string groups_text(const Config& config) {
+// What a dump says beside the values.
+struct Style {
+    bool minimal = false;                                         // only what is not the default
+    const std::map<std::string, std::string>* origins = nullptr;  // a comment for each value
+};
+
+std::string comment(const Style& style, const std::string& path, const std::string& otherwise) {
+    if (!style.origins) return "";
+    const auto found = style.origins->find(path);
+    std::string text = found == style.origins->end() ? otherwise : found->second;
+    std::ranges::replace_if(
+        text, [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
+    return "  # " + text;
+}
+
+// The keys of each group in one line.
+std::string groups_text(const Config& config, const Style& style) {
+    const std::string list = "topology.groups[].";
     std::string text;
     for (size_t i = 0; i < config.topology.groups.size(); ++i) {
         std::string line;
+        Config plain;
+        plain.topology.groups = {GroupConfig{}};
         for (const Key& key : config_keys()) {
-            const std::string list = "topology.groups[].";
             if (!key.path.starts_with(list)) continue;
-            line += (line.empty() ? "" : ", ") +
-                    key_line(key, key.path.substr(list.size()), config, static_cast<int>(i));
+            const std::string name = key.path.substr(list.size());
+            const bool told = key_line(key, name, config, i) != key_line(key, name, plain, 0);
+            if (style.minimal && !told) continue;
+            line += (line.empty() ? "" : ", ") + key_line(key, name, config, i);
         }
-        text += fmt::format("\n    - {{{}}}", line);
+        text += fmt::format("\n    - {{{}}}{}", line,
+                            comment(style, fmt::format("topology.groups[{}]", i), "default"));
     }
     return text;
 }
 
-}  // namespace
+// Keys of a class stay when one is named, which changes what they mean.
+bool differs(const Key& key, const Config& config) {
+    return key.named || value_text(key, config) != value_text(key, Config{});
+}
 
-std::string dump_config(const Config& config) {
+std::string dump(const Config& config, const Style& style) {
     Writer writer;
-    bool groups_written = false;
+    bool groups_written = style.minimal && config.topology.groups == Config{}.topology.groups;
     for (const Key& key : config_keys()) {
         if (!is_part(key, config)) continue;
         std::vector<std::string> names = split(key.path);
         const std::string name = names.back();
         names.pop_back();
         if (names.empty() || !names.back().ends_with("[]")) {
-            writer.line(names, key_line(key, name, config, 0));
+            if (style.minimal && !differs(key, config)) continue;
+            const std::string inherited = key.inherits.empty() ? "default" : "as " + key.inherits;
+            writer.line(names,
+                        key_line(key, name, config, 0) + comment(style, key.path, inherited));
         } else if (!groups_written) {
             names.pop_back();
-            writer.line(names, "groups:" + groups_text(config));
+            writer.line(names, "groups:" + groups_text(config, style));
             groups_written = true;
         }
     }
     return writer.text;
+}
+
+}  // namespace
+
+std::string dump_config(const Config& config) { return dump(config, {}); }
+
+std::string dump_minimal(const Config& config) { return dump(config, {.minimal = true}); }
+
+std::string dump_with_origins(const Config& config,
+                              const std::map<std::string, std::string>& origins) {
+    return dump(config, {.origins = &origins});
 }
 
 uint64_t config_fingerprint(const Config& config) {

@@ -1,15 +1,20 @@
-// Config -> YAML with every key, and the number that says whether two configs train alike.
+// Config -> YAML, and the number that says whether two configs train alike.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "config/config.h"
 
 namespace fomoe {
 
-// Loads to the same Config.
+// All load to the same Config: every key that the config has; what is not the default; every key
+// with a comment that says where its value comes from, given LoadedConfig::origins.
 std::string dump_config(const Config& config);
+std::string dump_minimal(const Config& config);
+std::string dump_with_origins(const Config& config,
+                              const std::map<std::string, std::string>& origins);
 
 // Hash over what changes the training. Left out: the run's name and length, logging, checkpoints,
 // where the data lies, and how a group spreads its work (ranks, expert_parallel, micro_batch).

@@ -12,6 +12,7 @@
 #include "config/findings.h"
 #include "config/schema.h"
 #include "config/validate.h"
+#include "config/yaml_file.h"
 #include "config/yaml_value.h"
 
 namespace fomoe {
@@ -22,18 +23,6 @@ constexpr size_t kMostGroups = 4096;
 constexpr size_t kMostListed = 10 << 20;  // ids in all lists of experts
 constexpr size_t kMostLength = 4096;      // of a --set
 
-// "file:line:col" or "--set", and where relative paths start.
-struct Origin {
-    std::string file;
-    std::string directory;
-    bool is_file = true;
-
-    std::string at(const YAML::Mark& mark) const {
-        if (!is_file || mark.is_null()) return file;
-        return fmt::format("{}:{}:{}", file, mark.line + 1, mark.column + 1);
-    }
-};
-
 class Reader {
 public:
     Config config;
@@ -43,20 +32,10 @@ public:
         const Origin origin{path, std::filesystem::absolute(path).parent_path().string()};
         findings.start(path);
         try {
-            const std::string text = config_text(path);
-            const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-            if (documents.empty() || (documents.size() == 1 && documents[0].IsNull()))
-                findings.error(path + ":1:1", "", "the file is empty");
-            else if (documents.size() > 1)
-                findings.error(origin.at(documents[1].Mark()), "",
-                               "a second YAML document; one is expected");
-            else
-                read_section("", documents[0], documents[0].Mark(), origin);
-        } catch (const YAML::Exception& error) {
-            findings.error(origin.at(error.mark), "", "not YAML: " + error.msg);
-            all_read_ = false;
-        } catch (const Error& error) {
-            findings.error(path, "", error.what());
+            const YAML::Node top = read_yaml(origin);
+            read_section("", top, top.Mark(), origin);
+        } catch (const Unread& why) {
+            findings.error(why.where, "", why.message);
             all_read_ = false;
         }
     }

@@ -38,7 +38,9 @@ std::string shown(const YAML::Node& node) {
                              : fmt::format("'{}...'", text.substr(0, 40));
 }
 
-bool quoted(const YAML::Node& node) { return node.Tag() == "!"; }
+bool quoted(const YAML::Node& node) {
+    return node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str";
+}
 
 bool in_limits(double value, const Limits& limits) {
     return std::isfinite(value) && value <= limits.most &&

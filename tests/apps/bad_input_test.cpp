@@ -76,7 +76,7 @@ TEST_CASE("ranks, batches and experts that do not divide name values that would"
     check_refused(place, solo(place, {"--set", "train.micro_batch=3"}), 2,
                   {"train.micro_batch: 3 does not divide", "(1, 2, 4 or 8 would)"});
     check_refused(place, place.train("{name: a}, {name: b}, {name: c}"), 2,
-                  {"federation.replication: ", "(replication 3 would)"});
+                  {"federation.replication: ", "(replication 3 would, or 6 or 9 experts)"});
     check_refused(
         place,
         place.train(kPair, {"--set", "federation.absent=reroute", "--set", "model.moe.top_k=5"}), 2,
