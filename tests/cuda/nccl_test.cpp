@@ -76,9 +76,9 @@ void check_collectives(Rank& r, int64_t n) {
     FOMOE_CHECK(r.values<float>(placed) == sum, "all_gather in place");
 }
 
-// Rank a sends (2 a + b) % 3 rows of two to rank b; some pairs send nothing.
+// Rank a sends (a + 2 b + 1) % 3 rows of two to rank b; some pairs send nothing, or one way only.
 void check_all_to_all(Rank& r) {
-    const auto rows = [](int a, int b) { return int64_t{(2 * a + b) % 3}; };
+    const auto rows = [](int a, int b) { return int64_t{(a + 2 * b + 1) % 3}; };
     std::vector<int64_t> rows_to, rows_from;
     std::vector<int32_t> sent;
     for (int b = 0; b < r.size; ++b) {
