@@ -7,10 +7,11 @@ using namespace fomoe;
 
 namespace {
 
-// Two steps on GPUs and of `reference`: the same groups on CPUs, perhaps on other ranks. Returns
-// what the run on GPUs said.
+// Two steps on GPUs and of `reference`, the same groups on CPUs, perhaps on other ranks. Work on
+// GPUs runs as late as it may, or as early if they are `eager`. Returns what their run said.
 std::string check_order(const std::string& groups, const std::string& reference,
-                        const std::vector<std::string>& names, const Command& more) {
+                        const std::vector<std::string>& names, const Command& more,
+                        const char* eager = "0") {
     const Workplace place;
     std::string said;
     for (const char* backend : {"cpu", "cuda"}) {
@@ -20,9 +21,9 @@ std::string check_order(const std::string& groups, const std::string& reference,
                           "train.steps=2", "--set", "train.optimizer.warmup=0", "--set",
                           "checkpoint.every=2", "--set", "federation.local_steps=1", "--set",
                           std::string("name=") + backend, "--backend", backend});
-        const Outcome result = place.run(
-            place.train(tested ? groups : reference, with(words, more)),
-            {{"CUDAEMU_DEVICES", "2"}, {"CUDAEMU_CHECK", "1"}, {"CUDAEMU_NCCL_LIMIT", "20"}});
+        const Outcome result =
+            place.run(place.train(tested ? groups : reference, with(words, more)),
+                      {{"CUDAEMU_DEVICES", "2"}, {"CUDAEMU_CHECK", "1"}, {"CUDAEMU_EAGER", eager}});
         INFO(result.err);
         REQUIRE(result.exit == 0);
         CHECK(count(result.err, "cudaemu:") == 0);
@@ -48,11 +49,11 @@ std::string check_order(const std::string& groups, const std::string& reference,
 }
 
 // A group of two GPUs against one CPU.
-std::string check_pair(int expert_parallel, const Command& more) {
+std::string check_pair(int expert_parallel, const Command& more, const char* eager = "0") {
     cuda_plugin();
     if (!on_interpreter()) return "";
     return check_order(concat("{name: solo, ranks: 2, expert_parallel: ", expert_parallel, "}"),
-                       kSolo, {"solo"}, more);
+                       kSolo, {"solo"}, more, eager);
 }
 
 const char* const kShared = "model.moe.n_shared_experts=1";
@@ -62,7 +63,7 @@ const char* const kShared = "model.moe.n_shared_experts=1";
 TEST_CASE("cuda: in order where tokens travel", "[cuda]") { check_pair(2, {"--set", kShared}); }
 
 TEST_CASE("cuda: in order where halves of a batch take turns", "[cuda]") {
-    check_pair(2, {"--set", kShared, "--set", "train.two_batch_overlap=true"});
+    check_pair(2, {"--set", kShared, "--set", "train.two_batch_overlap=true"}, "1");
 }
 
 TEST_CASE("cuda: in order where only gradients travel", "[cuda]") { check_pair(1, {}); }
