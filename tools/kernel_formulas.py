@@ -168,12 +168,9 @@ class Excess(collections.namedtuple("Excess", "kind op kernel where bound reason
 
 
 EXCEPTIONS = [
-    Excess("sectors", "rms_norm|rms_norm_backward|rope|rope_backward", r"<bf16, 8", r"rows\.cuh.*v4\.f32",
+    Excess("sectors", "rope|rope_backward", r"<bf16, 8", r"rows\.cuh.*v4\.f32",
            2.0, "f32 weights beside rows of bf16: a lane reads its 32 bytes in two halves, and the "
            "second finds the sectors of the first in the first-level cache."),
-    Excess("moved", "rms_norm|rms_norm_backward", "", "N256_D2048", 1.5,
-           "Long rows have a block each, which reads the f32 weight again; the blocks of a "
-           "multiprocessor share a first-level cache, those that are counted do not."),
     Excess("sectors", "attention_backward", "prepare", r"attention_backward\.cu", 2.0,
            "It transposes two numbers per token and head, a sector for four of them."),
     Excess("moved", "clip_scale", "", "", 4.8, "Three numbers, a sector each."),
