@@ -266,10 +266,11 @@ void add_class_optimizer_keys(Keys& keys, const std::string& name,
     keys.push_back(key(
         section + ".weight_decay",
         [part](Config& c) { return &(c.train.optimizer.*part).weight_decay; }, at_least(0),
-        "as train.optimizer.weight_decay unless given"));
+        "of the matrices of this class"));
     keys.back().given = [part](const Config& c) {
         return (c.train.optimizer.*part).weight_decay >= 0;
     };
+    keys.back().otherwise = "train.optimizer.weight_decay";
     if (name == "shared") return;
     for (size_t i = first; i < keys.size(); ++i) keys[i].effects = {with_routed_layers()};
 }

@@ -61,8 +61,10 @@ struct Key {
     // The field; `group` is the index in topology.groups and means nothing to other keys.
     std::function<Field(Config&, int group)> field;
     std::string inherits;  // the key whose value this one has when it is not given
-    // Says whether the key is part of this config; empty: always.
+    // Says whether the key has a value of its own in this config; empty: always. Without one it is
+    // as `otherwise`.
     std::function<bool(const Config&)> given;
+    std::string otherwise;
     std::vector<Effect> effects;
     bool needs_gpu = false;              // does nothing on a CPU
     std::function<void(Config&)> named;  // told when a file gives the key

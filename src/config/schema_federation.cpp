@@ -27,6 +27,7 @@ void add_class_federation_keys(Keys& keys, const std::string& name,
         [steps](Config& c) { return &(c.federation.*steps); }, period_from(1),
         "steps between exchanges; divides federation.local_steps or is a multiple of it"));
     keys.back().given = [steps](const Config& c) { return c.federation.*steps > 0; };
+    keys.back().otherwise = "federation.local_steps";
     if (name != "shared") keys.back().effects = {with_routed_layers()};
     const std::string section = "federation." + name + ".outer";
     const size_t first = keys.size();
@@ -50,6 +51,7 @@ void add_moment_keys(Keys& keys, const std::string& name, int FederationConfig::
         [steps](Config& c) { return &(c.federation.*steps); }, period_from(1),
         "steps between averages; a multiple of federation.local_steps"));
     keys.back().given = [steps](const Config& c) { return c.federation.*steps > 0; };
+    keys.back().otherwise = "federation.local_steps";
     keys.back().effects = {or_refused(acts_by({"federation.inner_state"}, [](const Config& c) {
         return c.federation.inner_state == InnerState::average;
     }))};

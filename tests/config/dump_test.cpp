@@ -36,7 +36,7 @@ TEST_CASE("a dump says where each value comes from, and loads to the same") {
     has("  steps: 245  # " + shown + ":2:16 (1Mt)");
     has("  batch: 16  # default");
     has("    - {name: x, ranks: 1, expert_parallel: 1, data: {}}  # " + shown + ":3:21");
-    has("      lr: 1  # " + shown + ":4:32");
+    has("      lr: 1  # " + shown + ":4:35");
     has("      momentum: 0.9  # as federation.outer.momentum");
     CHECK(load(text) == loaded.config);
 }
