@@ -203,11 +203,13 @@ def compared(runs):
     for one in evaluated:
         one.points = True
     sent = lines(lambda run: run.first.column("round", "sent_total"))
+    if not any(v for s in sent for v in s.y):
+        sent = []
     figures = charts.line_chart("Training loss", noisy, "nats per token, mean over groups",
                                 note=note) + sections.grid([
         charts.line_chart("Union, held out", evaluated, "bits per byte, pooled", HALF),
-        charts.line_chart("Sent between groups", sent if any(v for s in sent for v in s.y) else [], "since step 1",
-                          HALF, format="bytes", log=False, low=0)])
+        charts.line_chart("Sent between groups", sent, "since step 1", HALF,
+                          format="bytes", log=False, low=0)])
     head = ("run", "state", "step", "training loss", "union, bits/byte", "sent",
             "data-parallel", "full replicas", "tokens/s")
     rows = []
@@ -225,7 +227,8 @@ def compared(runs):
                     "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     table = f'<div class="scroll"><table class="numbers"><tr>' \
         f'{"".join(f"<th>{h}</th>" for h in head)}</tr>{"".join(rows)}</table></div>'
-    return sections.section("The runs side by side", "", [table, figures]) + config_table(runs)
+    return sections.section("The runs side by side", "data-parallel, full replicas: how many times as "
+                            "many bytes they would have sent on the same steps.", [table, figures]) + config_table(runs)
 
 
 def config_table(runs):
