@@ -47,38 +47,49 @@ struct Operands {
     float unit;  // of scores, in powers of 2
 };
 
-// lse and delta by head, so that those of neighbouring queries are neighbours. Eight lanes a row.
-constexpr int kPrepareThreads = 256;
+// lse and delta by head, so that those of neighbouring queries are neighbours. A block has 32
+// tokens of 8 heads: 8 lanes a token, which take head after head.
 constexpr int kRowLanes = 8;
+constexpr int kPrepareThreads = kWarp * kRowLanes;
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads)
     prepare(float* lse_by_head, float* delta_by_head, const float* lse, Heads<const T> dy,
             Heads<const T> y, int64_t N, int heads) {
     constexpr int step = 16 / sizeof(T);
-    const int64_t i = (int64_t{blockIdx.x} * kPrepareThreads + threadIdx.x) / kRowLanes;
-    const int lane = threadIdx.x % kRowLanes, size = dy.size;
-    float dot = 0;
-    if (i < N * heads) {
-        const T *a = dy.data + i * size, *b = y.data + i * size;
-        if (dy.vectors && y.vectors) {
+    __shared__ float lse_of[kRowLanes][kWarp + 4], delta_of[kRowLanes][kWarp + 4];
+    const int groups = ceil_div(heads, kRowLanes), first_head = blockIdx.x % groups * kRowLanes;
+    const int64_t first = int64_t{blockIdx.x / groups} * kWarp;
+    const int token = threadIdx.x / kRowLanes, lane = threadIdx.x % kRowLanes, size = dy.size;
+    const int64_t n = first + token;
+    float delta = 0;  // of the lane's head
+    for (int h = 0; h < kRowLanes && first_head + h < heads; ++h) {
+        const T *a = dy.at(n, first_head + h), *b = y.at(n, first_head + h);
+        float dot = 0;
+        if (n < N && dy.vectors && y.vectors) {
             for (int d = step * lane; d < size; d += step * kRowLanes) {
                 const auto u = *reinterpret_cast<const Vec<T, step>*>(a + d);
                 const auto v = *reinterpret_cast<const Vec<T, step>*>(b + d);
 #pragma unroll
                 for (int e = 0; e < step; ++e) dot += to_float(u.at[e]) * to_float(v.at[e]);
             }
-        } else {
+        } else if (n < N) {
             for (int d = lane; d < size; d += kRowLanes) dot += to_float(a[d]) * to_float(b[d]);
         }
-    }
 #pragma unroll
-    for (int distance = kRowLanes / 2; distance > 0; distance /= 2)
-        dot += __shfl_xor_sync(kAllLanes, dot, distance);
-    if (lane == 0 && i < N * heads) {
-        const int64_t at = i % heads * N + i / heads;
-        lse_by_head[at] = kLog2E * lse[i];
-        delta_by_head[at] = dot;
+        for (int distance = kRowLanes / 2; distance > 0; distance /= 2)
+            dot += __shfl_xor_sync(kAllLanes, dot, distance);
+        if (lane == h) delta = dot;
     }
+    if (n < N && first_head + lane < heads) {
+        lse_of[lane][token] = kLog2E * lse[n * heads + first_head + lane];
+        delta_of[lane][token] = delta;
+    }
+    __syncthreads();
+    const int h = threadIdx.x / kWarp, column = threadIdx.x % kWarp;
+    if (first_head + h >= heads || first + column >= N) return;
+    const int64_t at = (first_head + h) * N + first + column;
+    lse_by_head[at] = lse_of[h][column];
+    delta_by_head[at] = delta_of[h][column];
 }
 
 // The first query from `query` on that does not see the key, or T. By a whole warp.
@@ -349,9 +360,9 @@ void differentiate(const AttentionBackward& op, const Stream& s) {
                                   .layout = layout_of(op),
                                   .scale = op.scale,
                                   .unit = op.scale * kLog2E};
-    prepare<<<grid_of(ceil_div<int64_t>(rows, kPrepareThreads / kRowLanes)), kPrepareThreads, 0,
-              s.stream>>>(lse, delta, data_of<float>(op.lse), dy, heads_of<const T>(op.y, op.heads),
-                          N, op.heads);
+    const int64_t blocks = ceil_div<int64_t>(N, kWarp) * ceil_div(op.heads, kRowLanes);
+    prepare<<<grid_of(blocks), kPrepareThreads, 0, s.stream>>>(
+        lse, delta, data_of<float>(op.lse), dy, heads_of<const T>(op.y, op.heads), N, op.heads);
     check_launch(AttentionBackward::name);
     with_width<T>(op.head_size(), [&]<int width>() {
         using Keys = Config<T, width, true>;

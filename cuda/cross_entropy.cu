@@ -14,12 +14,13 @@ constexpr int64_t kMostRows = 4096;                  // of a chunk; more would s
 constexpr int64_t kRowMultiple = 128;                // what tiles of matmuls like
 constexpr int kPad = 8;                              // rows of logits begin at multiples of it
 constexpr float kLog2E = 1.44269504f;
+constexpr int kKept = 7;  // vectors of a row that a thread keeps; what lies behind is read again
 
 struct Chunk {
     float* logits;          // (R, stride)
     float* loss;            // (R)
     const int32_t* target;  // (R)
-    int64_t words;          // V
+    int words;              // V
     int64_t stride;         // floats
     float scale;
 };
@@ -61,20 +62,30 @@ __device__ ExpSum block_merge(ExpSum x) {
 // A block for each row: its loss, and with_gradient the gradient of its logits in their place, from
 // the begin of the row on, in elements of T.
 template <class T, bool with_gradient, int threads>
-__global__ void __launch_bounds__(threads) cross_entropy(Chunk chunk) {
+__global__ void __launch_bounds__(threads, 1024 / threads) cross_entropy(Chunk chunk) {
     const int64_t row = blockIdx.x;
     float* z = chunk.logits + row * chunk.stride;
-    const int64_t words = chunk.words, whole = words / kElementwise * kElementwise;
-    constexpr int64_t kStep = threads * kElementwise;  // words that the block takes at a time
+    const int words = chunk.words, whole = words / kElementwise * kElementwise;
+    constexpr int kStep = threads * kElementwise;  // words that the block takes at a time
 
     ExpSum thread_sum{.maximum = -INFINITY, .sum = 0};
-    for (int64_t i = threadIdx.x * kElementwise; i < whole; i += kStep) {
-        const auto in = load<kElementwise>(z + i);
+    const auto take = [&](const Vec<float, kElementwise>& in) {
         thread_sum.raise(fmaxf(fmaxf(in.at[0], in.at[1]), fmaxf(in.at[2], in.at[3])));
         for (int j = 0; j < kElementwise; ++j) thread_sum.add(in.at[j]);
-    }
-    if (threadIdx.x < words - whole) {
-        const float tail = z[whole + threadIdx.x];
+    };
+    const int first = threadIdx.x * kElementwise, behind = kKept * kStep;
+    Vec<float, kElementwise> kept[kKept];
+#pragma unroll
+    for (int k = 0; k < kKept; ++k)
+        if (first + k * kStep < whole) kept[k] = load<kElementwise>(z + first + k * kStep);
+#pragma unroll
+    for (int k = 0; k < kKept; ++k)
+        if (first + k * kStep < whole) take(kept[k]);
+    for (int i = first + behind; i < whole; i += kStep) take(load<kElementwise>(z + i));
+    const bool has_tail = static_cast<int>(threadIdx.x) < words - whole;
+    float tail = 0;
+    if (has_tail) {
+        tail = z[whole + threadIdx.x];
         thread_sum.raise(tail);
         thread_sum.add(tail);
     }
@@ -85,38 +96,38 @@ __global__ void __launch_bounds__(threads) cross_entropy(Chunk chunk) {
         chunk.loss[row] = target < 0 ? 0.0f : logf(all.sum) + (all.maximum - of_target);
     if constexpr (!with_gradient) return;
 
-    // Gradients never lie behind the logits they are of, so those of one step overwrite logits of
-    // this step and earlier ones only.
+    // Gradients never lie behind the logits they are of. The merge came after all logits were read,
+    // so those that are kept may be overwritten at once; behind them the gradients of one step
+    // overwrite logits of this step and earlier ones only.
     T* dz = reinterpret_cast<T*>(z);
     const float factor = target < 0 ? 0.0f : chunk.scale / all.sum;
-    const auto gradient = [&](float logit, int64_t word) {
+    const auto gradient = [&](float logit, int word) {
         const float p =
             target < 0 ? 0.0f : factor * ptx::exp2_approx((logit - all.maximum) * kLog2E);
         return from_float<T>(word == target ? p - chunk.scale : p);
     };
-    for (int64_t begin = 0; begin < words; begin += kStep) {
-        const int64_t i = begin + threadIdx.x * kElementwise;
-        Vec<float, kElementwise> in{};
-        if (i < whole)
-            in = load<kElementwise>(z + i);
-        else
-            for (int j = 0; j < kElementwise; ++j)
-                if (i + j < words) in.at[j] = z[i + j];
-        __syncthreads();
+    const auto give = [&](int i, const Vec<float, kElementwise>& in) {
         Vec<T, kElementwise> out;
         for (int j = 0; j < kElementwise; ++j) out.at[j] = gradient(in.at[j], i + j);
-        if (i < whole)
-            store<kElementwise>(dz + i, out);
-        else
-            for (int j = 0; j < kElementwise; ++j)
-                if (i + j < words) dz[i + j] = out.at[j];
+        store<kElementwise>(dz + i, out);
+    };
+#pragma unroll
+    for (int k = 0; k < kKept; ++k)
+        if (first + k * kStep < whole) give(first + k * kStep, kept[k]);
+    for (int begin = behind; begin < whole; begin += kStep) {
+        const int i = begin + first;
+        Vec<float, kElementwise> in{};
+        if (i < whole) in = load<kElementwise>(z + i);
+        __syncthreads();
+        if (i < whole) give(i, in);
     }
+    if (has_tail) dz[whole + threadIdx.x] = gradient(tail, whole + threadIdx.x);
 }
 
 template <class T, bool with_gradient>
 void launch(const Stream& s, const Chunk& chunk, int64_t rows) {
     const auto grid = static_cast<unsigned>(rows);
-    if (chunk.words < 4096)
+    if (chunk.words <= kKept * 128 * kElementwise)
         cross_entropy<T, with_gradient, 128><<<grid, 128, 0, s.stream>>>(chunk);
     else
         cross_entropy<T, with_gradient, 512><<<grid, 512, 0, s.stream>>>(chunk);
@@ -157,7 +168,7 @@ void CudaBackend::execute(const LinearCrossEntropy& op, Queue queue) {
         const Chunk chunk{.logits = logits,
                           .loss = data_of<float>(op.loss) + begin,
                           .target = data_of<int32_t>(op.target) + begin,
-                          .words = V,
+                          .words = static_cast<int>(V),
                           .stride = stride,
                           .scale = op.scale};
         if (!op.dx) {

@@ -6,6 +6,8 @@
 namespace fomoe {
 namespace {
 
+constexpr int kBlocks = 5;  // that fit on a multiprocessor
+
 template <class T>
 struct Rotation {
     T* y;                     // (N, row)
@@ -56,11 +58,13 @@ __device__ float norm_all(const T* x, int64_t size, float eps) {
 }
 
 template <class T, int width, QkNormMode mode>
-__global__ void __launch_bounds__(kRopeThreads, 6) rope(const Rotation<T> a) {
-    extern __shared__ double memory[];
+__global__ void __launch_bounds__(kRopeThreads, kBlocks) rope(const Rotation<T> a) {
+    extern __shared__ __align__(16) double memory[];
     const HeadParts& h = a.head;
     RopeTables tables(memory, h);
     tables.fill_frequencies(a.log2_theta);
+    const float *q_weight = a.q_weight, *k_weight = a.k_weight;
+    tables.keep_weights<width>(h, q_weight, k_weight);
     __syncthreads();
     const int64_t row = h.row_size();
     int place = 0;
@@ -85,7 +89,7 @@ __global__ void __launch_bounds__(kRopeThreads, 6) rope(const Rotation<T> a) {
         const int heads = h.normed_heads();
         for (int i = threadIdx.x; i < heads * h.items; i += kRopeThreads) {
             const int head = i / h.items, item = i - head * h.items;
-            const float* weight = head_weight<mode>(h, head, a.q_weight, a.k_weight);
+            const float* weight = head_weight<mode>(h, head, q_weight, k_weight);
             float rstd = head < h.heads ? q_rstd : k_rstd;
             if constexpr (mode == QkNormMode::head) rstd = tables.of_head(place)[head];
             const T* from = x + int64_t{head} * h.head_size;
@@ -94,20 +98,22 @@ __global__ void __launch_bounds__(kRopeThreads, 6) rope(const Rotation<T> a) {
                 load(v, from + d);
                 if constexpr (mode == QkNormMode::none) return;
                 float w[width];
-                load(w, weight + d);
+                load_shared(w, weight + d);
 #pragma unroll
                 for (int j = 0; j < width; ++j) v[j] = w[j] * (v[j] * rstd);
             };
             float v[width];
             if (item < h.pair_items) {
                 const int d = item * width;
-                float u[width], left[width], right[width];
+                float u[width], c[width], s[width], left[width], right[width];
                 normalised(v, d);
                 normalised(u, d + h.pairs);
+                load_shared(c, cosine + d);
+                load_shared(s, sine + d);
 #pragma unroll
                 for (int j = 0; j < width; ++j) {
-                    left[j] = v[j] * cosine[d + j] - u[j] * sine[d + j];
-                    right[j] = u[j] * cosine[d + j] + v[j] * sine[d + j];
+                    left[j] = v[j] * c[j] - u[j] * s[j];
+                    right[j] = u[j] * c[j] + v[j] * s[j];
                 }
                 store(to + d, left);
                 store(to + d + h.pairs, right);
@@ -141,7 +147,7 @@ void CudaBackend::execute(const Rope& op, Queue queue) {
                       .log2_theta = std::log2(double{op.theta}),
                       .eps = op.eps};
         const bool wide = rope_fits_wide<T>(op, {a.y, a.x, a.q_weight, a.k_weight});
-        const int64_t blocks = std::min<int64_t>(a.N, 16 * s.multiprocessors);
+        const int64_t blocks = std::min<int64_t>(a.N, kBlocks * s.multiprocessors);
         with_width<T>(wide, [&]<int width>() {
             a.head = head_parts(op, width);
             with_mode(op.mode(), [&]<QkNormMode mode>() {

@@ -18,6 +18,8 @@ struct HeadParts {
     int pairs;            // rotary_size / 2
     int pair_items, items;
     int lanes;  // the power of 2 of threads that sum over a head together, at most a warp
+    int q_weights, k_weights;  // elements
+    bool keeps_weights;        // in shared memory
 
     __host__ __device__ int normed_heads() const { return heads + kv_heads; }
     __host__ __device__ int64_t row_size() const {
@@ -33,9 +35,17 @@ HeadParts head_parts(const AnyRope& op, int width) {
                 .pairs = op.rotary_size / 2,
                 .pair_items = op.rotary_size / 2 / width,
                 .items = 0,
-                .lanes = 1};
+                .lanes = 1,
+                .q_weights = 0,
+                .k_weights = 0,
+                .keeps_weights = false};
     h.items = h.pair_items + (h.head_size - op.rotary_size) / width;
     while (h.lanes < kWarp && h.lanes < h.items) h.lanes *= 2;
+    if (op.mode() == QkNormMode::none) return h;
+    constexpr int kMostKept = 8192;
+    h.q_weights = static_cast<int>(op.q_weight.count());
+    h.k_weights = static_cast<int>(op.k_weight.count());
+    h.keeps_weights = h.q_weights + h.k_weights <= kMostKept;
     return h;
 }
 
@@ -50,24 +60,43 @@ struct RopeTables {
     double* frequency;  // (pairs), theta^(-2 i / rotary_size)
     float* turns;       // (2, 2, pairs), sine and cosine of a token
     float* of_heads;    // (2, A + KV), of a token
+    float* weights;     // of queries, then of keys, where they are kept
     float* sums;        // what lies behind
     int pairs, heads;
 
+    // Of 4, so that what lies behind begins at 16 bytes.
+    __host__ __device__ static int whole(int floats) { return ceil_div(floats, 4) * 4; }
+    __host__ __device__ static int kept_weights(const HeadParts& h) {
+        return h.keeps_weights ? whole(h.q_weights + h.k_weights) : 0;
+    }
     static int64_t bytes(const HeadParts& h) {
-        return h.pairs * int64_t{sizeof(double) + 4 * sizeof(float)} +
-               2 * h.normed_heads() * int64_t{sizeof(float)};
+        const int floats = whole(4 * h.pairs) + whole(2 * h.normed_heads()) + kept_weights(h);
+        return whole(2 * h.pairs) * int64_t{sizeof(float)} + floats * int64_t{sizeof(float)};
     }
     __device__ RopeTables(double* memory, const HeadParts& h)
         : frequency(memory), pairs(h.pairs), heads(h.normed_heads()) {
-        turns = reinterpret_cast<float*>(frequency + pairs);
-        of_heads = turns + 4 * pairs;
-        sums = of_heads + 2 * heads;
+        turns = reinterpret_cast<float*>(frequency) + whole(2 * pairs);
+        of_heads = turns + whole(4 * pairs);
+        weights = of_heads + whole(2 * heads);
+        sums = weights + kept_weights(h);
     }
     __device__ float* sine(int place) const { return turns + place * 2 * pairs; }
     __device__ float* of_head(int place) const { return of_heads + place * heads; }
     __device__ void fill_frequencies(double log2_theta) const {
         for (int i = threadIdx.x; i < pairs; i += kRopeThreads)
             frequency[i] = exp2(-log2_theta * i / pairs);
+    }
+    // Copies weights and lets them point to the copies, where those are kept.
+    template <int width>
+    __device__ void keep_weights(const HeadParts& h, const float*& q, const float*& k) const {
+        if (!h.keeps_weights) return;
+        using Piece = Vec<float, width == 1 ? 1 : 4>;
+        constexpr int size = sizeof(Piece) / sizeof(float);
+        for (int i = threadIdx.x * size; i < h.q_weights + h.k_weights; i += kRopeThreads * size)
+            *reinterpret_cast<Piece*>(weights + i) =
+                *reinterpret_cast<const Piece*>(i < h.q_weights ? q + i : k + i - h.q_weights);
+        q = weights;
+        k = weights + h.q_weights;
     }
     // The angle is reduced to a quarter turn in f64; the series are good to 1e-7 there.
     __device__ void fill_turn(int place, double position) const {

@@ -6,11 +6,14 @@
 namespace fomoe {
 namespace {
 
+constexpr int kBlocks = 4;  // that fit on a multiprocessor
+
 template <class T>
 struct RotationBackward {
     T* dx;                  // (N, row)
     float* partial;         // (blocks, q_size + k_size): both weights' gradients by block
-    float* sums;            // (blocks, apart((A + KV) Dh)), or null where shared memory holds them
+    float* sums;            // (blocks, ItemSums), or null where shared memory holds them
+    int64_t block_sums;     // floats of a block's
     const T* dy;            // (N, row)
     const T* x;             // (N, row)
     const float* rstd;      // (N, A + KV) or (N, 2)
@@ -42,13 +45,15 @@ __device__ __forceinline__ Item<width> turned_back(const HeadParts& h, int item,
         return out;
     }
     const int d = item * width;
-    float left[width], right[width];
+    float left[width], right[width], c[width], s[width];
     load(left, dy + d);
     load(right, dy + d + h.pairs);
+    load_shared(c, cosine + d);
+    load_shared(s, sine + d);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
-        out.part[0][j] = left[j] * cosine[d + j] + right[j] * sine[d + j];
-        out.part[1][j] = right[j] * cosine[d + j] - left[j] * sine[d + j];
+        out.part[0][j] = left[j] * c[j] + right[j] * s[j];
+        out.part[1][j] = right[j] * c[j] - left[j] * s[j];
     }
     out.parts = 2;
     out.at[0] = d;
@@ -65,25 +70,69 @@ __device__ __forceinline__ float dot_of(const Item<width>& item, const T* x, con
         if (p >= item.parts) continue;
         float v[width], w[width];
         load(v, x + item.at[p]);
-        load(w, weight + item.at[p]);
+        load_shared(w, weight + item.at[p]);
 #pragma unroll
         for (int j = 0; j < width; ++j) sum += item.part[p][j] * v[j] * w[j];
     }
     return sum;
 }
 
+// The gradient of each element's weight, summed over a block's tokens. Each element belongs to one
+// thread, that of its item; 16 bytes of each thread are neighbours, in different banks.
+template <int width>
+struct ItemSums {
+    using Piece = Vec<float, width == 1 ? 1 : 4>;
+    static constexpr int kSize = sizeof(Piece) / sizeof(float), kPieces = width / kSize;
+    Piece* pieces;  // (rounds, 2, kPieces, threads)
+
+    // Floats of all heads' items.
+    static int64_t size(const HeadParts& h) {
+        return ceil_div(h.normed_heads() * h.items, kRopeThreads) * int64_t{2 * width} *
+               kRopeThreads;
+    }
+    __device__ __forceinline__ Piece* at(int item, int part) const {
+        return pieces + (item / kRopeThreads * 2 + part) * kPieces * kRopeThreads +
+               item % kRopeThreads;
+    }
+    __device__ __forceinline__ void clear(int items) const {
+        for (int i = threadIdx.x; i < items; i += kRopeThreads)
+            for (int p = 0; p < 2 * kPieces; ++p) at(i, 0)[p * kRopeThreads] = {};
+    }
+    __device__ __forceinline__ void add(int item, int part, const float (&x)[width]) const {
+        Piece* to = at(item, part);
+#pragma unroll
+        for (int p = 0; p < kPieces; ++p) {
+            Piece sum = to[p * kRopeThreads];
+#pragma unroll
+            for (int j = 0; j < kSize; ++j) sum.at[j] += x[p * kSize + j];
+            to[p * kRopeThreads] = sum;
+        }
+    }
+    // Of element d of a head.
+    __device__ __forceinline__ float value(const HeadParts& h, int head, int d) const {
+        const bool rotated = d < 2 * h.pairs;
+        const int part = rotated ? d / h.pairs : 0;
+        const int along =
+            rotated ? d - part * h.pairs : d - h.pairs;  // items of pairs, then others
+        const int j = along % width;
+        return at(head * h.items + along / width, part)[j / kSize * kRopeThreads].at[j % kSize];
+    }
+};
+
 template <class T, int width, QkNormMode mode>
-__global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationBackward<T> a) {
+__global__ void __launch_bounds__(kRopeThreads, kBlocks)
+    rope_backward(const RotationBackward<T> a) {
     constexpr bool kNorm = mode != QkNormMode::none;
-    extern __shared__ double memory[];
+    extern __shared__ __align__(16) double memory[];
     const HeadParts& h = a.head;
     RopeTables tables(memory, h);
     const int heads = h.normed_heads(), Dh = h.head_size;
-    // Each element belongs to one thread, that of its item.
-    float* sums = a.sums ? a.sums + blockIdx.x * apart(heads * Dh) : tables.sums;
-    if constexpr (kNorm)
-        for (int i = threadIdx.x; i < heads * Dh; i += kRopeThreads) sums[apart(i)] = 0;
+    float* of_block = a.sums ? a.sums + blockIdx.x * a.block_sums : tables.sums;
+    const ItemSums<width> sums{reinterpret_cast<typename ItemSums<width>::Piece*>(of_block)};
+    if constexpr (kNorm) sums.clear(heads * h.items);
     tables.fill_frequencies(a.log2_theta);
+    const float *q_weight = a.q_weight, *k_weight = a.k_weight;
+    tables.keep_weights<width>(h, q_weight, k_weight);
     __syncthreads();
     const int64_t row = h.row_size();
     int place = 0;
@@ -100,7 +149,7 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
             const int lane = threadIdx.x % h.lanes;
             for (int first = 0; first < heads; first += kRopeThreads / h.lanes) {
                 const int head = first + threadIdx.x / h.lanes;
-                const float* weight = head_weight<mode>(h, head, a.q_weight, a.k_weight);
+                const float* weight = head_weight<mode>(h, head, q_weight, k_weight);
                 float dot = 0;
                 for (int item = lane; item < h.items && head < heads; item += h.lanes)
                     dot += dot_of(turned_back<width>(h, item, dy + int64_t{head} * Dh, sine),
@@ -113,9 +162,9 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
         if constexpr (mode == QkNormMode::full) {
             for (int i = threadIdx.x; i < heads * h.items; i += kRopeThreads) {
                 const int head = i / h.items, item = i - head * h.items;
-                const float dot = dot_of(turned_back<width>(h, item, dy + int64_t{head} * Dh, sine),
-                                         x + int64_t{head} * Dh,
-                                         head_weight<mode>(h, head, a.q_weight, a.k_weight));
+                const float dot =
+                    dot_of(turned_back<width>(h, item, dy + int64_t{head} * Dh, sine),
+                           x + int64_t{head} * Dh, head_weight<mode>(h, head, q_weight, k_weight));
                 (head < h.heads ? q_dot : k_dot) += dot;
             }
             q_dot = block_sum<kRopeThreads>(q_dot);
@@ -128,7 +177,7 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
             const int64_t at = int64_t{head} * Dh;
             Item<width> item = turned_back<width>(h, i - head * h.items, dy + at, sine);
             if constexpr (kNorm) {
-                const float* weight = head_weight<mode>(h, head, a.q_weight, a.k_weight);
+                const float* weight = head_weight<mode>(h, head, q_weight, k_weight);
                 float rstd, along;
                 if constexpr (mode == QkNormMode::head) {
                     rstd = a.rstd[n * heads + head];
@@ -144,12 +193,14 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
                     const int d = item.at[p];
                     float v[width], w[width];
                     load(v, x + at + d);
-                    load(w, weight + d);
+                    load_shared(w, weight + d);
+                    float g[width];
 #pragma unroll
                     for (int j = 0; j < width; ++j) {
-                        sums[apart(at + d + j)] += item.part[p][j] * v[j] * rstd;
+                        g[j] = item.part[p][j] * v[j] * rstd;
                         item.part[p][j] = rstd * w[j] * item.part[p][j] - along * v[j];
                     }
+                    sums.add(i, p, g);
                 }
             }
             store(dx + at + item.at[0], item.part[0]);
@@ -171,10 +222,10 @@ __global__ void __launch_bounds__(kRopeThreads, 4) rope_backward(const RotationB
     float* partial = a.partial + int64_t{blockIdx.x} * (q_size + k_size);
     for (int i = threadIdx.x; i < q_size + k_size; i += kRopeThreads) {
         const bool is_query = i < q_size;
-        const int first = is_query ? i : h.heads * Dh + i - q_size;
+        const int first = is_query ? i / Dh : h.heads + (i - q_size) / Dh;  // head
         float sum = 0;
         for (int j = 0; j < (is_query ? shared_q : shared_k); ++j)
-            sum += sums[apart(first + j * Dh)];
+            sum += sums.value(h, first + j, i % Dh);
         partial[i] = sum;
     }
 }
@@ -201,15 +252,14 @@ void CudaBackend::execute(const RopeBackward& op, Queue queue) {
         const bool wide = rope_fits_wide<T>(op, {a.dx, a.dy, a.x, a.q_weight, a.k_weight});
         with_width<T>(wide, [&]<int width>() {
             a.head = head_parts(op, width);
-            const int64_t sums =
-                norm ? apart(int64_t{a.head.normed_heads()} * a.head.head_size) : 0;
+            a.block_sums = norm ? ItemSums<width>::size(a.head) : 0;
             int64_t shared = RopeTables::bytes(a.head);
-            const bool sums_shared = shared + sums * 4 <= kLargestShared;
-            if (sums_shared) shared += sums * 4;
-            const int64_t resident = std::clamp<int64_t>(kAllShared / shared, 1, 8);
+            const bool sums_shared = shared + a.block_sums * 4 <= kLargestShared;
+            if (sums_shared) shared += a.block_sums * 4;
+            const int64_t resident = std::clamp<int64_t>(kAllShared / shared, 1, kBlocks);
             const int blocks = static_cast<int>(std::min<int64_t>(N, resident * s.multiprocessors));
             if (norm) a.partial = s.scratch.take<float>(blocks * (q_size + k_size));
-            if (!sums_shared) a.sums = s.scratch.take<float>(blocks * sums);
+            if (!sums_shared) a.sums = s.scratch.take<float>(blocks * a.block_sums);
             with_mode(op.mode(), [&]<QkNormMode mode>() {
                 if (shared > 48 << 10)
                     check_cuda(cudaFuncSetAttribute(rope_backward<T, width, mode>,

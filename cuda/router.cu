@@ -7,11 +7,14 @@ namespace {
 // Tokens of a sequence that a block takes, and whose statistics are summed in f32.
 constexpr int kTokens = 32;
 
+// Numbers of a block's statistics, whole sectors.
+__host__ __device__ constexpr int partial_size(int E) { return ceil_div(2 * E + 2, 8) * 8; }
+
 struct Routing {
     float* gate;              // (N, K)
     int32_t* expert;          // (N, K)
     int32_t* slot;            // (N, K)
-    float* partial;           // (B, blocks, 2 E + 2): count, mass, z, affinity
+    float* partial;           // (B, blocks, partial_size(E)): count, mass, z, affinity
     const float* logits;      // (N, E)
     const float* bias;        // (E) or null
     const int32_t* resident;  // (E)
@@ -49,14 +52,20 @@ __device__ __forceinline__ Best best_of(const float (&score)[per_lane],
     return best;
 }
 
+// Without a number of blocks ptxas spills registers of many experts to let two fit.
 template <int per_lane>
-__global__ void __launch_bounds__(kRouterThreads) route(const Routing a) {
-    extern __shared__ int shared_count[];  // (E), then (E) floats
+__global__ void __launch_bounds__(kRouterThreads, per_lane > 8 ? 1 : 2) route(const Routing a) {
+    extern __shared__ int shared_count[];  // (E), and what follows
     __shared__ float warp_z[kRouterWarps], warp_affinity[kRouterWarps];
-    float* shared_mass = reinterpret_cast<float*>(shared_count + a.E);
+    float* shared_mass = reinterpret_cast<float*>(shared_count + a.E);  // (E)
+    int* shared_resident = shared_count + 2 * a.E;                      // (E)
+    // (3, kTokens, K): experts, slots and gates of the block's tokens, to be written side by side.
+    int* shared_choice = shared_resident + a.E;
+    const int choices = kTokens * a.K;
     for (int e = threadIdx.x; e < a.E; e += kRouterThreads) {
         shared_count[e] = 0;
         shared_mass[e] = 0;
+        shared_resident[e] = a.resident[e];
     }
     __syncthreads();
 
@@ -120,14 +129,16 @@ __global__ void __launch_bounds__(kRouterThreads) route(const Routing a) {
             }
         }
         const bool is_choice = lane < a.K;
-        const int slot = is_choice ? max(a.resident[chosen], -1) : 0;
+        const int slot = is_choice ? max(shared_resident[chosen], -1) : 0;
         const float S = warp_sum(gate), P = warp_sum(slot >= 0 ? gate : 0.0f);
         const GateWeight by =
             gate_weight(a.rule, S, P, __any_sync(kAllLanes, is_choice && slot < 0));
         if (!is_choice) continue;
-        a.gate[n * a.K + lane] = slot >= 0 || by.absent_too ? gate * (scale * by.weight) : 0.0f;
-        a.expert[n * a.K + lane] = chosen;
-        a.slot[n * a.K + lane] = slot;
+        const int at = static_cast<int>(t - begin) * a.K + lane;
+        shared_choice[at] = chosen;
+        shared_choice[choices + at] = slot;
+        shared_choice[2 * choices + at] =
+            __float_as_int(slot >= 0 || by.absent_too ? gate * (scale * by.weight) : 0.0f);
         if (valid) atomicAdd(&shared_count[chosen], 1);
     }
 
@@ -144,7 +155,13 @@ __global__ void __launch_bounds__(kRouterThreads) route(const Routing a) {
         }
         __syncthreads();
     }
-    float* partial = a.partial + int64_t{blockIdx.x} * (2 * a.E + 2);
+    const int64_t first = (sequence * a.T + begin) * a.K;
+    for (int i = threadIdx.x; i < (end - begin) * a.K; i += kRouterThreads) {
+        a.expert[first + i] = shared_choice[i];
+        a.slot[first + i] = shared_choice[choices + i];
+        a.gate[first + i] = __int_as_float(shared_choice[2 * choices + i]);
+    }
+    float* partial = a.partial + int64_t{blockIdx.x} * partial_size(a.E);
     for (int e = threadIdx.x; e < a.E; e += kRouterThreads) {
         partial[e] = static_cast<float>(shared_count[e]);
         partial[a.E + e] = shared_mass[e];
@@ -163,10 +180,10 @@ struct Statistics {
     float* mass;           // (B, E)
     float* z;              // (B)
     float* affinity;       // (B)
-    const float* partial;  // (B, blocks, 2 E + 2)
+    const float* partial;  // (B, blocks, partial_size(E))
     int E;
     int blocks;
-    int64_t columns;  // B (2 E + 2)
+    int64_t columns;  // B partial_size(E)
 };
 
 // Over the blocks of a sequence: every kGroups-th by a thread, then over the groups in order.
@@ -175,11 +192,11 @@ constexpr int kGroups = 8;
 __global__ void __launch_bounds__(kGroups* kWarp) sum_statistics(const Statistics a) {
     __shared__ double part[kGroups][kWarp];
     const int64_t column = int64_t{blockIdx.x} * kWarp + threadIdx.x;
-    const int width = 2 * a.E + 2;
+    const int width = partial_size(a.E);
     const int64_t b = column / width;
     const int i = static_cast<int>(column - b * width);
     double sum = 0;
-    if (column < a.columns) {
+    if (column < a.columns && i < 2 * a.E + 2) {
         const float* partial = a.partial + b * a.blocks * width + i;
 #pragma unroll 4
         for (int block = threadIdx.y; block < a.blocks; block += kGroups)
@@ -187,7 +204,7 @@ __global__ void __launch_bounds__(kGroups* kWarp) sum_statistics(const Statistic
     }
     part[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y != 0 || column >= a.columns) return;
+    if (threadIdx.y != 0 || column >= a.columns || i >= 2 * a.E + 2) return;
     for (int group = 1; group < kGroups; ++group) sum += part[group][threadIdx.x];
     float* to = i < a.E        ? a.count + b * a.E + i
                 : i < 2 * a.E  ? a.mass + b * a.E + i - a.E
@@ -204,7 +221,8 @@ void CudaBackend::execute(const Router& op, Queue queue) {
     const int64_t B = op.count.shape[0], T = N / B, blocks = ceil_div<int64_t>(T, kTokens);
     FOMOE_CHECK(E <= kMostExperts && K <= kMostChoices, op.name, ": top_k ", K, " of ", E,
                 " experts; at most ", kMostChoices, " of ", kMostExperts);
-    const int64_t columns = B * (2 * E + 2);
+    const int64_t columns = B * partial_size(static_cast<int>(E));
+    const int64_t shared = (3 * E + 3 * kTokens * K) * sizeof(float);
     const Routing a{.gate = data_of<float>(op.gate),
                     .expert = data_of<int32_t>(op.expert),
                     .slot = data_of<int32_t>(op.slot),
@@ -220,7 +238,7 @@ void CudaBackend::execute(const Router& op, Queue queue) {
                     .rule = gate_rule(op)};
     if (N > 0)
         with_experts(E, [&]<int per_lane>() {
-            route<per_lane><<<B * blocks, kRouterThreads, 2 * E * sizeof(float), s.stream>>>(a);
+            route<per_lane><<<B * blocks, kRouterThreads, shared, s.stream>>>(a);
         });
     check_launch("route");
     const Statistics sums{.count = data_of<float>(op.count),

@@ -63,7 +63,12 @@ __device__ __forceinline__ double token_backward(const RoutingBackward& a, int64
 
     // Of the choices, passed to the lanes of their experts.
     const int chosen = lane < a.K ? a.expert[n * a.K + lane] : 0;
-    const FromGates gates = from_gates(a, n, lane < a.K ? score_of(logits[chosen]) : 0.0f);
+#pragma unroll
+    for (int i = 0; i < per_lane; ++i)
+        if (experts.all >> i & 1) row[i * kWarp + lane] = logit[i];
+    __syncwarp();
+    const FromGates gates = from_gates(a, n, lane < a.K ? score_of(row[chosen]) : 0.0f);
+    __syncwarp();
     for (int e = lane; e < a.E; e += kWarp) row[e] = 0;
     __syncwarp();
     if (lane < a.K) row[chosen] = gates.dscore;

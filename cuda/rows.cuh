@@ -67,10 +67,6 @@ __device__ __forceinline__ void load_shared(float (&x)[n], const float* from) {
     }
 }
 
-// Where element i of a stretch of floats in shared memory lies, so that 32 threads touch different
-// banks with 32 neighbours and with every 4th or 8th element. Also the size of a stretch of i.
-__host__ __device__ constexpr int64_t apart(int64_t i) { return i + i / kWarp; }
-
 // Elements of 16 bytes.
 template <class T>
 constexpr int kWide = 16 / sizeof(T);

@@ -13,7 +13,8 @@ case "$*" in
 esac
 
 if [ "$*" = --all ]; then
-    scripts/install_packages.sh clang-22 libclang-rt-22-dev chromium python3-venv python3-jsonschema
+    scripts/install_packages.sh clang-22 libclang-rt-22-dev chromium python3-venv \
+        python3-jsonschema
     if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 else
     scripts/install_packages.sh

@@ -7,7 +7,7 @@ import re
 INDENT = re.compile(r"^( *)(- )?(.*)$")
 
 
-def without_comment(line):
+def split_comment(line):
     quote = ""
     for i, c in enumerate(line):
         if quote:
@@ -15,8 +15,8 @@ def without_comment(line):
         elif c in "\"'" and (i == 0 or line[i - 1] in " [{,:"):
             quote = c
         elif c == "#" and (i == 0 or line[i - 1] == " "):
-            return line[:i].rstrip()
-    return line.rstrip()
+            return line[:i].rstrip(), line[i + 1:].strip()
+    return line.rstrip(), ""
 
 
 def split_flow(text):
@@ -59,12 +59,20 @@ def put(table, path, value):
         table[path] = unquoted(value)
 
 
-def flat(text):
+def note(table, known, comment, comments):
+    """For the values that came after the first `known`."""
+    if comments is not None and comment:
+        comments.update({key: comment for key in list(table)[known:]})
+
+
+def flat(text, comments=None):
+    """The table; the comment behind each value, which says where it comes from, in `comments`."""
     table = {}
     stack = []  # (indent, path) of the maps and lists around
     counts = {}
     for line in text.splitlines():
-        line = without_comment(line)
+        line, comment = split_comment(line)
+        known = len(table)
         if not line.strip() or line.startswith(("---", "%")):
             continue
         spaces, dash, rest = INDENT.match(line).groups()
@@ -81,6 +89,7 @@ def flat(text):
             pair = None if rest.startswith("{") else key_and_value(rest)
             if not pair:
                 put(table, path, rest)
+                note(table, known, comment, comments)
                 continue
             stack.append((indent, path, True))
             indent += 2
@@ -91,6 +100,7 @@ def flat(text):
         key = f"{path}.{pair[0]}" if path else pair[0]
         if pair[1]:
             put(table, key, pair[1])
+            note(table, known, comment, comments)
         else:
             stack.append((indent, key, False))
     return table

@@ -116,8 +116,9 @@ class Group:
 
 
 class Run:
-    def __init__(self, path, name, groups, config, changed):
+    def __init__(self, path, name, groups, config, changed, origins=None):
         self.path, self.name, self.config, self.changed = path, name, config, changed
+        self.origins = origins or {}  # of the config's values, where the file tells it
         order = groups[0].start.get("groups") if groups else None
         order = order if isinstance(order, list) else report_config.group_names(config)
         order = {n: i for i, n in enumerate(map(str, order))}
@@ -239,7 +240,8 @@ def read_run(folder):
         groups = [read_group(file) for file in files]
         changed = max(os.stat(file).st_mtime for file in files)
         config_file = path / "config.yaml"
-        config = report_config.flat(config_file.read_text(errors="replace")) \
+        origins = {}
+        config = report_config.flat(config_file.read_text(errors="replace"), origins) \
             if config_file.is_file() else {}
     except OSError as error:
         raise NotARun(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -247,7 +249,7 @@ def read_run(folder):
     if not groups:
         raise NotARun(f"{folder}: its metrics have no event yet; try again once it trains")
     name = config.get("name") or path.resolve().name
-    return Run(path, name, groups, config, changed)
+    return Run(path, name, groups, config, changed, origins)
 
 
 def read_runs(folders):

@@ -19,8 +19,8 @@ def moment(seconds):
 
 def state(run):
     kind = run.state
-    words = {"done": "done", "stopped": "saved and stopped"}.get(kind, kind)
-    css = kind if kind in ("done", "stopped") else "open"
+    words = "saved and stopped" if kind == "stopped" else kind
+    css = kind if kind in ("done", "stopped", "failed") else "open"
     return f'<span class="state {css}">{escape(words)}</span>'
 
 
@@ -126,8 +126,9 @@ def facts(run):
                                        for g in run.groups if "tokens_per_step" in g.start)),
         ("lines that are not events", f"{bad}, left out" if bad else None),
         ("line not complete yet", ", ".join(torn) if torn else None)]
-    config = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>"
-                     for k, v in run.config.items())
+    config = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td>" +
+                     (f'<td class="none">{escape(run.origins.get(k, ""))}</td>'
+                      if run.origins else "") + "</tr>" for k, v in run.config.items())
     return sections.section("Facts", "", [
         f"<table>{rows_of(pairs)}</table>",
         f"<details><summary>the config it runs with, {len(run.config)} values</summary>"
@@ -140,7 +141,8 @@ def words_of(event):
         again = event.get("resumed") or event["step"] > 0
         return "resumed" if again else "started"
     if kind == "end":
-        return f"ended: {event.get('reason', '?')}"
+        return f"ended: {event.get('reason', '?')}" + \
+            (f": {event['text']}" if event.get("text") else "")
     if kind == "checkpoint":
         seconds = number(event.get("seconds"))
         return f"checkpoint {event.get('path', '')}" + \
@@ -171,7 +173,8 @@ def events(run):
         who = "all" if len(told) == len(run.groups) else ", ".join(dict.fromkeys(
             name for _, name in told))
         when = moment(told[0][0]) if told[0][0] is not None else ""
-        css = ' class="attention"' if kind == "round" else ""
+        attention = kind == "round" or kind == "end" and words.startswith("ended: failed")
+        css = ' class="attention"' if attention else ""
         rows.append(f"<tr{css}><td>{step}</td><td>{when}</td><td>{escape(who)}</td>"
                     f"<td>{escape(words)}</td></tr>")
     left_out = len(listed) - len(rows)
@@ -203,11 +206,13 @@ def compared(runs):
     for one in evaluated:
         one.points = True
     sent = lines(lambda run: run.first.column("round", "sent_total"))
+    if not any(v for s in sent for v in s.y):
+        sent = []
     figures = charts.line_chart("Training loss", noisy, "nats per token, mean over groups",
                                 note=note) + sections.grid([
         charts.line_chart("Union, held out", evaluated, "bits per byte, pooled", HALF),
-        charts.line_chart("Sent between groups", sent if any(v for s in sent for v in s.y) else [], "since step 1",
-                          HALF, format="bytes", log=False, low=0)])
+        charts.line_chart("Sent between groups", sent, "since step 1", HALF,
+                          format="bytes", log=False, low=0)])
     head = ("run", "state", "step", "training loss", "union, bits/byte", "sent",
             "data-parallel", "full replicas", "tokens/s")
     rows = []
@@ -223,9 +228,11 @@ def compared(runs):
         cells.append(scale.short(rate, 3) if rate else "")
         rows.append(f'<tr><th><a href="#{anchor(runs, run)}">{escape(run.name)}</a></th>' +
                     "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    table = f'<div class="scroll"><table class="numbers"><tr>' \
+    table = '<div class="scroll"><table class="numbers"><tr>' \
         f'{"".join(f"<th>{h}</th>" for h in head)}</tr>{"".join(rows)}</table></div>'
-    return sections.section("The runs side by side", "", [table, figures]) + config_table(runs)
+    return sections.section("The runs side by side", "data-parallel, full replicas: how many times "
+                            "as many bytes they would have sent on the same steps.",
+                            [table, figures]) + config_table(runs)
 
 
 def config_table(runs):

@@ -44,7 +44,7 @@ TEST_CASE("every shipped config can be planned, on every device") {
 
 TEST_CASE("--world gives every group as much more, and all else stays") {
     const std::string config = kConfigs + "quickstart.yaml";
-    const Outcome result = planned({config, "--world", "8"});
+    const Outcome result = planned({config, "--world", "8", "--set", "train.micro_batch=2"});
     REQUIRE(result.exit == 0);
     const Json json = Json::parse(result.out);
     CHECK(json.at("ranks") == 8);
@@ -64,7 +64,8 @@ TEST_CASE("--world gives every group as much more, and all else stays") {
     refused({"--world", "7"}, "multiples of 2 would do, such as 6 or 8");
     refused({"--world", "0"}, "multiples of 2 would do, such as 2");
     refused({"--world", "2"}, "expert_parallel: 2 does not divide the 1 ranks of 'west'");
-    refused({"--world", "12"}, "train.batch: 16 sequences do not divide among the 6 ranks");
+    refused({"--world", "12"},
+            "train.batch: 8 sequences do not divide among the 6 ranks of 'west'");
     refused({"--device", "tpu"}, "h100, h200, a100 or cpu");
     for (const std::string bad : {"10", "10,", "0,1", "a,b", "1,2,3", "1,-2", "inf,nan"})
         refused({"--bandwidth", bad}, "--bandwidth " + bad + ": give two numbers above 0");

@@ -157,7 +157,8 @@ TEST_CASE("cuda: where tokens travel the host waits once for each layer with exp
     const std::string overlapped = told("overlapped", {"--set", "train.two_batch_overlap=true"});
     INFO(overlapped);
     CHECK(count(overlapped, "host waits: 4 between its first and last launch, 1 outside") == 1);
-    // Tokens of one half travel beside the experts of the other.
-    CHECK_THAT(overlapped, Contains("may run beside experts_forward"));
+    // Tokens of one half leave beside the experts of the other.
+    CHECK_THAT(overlapped, Contains("after permute, before copy on the device: may run beside "
+                                    "experts_forward"));
     CHECK(count(once, "may run beside experts_forward") == 0);
 }

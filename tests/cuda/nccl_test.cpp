@@ -77,24 +77,29 @@ void check_collectives(Rank& r, int64_t n) {
     FOMOE_CHECK(r.values<float>(placed) == sum, "all_gather in place");
 }
 
-// Rank a sends (a + b) % 3 rows of two to rank b; some pairs send nothing.
+// Rank a sends (a + 2 b + 1) % 3 rows of two to rank b; some pairs send nothing, or one way only.
 void check_all_to_all(Rank& r) {
-    std::vector<int64_t> rows(r.size);
+    const auto rows = [](int a, int b) { return int64_t{(a + 2 * b + 1) % 3}; };
+    std::vector<int64_t> rows_to, rows_from;
     std::vector<int32_t> sent;
     for (int b = 0; b < r.size; ++b) {
-        rows[b] = (r.rank + b) % 3;
-        for (int row = 0; row < rows[b]; ++row) sent.insert(sent.end(), {100 * r.rank + b, row});
+        rows_to.push_back(rows(r.rank, b));
+        rows_from.push_back(rows(b, r.rank));
+        for (int row = 0; row < rows_to[b]; ++row) sent.insert(sent.end(), {100 * r.rank + b, row});
     }
-    const int64_t n = std::accumulate(rows.begin(), rows.end(), int64_t{0});
-    const Tensor in = r.device(sent), out = r.device(std::vector<int32_t>(2 * n, -1));
-    r.comm->all_to_all_v(out.reshaped(Shape(n, 2)), rows, in.reshaped(Shape(n, 2)), rows);
+    const auto sum = [](const std::vector<int64_t>& x) {
+        return std::accumulate(x.begin(), x.end(), int64_t{0});
+    };
+    const Shape leave(sum(rows_to), 2), come(sum(rows_from), 2);
+    const Tensor in = r.device(sent), out = r.device(std::vector<int32_t>(come.count(), -1));
+    r.comm->all_to_all_v(out.reshaped(come), rows_from, in.reshaped(leave), rows_to);
     const std::vector<int32_t> got = r.values<int32_t>(out);
     size_t i = 0;
     for (int a = 0; a < r.size; ++a)
-        for (int row = 0; row < rows[a]; ++row, i += 2)
+        for (int row = 0; row < rows_from[a]; ++row, i += 2)
             FOMOE_CHECK(got[i] == 100 * a + r.rank && got[i + 1] == row, "row ", row, " of ", a);
     const std::vector<int64_t> none(r.size);
-    r.comm->all_to_all_v(out.reshaped(Shape(n, 2)), none, in.reshaped(Shape(n, 2)), none);
+    r.comm->all_to_all_v(out.reshaped(come), none, in.reshaped(leave), none);
     r.backend->synchronize();
 }
 
@@ -186,6 +191,25 @@ TEST_CASE("cuda: one rank needs no NCCL and several say what to install", "[cuda
     if (!expected) return;
     expect(why, expected);
     expect(why, "install it");
+}
+
+TEST_CASE("cuda: ranks must have the same NCCL", "[cuda]") {
+    cuda_plugin();
+    if (!dlsym(RTLD_DEFAULT, "cudaemu_take_findings")) return;
+    if (!is_rank()) {
+        for (const char* version : {"22000", "30100"})
+            check_ranks(run_as_ranks(2, {{"FOMOE_KIND", version}}));
+        return;
+    }
+    // Read when NCCL is first asked for it.
+    const std::string version = std::getenv("FOMOE_KIND");
+    const bool odd = std::string(std::getenv("FOMOE_TEST_RANK")) == "1";
+    if (odd) setenv("CUDAEMU_NCCL_VERSION", version.c_str(), 1);
+    const std::string why = failure_of([] { Rank r; });
+    if (version == "22000")
+        expect(why, odd ? "rank 0 has NCCL 2." : "rank 1 has NCCL 2.20.0, rank 0 has ");
+    else
+        expect(why, odd ? "is NCCL 3.1.0" : "rank 1 cannot load NCCL; its own message says why");
 }
 
 TEST_CASE("cuda: ranks that call different collectives are told", "[cuda]") {

@@ -20,8 +20,9 @@ inline const CudaPlugin& cuda_plugin() {
     return *plugin;
 }
 
-// Functions of the interpreter; do nothing on real libraries.
+// Functions of the interpreter, which comes with the plugin; do nothing on real libraries.
 inline void set_checked(bool on) {
+    cuda_plugin();
     if (void* found = dlsym(RTLD_DEFAULT, "cudaemu_set_checked"))
         reinterpret_cast<void (*)(int)>(found)(on);
 }

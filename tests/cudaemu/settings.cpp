@@ -41,6 +41,7 @@ Settings read() {
     settings.metrics = number("CUDAEMU_METRICS", 0) != 0;
     if (const char* path = std::getenv("CUDAEMU_METRICS_FILE")) settings.metrics_file = path;
     settings.reverse = number("CUDAEMU_REVERSE", 0) != 0;
+    settings.eager = number("CUDAEMU_EAGER", 0) != 0;
     settings.instruction_limit = number("CUDAEMU_LIMIT", 0);
     if (const char* file = std::getenv("CUDAEMU_TIMELINE")) settings.timeline = file;
     return settings;

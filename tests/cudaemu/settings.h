@@ -18,6 +18,7 @@ struct Settings {
     bool metrics = false;                    // CUDAEMU_METRICS
     std::string metrics_file;                // CUDAEMU_METRICS_FILE; empty: none
     bool reverse = false;                    // CUDAEMU_REVERSE
+    bool eager = false;                      // CUDAEMU_EAGER
     uint64_t instruction_limit = 0;          // CUDAEMU_LIMIT; 0: none
     std::string timeline;                    // CUDAEMU_TIMELINE: a file, or empty
 };

@@ -95,6 +95,10 @@ TEST_CASE("a baseline of full replicas is all values between full replicas, with
     }
     config.train.steps = 12;
     CHECK(baseline_bytes(config, parts, 12).full_replicas == 3 * full);
+    // The gradients of a trillion parameters, over a long run, are more than an int64_t counts.
+    config.train.steps = int64_t{1} << 62;
+    CHECK(baseline_bytes(config, parts, config.train.steps).data_parallel > 1e19);
+    config.train.steps = 12;
     config.topology.groups.resize(1);
     CHECK(baseline_bytes(config, parts, 12).data_parallel == 0);
 }

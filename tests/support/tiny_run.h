@@ -14,7 +14,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 inline std::string program(const std::string& name) {
-    return std::string(FOMOE_BINARY_DIR) + "/" + name;
+    const char* other = std::getenv("FOMOE_TEST_PROGRAMS");  // a folder of variants
+    return std::string(other ? other : FOMOE_BINARY_DIR) + "/" + name;
 }
 
 inline void write_text(const fs::path& path, const std::string& text) {

@@ -162,7 +162,8 @@ class Runs(WithFolder):
 
     def test_time_between_two_parts_of_a_run_does_not_count(self):
         group = report_data.Group("g", [
-            {"event": "start", "step": 0, "time": 100.0}, {"event": "step", "step": 1, "time": 130.0},
+            {"event": "start", "step": 0, "time": 100.0},
+            {"event": "step", "step": 1, "time": 130.0},
             {"event": "start", "step": 1, "time": 9000.0},
             {"event": "step", "step": 2, "time": 9007.0}])
         self.assertEqual(group.seconds(), 37)
@@ -271,6 +272,16 @@ class Configs(unittest.TestCase):
         self.assertEqual(table, {"a[0].name": "x", "a[0].data.a": "1", "a[0].data.b c": "[1, 2]",
                                  "a[1].name": "y # no", "b": "2", "c.d[0]": "1", "c.d[1]": "e",
                                  "c.f.g.h": "i, j", "l": "[0-7, 9]"})
+
+    def test_where_values_come_from(self):
+        origins = {}
+        table = report_config.flat(
+            "seed: 3  # --set\nb:\n  c: 1  # x#y.yaml:2:16 (1Mt)\n  d: 'a # b'\n"
+            "g:\n    - {name: x, ranks: 1}  # default\n", origins)
+        self.assertEqual(table, {"seed": "3", "b.c": "1", "b.d": "a # b", "g[0].name": "x",
+                                 "g[0].ranks": "1"})
+        self.assertEqual(origins, {"seed": "--set", "b.c": "x#y.yaml:2:16 (1Mt)",
+                                   "g[0].name": "default", "g[0].ranks": "default"})
 
     def test_differences(self):
         differ, equal = report_config.differences([{"a": "1", "b": "2"}, {"a": "1", "c": "3"}])

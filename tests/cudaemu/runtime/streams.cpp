@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "runtime/errors.h"
+#include "settings.h"
 
 namespace cudaemu {
 namespace {
@@ -72,6 +73,7 @@ CUevent_st& Streams::checked(cudaEvent_t handle) {
 void Streams::issue(cudaStream_t stream, Label label, Task task) {
     Lock lock(mutex_);
     issue(checked(stream), std::move(label), std::move(task));
+    run_ahead(lock);
 }
 
 void Streams::join_order(CUstream_st& stream) {
@@ -147,6 +149,12 @@ void Streams::run_others(Lock& lock, const CUstream_st& stream) {
     }
 }
 
+void Streams::run_ahead(Lock& lock) {
+    if (!settings().eager) return;
+    for (size_t i = 0; i < streams_.size(); ++i)
+        run_until(lock, *streams_[i], streams_[i]->issued, false);
+}
+
 bool Streams::has_run(const Clock& clock) const {
     for (uint32_t i = 0; i < clock.streams(); ++i)
         if (streams_[i]->executed < clock[i]) return false;
@@ -155,10 +163,12 @@ bool Streams::has_run(const Clock& clock) const {
 
 void Streams::wait(Lock& lock, const Clock& clock) {
     for (uint32_t i = 0; i < clock.streams(); ++i) run_until(lock, *streams_[i], clock[i]);
+    run_ahead(lock);
     host_.join(clock);
 }
 
 bool Streams::poll(Lock& lock, const Clock& clock) {
+    run_ahead(lock);
     const bool had_run = has_run(clock);
     Timeline::instance().host_asks(clock, had_run);
     if (had_run)

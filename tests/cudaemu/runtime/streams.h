@@ -68,7 +68,7 @@ public:
     void destroy(cudaStream_t stream);  // its work still runs when something waits for the device
     cudaStream_t find(cudaStream_t handle);
 
-    // Puts work at the end of a stream.
+    // Puts work at the end of a stream; an eager device runs it as soon as it can.
     void issue(cudaStream_t stream, Label label, Task task);
     void issue(cudaStream_t stream, std::string name, Task task) {
         issue(stream, Label{.name = std::move(name)}, std::move(task));
@@ -118,6 +118,7 @@ private:
     bool run_next(Lock& lock, CUstream_st& stream);  // false: it has to be run again
     // What other streams could do meanwhile: what one of them does may be waited for elsewhere.
     void run_others(Lock& lock, const CUstream_st& stream);
+    void run_ahead(Lock& lock);  // of an eager device, all that can run
     // All that the clock names; then the host knows of it.
     bool has_run(const Clock& clock) const;
     void wait(Lock& lock, const Clock& clock);

@@ -64,6 +64,22 @@ TEST_CASE("fills memory", "[.][fills]") {
     cudaDeviceSynchronize();
 }
 
+TEST_CASE("reads what comes too early", "[.][too_early]") {
+    const OnDevice<int> x(std::vector<int>{7});
+    void* memory = nullptr;
+    cudaMallocHost(&memory, x.bytes());
+    int* host = static_cast<int*>(memory);
+    *host = 1;
+    cudaStream_t stream;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaMemcpyAsync(host, x.get(), x.bytes(), cudaMemcpyDeviceToHost, stream);
+    std::printf("before %d\n", *host);
+    cudaStreamSynchronize(stream);
+    std::printf("after %d\n", *host);
+    cudaStreamDestroy(stream);
+    cudaFreeHost(host);
+}
+
 TEST_CASE("never ends", "[.][endless]") {
     const OnDevice<int> x(std::vector<int>(1));
     check_kernels::endless(x.get());
@@ -120,6 +136,11 @@ TEST_CASE("metrics go to a file, or to stderr at the end", "[cuda]") {
         run_with("CUDAEMU_METRICS=1 CUDAEMU_METRICS_FILE=/nowhere/metrics", "fills");
     CHECK(refused.status == 1);
     CHECK_THAT(refused.output, Contains("cannot write CUDAEMU_METRICS_FILE=/nowhere/metrics"));
+}
+
+TEST_CASE("work runs as late as it may, or as early", "[cuda]") {
+    CHECK_THAT(run_with("CUDAEMU_EAGER=0", "too_early").output, Contains("before 1\nafter 7\n"));
+    CHECK_THAT(run_with("CUDAEMU_EAGER=1", "too_early").output, Contains("before 7\nafter 7\n"));
 }
 
 TEST_CASE("a kernel that never ends fails at the limit of instructions", "[cuda]") {

@@ -1,41 +1,22 @@
 #!/usr/bin/env python3
 """Damages the plugin's kernels on purpose and fails unless the cases of the ops notice every time.
 
-The .toml files beside this one list the mutants: a name, a file of cuda/, a text that the file has
+The .toml files in kernels/ list the mutants: a name, a file of cuda/, a text that the file has
 exactly once, what takes its place, and the ops whose cases must fail: the small ones, or other
-`cases` of cases.cpp. A mutant's source is compiled to PTX alone and linked with the plugin's other
-objects. Prints a line per mutant: what caught it, and how.
+`cases` of kernels/cases.cpp. A mutant's source is compiled to PTX alone and linked with the
+plugin's other objects. Prints a line per mutant: what caught it, and how.
 """
 import argparse
-import concurrent.futures
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
-import tomllib
+
+from mutants import Failure, damaged, folder_of, load, run, try_all
 
 TIMEOUT = 300  # seconds for the cases of one op
-
-
-class Failure(Exception):
-    """A mutant that was not caught, or could not be tried."""
-
-
-def damaged(mutant, root):
-    """The text of the mutant's file with the damage done."""
-    text = (root / "cuda" / mutant["file"]).read_text()
-    count = text.count(mutant["text"])
-    if count != 1:
-        raise Failure(f"{mutant['file']} has the text {count} times:\n{mutant['text']}")
-    return text.replace(mutant["text"], mutant["by"])
-
-
-def run(command, what, **options):
-    result = subprocess.run(command, capture_output=True, text=True, **options)
-    if result.returncode != 0:
-        raise Failure(f"{what}:\n{(result.stdout + result.stderr)[-2000:]}")
 
 
 def build(source, directory, arguments):
@@ -80,11 +61,11 @@ def try_cases(cases, plugin, arguments):
 
 def try_mutant(mutant, arguments):
     """What catches the mutant."""
-    # The same folder every time, so that a compiler cache knows it again.
-    directory = arguments.work / re.sub(r"\W+", "_", mutant["name"])
+    directory = folder_of(mutant, arguments.work)
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(arguments.root / "cuda", directory / "cuda")
-    (directory / "cuda" / mutant["file"]).write_text(damaged(mutant, arguments.root))
+    text = damaged(mutant, arguments.root / "cuda" / mutant["file"])
+    (directory / "cuda" / mutant["file"]).write_text(text)
     plugin = build(mutant.get("source", mutant["file"]), directory, arguments)
     for op in mutant["ops"]:
         found = try_cases(f"{mutant.get('cases', 'small')} cases - {op}", plugin, arguments)
@@ -107,24 +88,8 @@ def main():
     parser.add_argument("--only", default="", help="mutants whose name has this in it")
     parser.add_argument("--objects", nargs="+", required=True, help="of the plugin")
     arguments = parser.parse_args()
-
-    mutants = [mutant for path in sorted(pathlib.Path(__file__).parent.glob("*.toml"))
-               for mutant in tomllib.loads(path.read_text())["mutant"]]
-    names = [mutant["name"] for mutant in mutants]
-    if len(set(names)) != len(names):
-        sys.exit("two mutants have one name")
-    failed = 0
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        tries = {pool.submit(try_mutant, m, arguments): m["name"]
-                 for m in mutants if arguments.only in m["name"]}
-        for done in concurrent.futures.as_completed(tries):
-            try:
-                print(f"{tries[done]} -> caught by {done.result()}", flush=True)
-            except Failure as failure:
-                failed += 1
-                print(f"{tries[done]} -> {failure}", flush=True)
-    print(f"{len(tries)} mutants, {failed} not caught")
-    return 1 if failed or not tries else 0
+    mutants = [m for m in load("kernels") if arguments.only in m["name"]]
+    return try_all(mutants, lambda mutant: try_mutant(mutant, arguments), arguments.jobs)
 
 
 if __name__ == "__main__":
