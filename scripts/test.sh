@@ -13,7 +13,7 @@ case "$*" in
 esac
 
 if [ "$*" = --all ]; then
-    scripts/install_packages.sh clang-22
+    scripts/install_packages.sh clang-22 jq
     if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 else
     scripts/install_packages.sh

@@ -77,6 +77,7 @@ Config resolved_config(const Options& options) {
 
 int train_rank(const Config& config, const Options& options, const RunPlan& plan,
                Communicator& job) {
+    const StopSignals signals;
     const Threads threads = threads_per_rank(job);
     const World world(config.topology, job.rank(), job.size());
     const Device device = make_device({.choice = backend_choice(options.backend),
@@ -104,7 +105,6 @@ int train_rank(const Config& config, const Options& options, const RunPlan& plan
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
     }
-    const StopSignals signals;
     const auto [exit, steps_done] =
         train_run(config, plan, job, {*backend, device.connect, threads},
                   [&] { return signals.requested(); });

@@ -115,6 +115,7 @@ std::string calibration_step_line(const std::string& group, const CalibrationSte
 std::string calibration_line(const CalibrationMetrics& metrics);
 
 std::vector<std::string> names_of(const Classes& classes);
+std::string joined(const std::vector<std::string>& parts, const char* between);
 
 // "41.3k", "1.25M", "2.10B"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);
