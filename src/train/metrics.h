@@ -106,7 +106,7 @@ struct EndMetrics {
     std::vector<std::pair<std::string, double>> losses;  // by group
 };
 // trained 704 steps, 5.77M tokens in 2m16s: 42.4k tok/s, rounds and checkpoints included
-// loss, mean of the last 10 steps: west 1.6612, east 1.7120
+// loss over the last 10 steps: west 1.6612, east 1.7120
 std::vector<std::string> end_lines(const EndMetrics& metrics);
 
 // calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
