@@ -14,7 +14,7 @@ esac
 
 if [ "$*" = --all ]; then
     scripts/install_packages.sh clang-22 libclang-rt-22-dev chromium python3-venv \
-        python3-jsonschema
+        python3-jsonschema jq
     if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 else
     scripts/install_packages.sh

@@ -98,6 +98,7 @@ void say(const std::vector<std::string>& warnings) {
 int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan& plan,
                Communicator& job) {
     const Config& config = loaded.config;
+    const StopSignals signals;
     const Threads threads = threads_per_rank(job);
     const World world(config.topology, job.rank(), job.size());
     const Device device = make_device({.choice = backend_choice(options.backend),
@@ -128,7 +129,6 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
     }
-    const StopSignals signals;
     const auto [exit, steps_done] =
         train_run(config, plan, job, {*backend, device.connect, threads},
                   [&] { return signals.requested(); });

@@ -149,14 +149,18 @@ private:
         if (missing_ > 0 && file_->append(concat("(", missing_, " lines are missing)")).empty())
             missing_ = 0;
         const std::string why = missing_ > 0 ? "no room yet" : file_->append(line);
-        if (!why.empty() && missing_++ == 0)
+        if (why.empty()) return;
+        ++missing_;
+        if (!warned_)
             write_stderr(concat("warning: cannot write ", file_->path(), ": ", why,
                                 "; lines are missing there\n"));
+        warned_ = true;
     }
 
     std::optional<LineFile> file_;
     std::vector<std::string> waiting_;
-    int64_t missing_ = 0;
+    int64_t missing_ = 0;  // lines since the last that was written
+    bool warned_ = false;
 };
 
 struct Log {

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -39,8 +40,42 @@ std::string find_program(const std::string& name) {
     return "";
 }
 
+// A process between mpirun and stderr: mpirun crashes when nobody reads what it writes (4.1.4).
+struct Relay {
+    pid_t process = -1;
+    int entry = -1;  // for what mpirun writes
+};
+
+[[noreturn]] void pass_on(int from) {
+    // It ends when mpirun does.
+    for (int number : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGPIPE, SIGTTOU}) signal(number, SIG_IGN);
+    char bytes[1 << 14];
+    for (;;) {
+        const ssize_t n = read(from, bytes, sizeof bytes);
+        if (n == 0 || (n < 0 && errno != EINTR)) _exit(0);
+        for (ssize_t done = 0; done < n;) {
+            const ssize_t written = write(STDERR_FILENO, bytes + done, n - done);
+            if (written < 0 && errno != EINTR) break;
+            done += std::max<ssize_t>(written, 0);
+        }
+    }
+}
+
+Relay relay_stderr() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return {};
+    const pid_t process = fork();
+    if (process == 0) {
+        close(ends[1]);
+        pass_on(ends[0]);
+    }
+    close(ends[0]);
+    return {process, ends[1]};
+}
+
 // Becomes mpirun in a process group of its own, so that a Ctrl-C of the terminal does not reach it.
-[[noreturn]] void become(std::vector<char*>& argv, const sigset_t& mask, pid_t parent) {
+[[noreturn]] void become(std::vector<char*>& argv, const sigset_t& mask, pid_t parent,
+                         const Relay& relay) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) _exit(1);
@@ -53,6 +88,7 @@ std::string find_program(const std::string& name) {
         setenv(kTerminalVariable, std::to_string(terminal_width()).c_str(), 1);
     else
         unsetenv(kTerminalVariable);
+    if (relay.entry >= 0) dup2(relay.entry, STDERR_FILENO);
     // Ranks that wait give their core to ranks that work.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     if (geteuid() == 0) {
@@ -106,17 +142,25 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
     sigprocmask(SIG_BLOCK, &waited, &before);
 
     const pid_t parent = getpid();
+    Relay relay = relay_stderr();
     const pid_t child = fork();
-    if (child == 0) become(argv, before, parent);
+    if (child == 0) become(argv, before, parent, relay);
     const int why = errno;
+    close(relay.entry);
     int status = 0;
     bool interrupted = false;
     while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
+        // A job without voice ends.
+        if (relay.process > 0 && waitpid(relay.process, nullptr, WNOHANG) != 0) {
+            relay.process = -1;
+            kill(child, SIGTERM);
+        }
         int number = 0;
         if (sigwait(&waited, &number) != 0 || number == SIGCHLD) continue;
         kill(child, number == SIGINT && interrupted ? SIGTERM : SIGUSR1);
         interrupted = interrupted || number == SIGINT;
     }
+    if (relay.process > 0) waitpid(relay.process, nullptr, 0);
     sigprocmask(SIG_SETMASK, &before, nullptr);
     if (child < 0) throw Error(Exit::internal, concat("cannot start mpirun: ", std::strerror(why)));
     return exit_code(status);

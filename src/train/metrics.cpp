@@ -30,13 +30,13 @@ std::string sent_by_others(const char* name, double bytes, int64_t sent) {
                        short_number(static_cast<double>(bytes) / static_cast<double>(sent)));
 }
 
+}  // namespace
+
 std::string joined(const std::vector<std::string>& parts, const char* between) {
     std::string text;
     for (const std::string& part : parts) text += (text.empty() ? "" : between) + part;
     return text;
 }
-
-}  // namespace
 
 std::vector<std::string> names_of(const Classes& classes) {
     std::vector<std::string> names;

@@ -106,7 +106,7 @@ struct EndMetrics {
     std::vector<std::pair<std::string, double>> losses;  // by group
 };
 // trained 704 steps, 5.77M tokens in 2m16s: 42.4k tok/s, rounds and checkpoints included
-// loss, mean of the last 10 steps: west 1.6612, east 1.7120
+// loss over the last 10 steps: west 1.6612, east 1.7120
 std::vector<std::string> end_lines(const EndMetrics& metrics);
 
 // calibration 10/60 | loss 1.9013 | gnorm 0.21 | lr 8.50e-04
@@ -115,6 +115,7 @@ std::string calibration_step_line(const std::string& group, const CalibrationSte
 std::string calibration_line(const CalibrationMetrics& metrics);
 
 std::vector<std::string> names_of(const Classes& classes);
+std::string joined(const std::vector<std::string>& parts, const char* between);
 
 // "41.3k", "1.25M", "2.10B"; "14m02s", "2h05m", "3d04h".
 std::string short_count(double n);

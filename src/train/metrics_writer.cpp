@@ -193,10 +193,12 @@ void MetricsWriter::write(const Json& line) {
     }
     const std::string why = missing_ > 0 ? "no room yet" : file_.append(text_of(line));
     if (why.empty()) return;
-    if (missing_++ == 0)
+    ++missing_;
+    if (!warned_)
         log_warning(concat("cannot write ", file_.path(), ": ", why,
                            "; training goes on, and lines are missing there until it can be "
                            "written again"));
+    warned_ = true;
 }
 
 }  // namespace fomoe

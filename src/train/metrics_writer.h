@@ -68,7 +68,8 @@ private:
 
     LineFile file_;
     std::string group_;
-    int64_t missing_ = 0;  // lines that had no room
+    int64_t missing_ = 0;  // lines since the last that had room
+    bool warned_ = false;
 };
 
 }  // namespace fomoe

@@ -1,6 +1,5 @@
 #include "train/run.h"
 
-#include "base/log.h"
 #include "train/calibration.h"
 
 namespace fomoe {
@@ -19,10 +18,6 @@ void check_tokens(const Config& config, int64_t most) {
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
                  const std::function<bool()>& stop_requested) {
     RunHold hold{.stop_requested = stop_requested};
-    // Before anything takes time: a directory that cannot be written is said at once.
-    if (job.rank() == 0) hold.lock.emplace(claim_run(plan));
-    job.barrier();
-    open_log_file(plan.log_file(job.rank()).string());
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {

@@ -1,5 +1,10 @@
 #include "train/run_directory.h"
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #include "checkpoint/load.h"
 #include "config/dump.h"
 #include "config/load.h"
@@ -9,6 +14,18 @@ namespace {
 
 // A job that was killed may take a moment to go away.
 constexpr double kClaimSeconds = 5;
+
+[[noreturn]] void cannot_create(const RunPlan& plan, const std::string& why) {
+    throw Error(Exit::data, concat(plan.checkpoints().string(), ": cannot create: ", why));
+}
+
+// Before anything takes time. Changes nothing.
+void check_writable(const RunPlan& plan) {
+    std::filesystem::path there = std::filesystem::absolute(plan.checkpoints());
+    while (!std::filesystem::exists(there)) there = there.parent_path();
+    if (!std::filesystem::is_directory(there)) cannot_create(plan, std::strerror(ENOTDIR));
+    if (access(there.c_str(), W_OK | X_OK) != 0) cannot_create(plan, std::strerror(errno));
+}
 
 // The run that stands in the directory must be this one. Its length, logging and ranks may change.
 void check_same_run(const RunPlan& plan, const Config& config) {
@@ -32,6 +49,7 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
     RunPlan plan{.directory = std::filesystem::path("runs") / config.name,
                  .checkpoint = {},
                  .config_text = {}};
+    check_writable(plan);
     const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
     if (resume == "auto") {
         check_same_run(plan, config);
@@ -50,9 +68,7 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
 FileLock claim_run(const RunPlan& plan) {
     std::error_code failed;
     std::filesystem::create_directories(plan.checkpoints(), failed);
-    if (failed)
-        throw Error(Exit::data,
-                    concat(plan.checkpoints().string(), ": cannot create: ", failed.message()));
+    if (failed) cannot_create(plan, failed.message());
     const std::filesystem::path path = plan.directory / "lock";
     FileLock lock(path.string(), kClaimSeconds);
     if (!lock.held())

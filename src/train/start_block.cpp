@@ -1,7 +1,6 @@
 #include "train/start_block.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,7 +23,7 @@ std::string plural(int64_t n, const std::string& one) {
 
 // The names, or of many the first and the last.
 std::string host_names(const std::vector<std::string>& hosts) {
-    if (hosts.size() <= 2) return fmt::format("{}", fmt::join(hosts, ","));
+    if (hosts.size() <= 2) return joined(hosts, ",");
     return fmt::format("{}..{} ({})", hosts.front(), hosts.back(), hosts.size());
 }
 
@@ -41,7 +40,7 @@ std::string mixture_of(const GroupConfig& group) {
     std::vector<std::string> parts;
     for (const auto& [source, weight] : group.data)
         parts.push_back(fmt::format("{} {:g}", source, weight));
-    return fmt::format("{}", fmt::join(parts, ", "));
+    return joined(parts, ", ");
 }
 
 // Columns as wide as their widest cell; the last one ends where it ends.
@@ -104,7 +103,7 @@ std::string data_line(const StartFacts& facts) {
         all += facts.source_tokens[i];
         parts.push_back(fmt::format("{} {}", name, count(facts.source_tokens[i++])));
     }
-    return fmt::format("data: {} tokens ({})", count(all), fmt::join(parts, ", "));
+    return fmt::format("data: {} tokens ({})", count(all), joined(parts, ", "));
 }
 
 std::string precision_line(const StartFacts& facts) {

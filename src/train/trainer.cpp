@@ -115,12 +115,16 @@ void Trainer::start_or_resume() {
         federation_.start(step_.weights().on_host());
     }
     if (speaks() && !hold_.begun) {
+        hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(),
                          describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
         atomic_write_file(plan_.config_file().string(), plan_.saved_config(config_));
     }
     job_.barrier();
-    if (!hold_.begun) hold_.timer = Timer();
+    if (!hold_.begun) {
+        open_log_file(plan_.log_file(world_.rank).string());
+        hold_.timer = Timer();
+    }
     hold_.begun = true;
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;

@@ -189,6 +189,7 @@ inline void check_same_run(const Workplace& place, const std::string& name,
             for (const char* figure : {"loss", "aux_loss", "z_loss", "grad_norm", "learning_rate",
                                        "imbalance", "skipped_share"})
                 CHECK(lines[i].at(figure) == wanted[i].at(figure));
+        if (groups.size() == 1) continue;  // it meets nobody
         const auto rounds = place.metrics(name, group, "round");
         const auto wanted_rounds = place.metrics(expected, group, "round");
         REQUIRE(rounds.size() == wanted_rounds.size());

@@ -4,12 +4,12 @@
 The .toml files in host/ list the mutants: a name, what it breaks, a file of src/ or cuda/, a text
 that the file has exactly once, what takes its place, and the test that must fail. The file is
 compiled as the build does it, without optimisation, and linked in place of its object: one of
-cuda/ into a plugin, one of src/ into fomoe-train, or into `program` if the mutant names one. Then
-the test runs with what is linked; it must have passed with what the build has. A test that does
-not end counts only where `hangs` says after how many seconds.
-Prints a line per mutant: what it breaks, what caught it, and how.
+cuda/ into a plugin, one of src/ into fomoe-train. Then test_cuda runs the test with these; it must
+have passed with those of the build. A test that does not end counts only where `hangs` says after
+how many seconds. Prints a line per mutant: what it breaks, what caught it, and how.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -25,13 +25,11 @@ from mutants import Failure, damaged, folder_of, load, run, try_all
 TIMEOUT = 120  # seconds for one test
 PLUGIN = "libfomoe_cuda.so"
 # Target -> its folder in the build, and the name of its file.
-TARGETS = {"fomoe_cuda": ("cuda", PLUGIN), "fomoe-train": (".", "fomoe-train"),
-           "test_train": ("tests", "test_train")}
+TARGETS = {"fomoe_cuda": ("cuda", PLUGIN), "fomoe-train": (".", "fomoe-train")}
 
 
 def target_of(mutant):
-    in_plugin = mutant["file"].startswith("cuda/")
-    return "fomoe_cuda" if in_plugin else mutant.get("program", "fomoe-train")
+    return "fomoe_cuda" if mutant["file"].startswith("cuda/") else "fomoe-train"
 
 
 def compile_mutant(mutant, directory, arguments):
@@ -55,9 +53,9 @@ def compile_mutant(mutant, directory, arguments):
 
 def link_command(target, build):
     """What the build links a target with, and where."""
-    folder, _ = TARGETS[target]
+    folder, file = TARGETS[target]
     if (build / "build.ninja").exists():
-        text = run(["ninja", "-t", "commands", "-s", target], "ninja", cwd=build)
+        text = run(["ninja", "-t", "commands", "-s", file], "ninja", cwd=build)
         return next(part for part in text.split(" && ") if " -o " in part), build
     where = build / folder
     return (where / f"CMakeFiles/{target}.dir/link.txt").read_text(), where
@@ -113,16 +111,14 @@ def how(output):
     return " ".join(output[-200:].split()) or "it said nothing"
 
 
-def try_test(test, program, directory, limit, arguments):
+def try_test(test, directory, limit, arguments):
     """How the test fails with the programs and the plugin in `directory`; None if it passes."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", LD_LIBRARY_PATH=arguments.libraries,
                        FOMOE_TEST_PLUGIN=str(directory / PLUGIN),
                        FOMOE_TEST_PROGRAMS=str(directory))
-    tests = directory / program
-    if not tests.exists():
-        tests = arguments.build / "tests" / program
-    process = subprocess.Popen([tests, test, "--abort"], env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([arguments.build / "tests/test_cuda", test, "--abort"],
+                               env=environment, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     try:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -145,9 +141,8 @@ def try_mutant(mutant, arguments):
     for name in ("fomoe-train", "fomoe-data", PLUGIN):
         if not (directory / name).exists():
             os.link(arguments.build / name, directory / name)
-    program = mutant.get("program", "test_cuda")
     limit = mutant.get("hangs", TIMEOUT)
-    found = try_test(mutant["test"], program, directory, limit, arguments)
+    found = try_test(mutant["test"], directory, limit, arguments)
     if found is None:
         raise Failure(f"SURVIVED {mutant['test']}")
     if found.startswith("does not end") and "hangs" not in mutant:
@@ -171,10 +166,12 @@ def main():
     mutants = [m for m in load("host") if arguments.only in m["name"]]
 
     # A failure says something only where the undamaged code has none.
-    for test, program in sorted({(m["test"], m.get("program", "test_cuda")) for m in mutants}):
-        found = try_test(test, program, arguments.build, TIMEOUT, arguments)
-        if found is not None:
-            sys.exit(f"{test} fails without any damage: {found}")
+    tests = sorted({mutant["test"] for mutant in mutants})
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        undamaged = pool.map(lambda t: try_test(t, arguments.build, TIMEOUT, arguments), tests)
+        for test, found in zip(tests, undamaged):
+            if found is not None:
+                sys.exit(f"{test} fails without any damage: {found}")
     return try_all(mutants, lambda mutant: try_mutant(mutant, arguments), arguments.jobs)
 
 
