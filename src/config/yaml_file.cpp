@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
+#include <yaml-cpp/eventhandler.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "config/yaml_value.h"
 
@@ -56,6 +58,34 @@ std::string text_of(const std::string& path) {
     return text;
 }
 
+// Where documents begin. Node's own LoadAll does not end when one begins with a comma.
+struct Beginnings final : YAML::EventHandler {
+    std::vector<YAML::Mark> marks;
+
+    void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                         YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                    YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+};
+
+// Of the first two documents.
+std::vector<YAML::Mark> beginnings(const std::string& text) {
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    Beginnings found;
+    while (found.marks.size() < 2 && parser.HandleNextDocument(found)) {
+    }
+    return found.marks;
+}
+
 }  // namespace
 
 std::string Origin::at(const YAML::Mark& mark) const {
@@ -65,16 +95,18 @@ std::string Origin::at(const YAML::Mark& mark) const {
 
 YAML::Node read_yaml(const Origin& origin) {
     try {
-        const std::vector<YAML::Node> documents = YAML::LoadAll(text_of(origin.file));
-        if (documents.empty() || (documents.size() == 1 && documents[0].IsNull()))
-            throw Unread{origin.file + ":1:1", "the file is empty"};
-        const YAML::Node& last = documents.back();
+        const std::string text = text_of(origin.file);
+        const std::vector<YAML::Mark> documents = beginnings(text);
         if (documents.size() > 1)
-            throw Unread{origin.at(last.Mark()), "a second YAML document; one is expected"};
-        if (!last.IsMap())
-            throw Unread{origin.at(last.Mark()),
-                         shown(last) + " where keys and values are expected"};
-        return last;
+            throw Unread{origin.at(documents[1]), text.substr(documents[1].pos, 1) == ","
+                                                      ? "not YAML: a comma outside of a list"
+                                                      : "a second YAML document; one is expected"};
+        const YAML::Node top = YAML::Load(text);
+        if (documents.empty() || top.IsNull())
+            throw Unread{origin.file + ":1:1", "the file is empty"};
+        if (!top.IsMap())
+            throw Unread{origin.at(top.Mark()), shown(top) + " where keys and values are expected"};
+        return top;
     } catch (const YAML::DeepRecursion& error) {
         throw Unread{origin.at(error.mark), "sections and lists are nested too deep"};
     } catch (const YAML::Exception& error) {

@@ -42,7 +42,7 @@ TEST_CASE("every shipped config can be planned, on every device") {
     }
 }
 
-TEST_CASE("--world gives every group as much more, and all else stays") {
+TEST_CASE("the option --world gives every group as much more, and all else stays") {
     const std::string config = kConfigs + "quickstart.yaml";
     const Outcome result = planned({config, "--world", "8", "--set", "train.micro_batch=2"});
     REQUIRE(result.exit == 0);

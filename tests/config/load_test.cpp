@@ -183,7 +183,7 @@ TEST_CASE("files that are no config") {
     CHECK_THAT(text, Catch::Contains("a.yaml:1:1: error: the file is empty\n"));
     CHECK_THAT(text, Catch::Contains("b.yaml:2:") && Catch::Contains("error: not YAML: "));
     CHECK_THAT(text, Catch::Contains("c.yaml:1:1: error: 'just words' where keys and values"));
-    CHECK_THAT(text, Catch::Contains("d.yaml:3:1: error: a second YAML document"));
+    CHECK_THAT(text, Catch::Contains("d.yaml:2:1: error: a second YAML document"));
     try {
         load_config({"/no/such/file.yaml"});
         FAIL("no error");
