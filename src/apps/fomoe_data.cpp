@@ -3,11 +3,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 
 #include "apps/build_info.h"
 #include "base/error.h"
+#include "config/units.h"
 #include "data/token_file.h"
 #include "data/tokenize_files.h"
 #include "data/tokenizer.h"
@@ -74,6 +76,19 @@ void inspect(const std::string& name) {
     }
 }
 
+// "64MiB" -> "67108864"
+CLI::Validator bytes_with_unit() {
+    return {[](std::string& text) -> std::string {
+                const std::optional<double> bytes = read_bytes(text);
+                if (!bytes || *bytes < 1 || *bytes > 1e18)
+                    return fmt::format("'{}'; a size above 0 such as 4096 or 64MiB is expected",
+                                       text);
+                text = fmt::format("{:.0f}", std::floor(*bytes));
+                return "";
+            },
+            "BYTES"};
+}
+
 int run(int argc, char** argv) {
     CLI::App app("Makes token files (Megatron's indexed datasets) out of text, and shows them.",
                  "fomoe-data");
@@ -94,8 +109,9 @@ int run(int argc, char** argv) {
                      "share of the documents that is held out")
         ->check(CLI::Range(0.0, 0.99))
         ->capture_default_str();
-    make->add_option("--max-bytes", options.max_bytes, "leave out the text after so many bytes")
-        ->check(CLI::PositiveNumber);
+    make->add_option("--max-bytes", options.max_bytes,
+                     "leave out the text after so many bytes: 4096, 64MiB, 2GB")
+        ->transform(bytes_with_unit());
     make->add_flag("--force", options.force, "replace files that exist");
     make->add_option("FILES", options.files, "text files")->required();
 

@@ -194,6 +194,8 @@ TEST_CASE("fomoe-data refuses what it cannot make or show") {
                   {"one.train.bin exists"});
     check_refused(place, {data, "tokenize", "--out", "new", "none.txt"}, 3, {"none.txt"});
     check_refused(place, {data, "inspect", "none"}, 3, {"there is no none.idx"});
+    check_refused(place, {data, "tokenize", "--out", "new", "--max-bytes", "10m", "two.txt"}, 2,
+                  {"--max-bytes: '10m'; a size above 0 such as 4096 or 64MiB is expected"});
     check_refused(place, {data, "weigh"}, 2, {"A subcommand is required"});
 }
 
