@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "apps/build_info.h"
 #include "base/error.h"
 #include "data/token_file.h"
 #include "data/tokenize_files.h"
@@ -77,6 +78,7 @@ int run(int argc, char** argv) {
     CLI::App app("Makes token files (Megatron's indexed datasets) out of text, and shows them.",
                  "fomoe-data");
     app.require_subcommand(1);
+    add_build_options(app);
 
     TokenizeOptions options;
     std::string split = "file";

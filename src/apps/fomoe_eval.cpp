@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "apps/build_info.h"
 #include "apps/program.h"
 #include "base/log.h"
 #include "device/device.h"
@@ -170,6 +171,7 @@ int main(int argc, char** argv) {
         "Evaluates a checkpoint of fomoe-train: alone, or on any number of ranks of mpirun.");
     Options options;
     add_options(app, options);
+    add_build_options(app);
     try {
         app.parse(argc, argv);
         options.evaluation = evaluation_of(options, app);

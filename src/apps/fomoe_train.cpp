@@ -4,9 +4,12 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 
+#include "apps/build_info.h"
+#include "apps/config_commands.h"
 #include "apps/plan_command.h"
 #include "apps/program.h"
 #include "base/log.h"
+#include "config/dump.h"
 #include "config/load.h"
 #include "data/tokenizer.h"
 #include "device/device.h"
@@ -29,7 +32,7 @@ struct Options {
     std::string resume = "auto";
     std::string backend = "auto";
     std::optional<int64_t> calibrate;
-    bool check = false;
+    ConfigCommands commands;
     bool check_backend = false;
     bool profile = false;
     std::string log_level = "info";
@@ -37,43 +40,52 @@ struct Options {
     PlanCommand plan;
 };
 
+constexpr const char* kExitCodes =
+    "Exit codes: 0 done | 1 internal error, no GPU, out of memory | 2 usage or config | 3 data or\n"
+    "checkpoint | 4 diverged | 5 communication | 75 saved on request, run again";
+
 void add_options(CLI::App& app, Options& options) {
-    app.add_option("config", options.files, "Config files; later ones override earlier ones")
-        ->required();
+    app.add_option("CONFIG", options.files, "Config files; later ones override earlier ones");
+    app.option_defaults()->group("Config");
     // One value an option: what follows is a config file again.
     app.add_option("--set", options.sets, "Override a key: --set model.moe.top_k=4")
         ->expected(1)
         ->take_all();
+    add_config_commands(app, options.commands);
+    app.option_defaults()->group("Run");
     app.add_option("--resume", options.resume,
-                   "auto: go on from the run's newest checkpoint; never: want a new run; or the "
-                   "path of a checkpoint")
+                   "auto: from the newest checkpoint; never: anew; or a path")
         ->capture_default_str();
     app.add_option("--calibrate", options.calibrate,
-                   "Calibrate the union for so many steps when the run is done: "
-                   "calibration.steps")
+                   "Calibrate the union behind the run: calibration.steps")
         ->check(CLI::NonNegativeNumber);
-    app.add_option(
-           "--backend", options.backend,
-           "cpu; cuda: a GPU for every rank, or an error; auto: GPUs, or the CPU where there "
-           "are none")
+    app.add_option("--backend", options.backend, "cpu; cuda, or an error; auto: GPUs if there are")
         ->capture_default_str();
-    app.add_flag("--check", options.check, "Check config, data and run directory; start nothing");
-    app.add_flag("--check-backend", options.check_backend,
-                 "Run every op also on one CPU thread and compare");
-    app.add_flag("--profile", options.profile, "Print the time of each op at the end");
-    app.add_option("--log-level", options.log_level,
-                   "What stderr shows: debug, info, warning or error, and what is worse")
+    app.option_defaults()->group("Output");
+    app.add_option("--log-level", options.log_level, "Least that stderr shows")
         ->capture_default_str()
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
-    app.add_flag("-v,--verbose", options.verbose,
-                 "Say more, as --log-level debug: which GPU each rank has");
+    app.add_flag("-v,--verbose", options.verbose, "As --log-level debug: which GPU each rank has");
+    app.add_flag("--profile", options.profile, "Print the time of each op at the end");
+    app.add_flag("--check-backend", options.check_backend,
+                 "Run every op also on one CPU thread and compare");
+    app.option_defaults()->group("Plan");
     add_plan_options(app, options.plan);
+    app.option_defaults()->group("Help");
+    app.set_help_flag("-h,--help", "Print this")->group("Help");
+    add_build_options(app);
+    app.footer(kExitCodes);
+    app.get_formatter()->column_width(30);
+}
+
+LoadedConfig loaded_as_asked(const Options& options) {
+    std::vector<std::string> sets = options.sets;
+    if (options.calibrate) sets.push_back(concat("calibration.steps=", *options.calibrate));
+    return load_with_origins(options.files, sets);
 }
 
 LoadedConfig loaded_config(const Options& options) {
-    std::vector<std::string> sets = options.sets;
-    if (options.calibrate) sets.push_back(concat("calibration.steps=", *options.calibrate));
-    LoadedConfig loaded = load_with_origins(options.files, sets);
+    LoadedConfig loaded = loaded_as_asked(options);
     loaded.config.model.vocab_size = vocab_size(loaded.config.model);
     return loaded;
 }
@@ -132,14 +144,30 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
 }
 
 // --check, when the config and the start of the data are already known to be right.
-int checked(const LoadedConfig& loaded, const Options& options) {
+int checked(const LoadedConfig& loaded, const RunPlan& plan, const Options& options) {
     say(loaded.warnings);
-    check_tokens(loaded.config, INT64_MAX);
+    check_run(loaded.config, plan);
     for (const std::string& file : options.files) fmt::print("{}: ok\n", file);
     return 0;
 }
 
 int run(const Options& options, const std::vector<std::string>& arguments) {
+    if (!options.commands.help.empty())
+        return run_alone([&] {
+            print_config_help(options.commands.help);
+            return 0;
+        });
+    if (options.files.empty())
+        return run_alone([]() -> int {
+            throw Error(Exit::usage, "no config is given; fomoe-train --help says how");
+        });
+    if (!options.commands.dump.empty())
+        return run_alone([&] {
+            const LoadedConfig loaded = loaded_as_asked(options);
+            say(loaded.warnings);
+            print_config(loaded, options.commands.dump);
+            return 0;
+        });
     if (options.plan.asked())
         return run_alone([&] {
             const LoadedConfig loaded = loaded_config(options);
@@ -159,10 +187,11 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
                 check_data(config);
                 if (job.rank() == 0) check_tokens(config, kScanned);
                 plan = plan_run(config, options.resume);
+                plan.config_text = dump_with_origins(config, loaded.origins);
             },
             [&](Communicator& job) {
-                if (!options.check) return train_rank(loaded, options, plan, job);
-                return job.rank() == 0 ? checked(loaded, options) : 0;
+                if (!options.commands.check) return train_rank(loaded, options, plan, job);
+                return job.rank() == 0 ? checked(loaded, plan, options) : 0;
             });
     }
     return run_alone([&] {
@@ -170,8 +199,9 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
         const Config& config = loaded.config;
         backend_choice(options.backend);
         check_data(config);
-        const RunPlan plan = plan_run(config, options.resume);
-        if (options.check) return checked(loaded, options);
+        RunPlan plan = plan_run(config, options.resume);
+        plan.config_text = dump_with_origins(config, loaded.origins);
+        if (options.commands.check) return checked(loaded, plan, options);
         if (config.topology.n_ranks() > 1)
             return run_under_mpirun(config.topology.n_ranks(), arguments);
         check_tokens(config, kScanned);

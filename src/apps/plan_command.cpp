@@ -33,18 +33,15 @@ int64_t host_memory() { return int64_t{sysconf(_SC_PHYS_PAGES)} * int64_t{syscon
 void add_plan_options(CLI::App& app, PlanCommand& command) {
     CLI::Option* const plan =
         app.add_flag("--plan{text}", command.format,
-                     "Print what the config would take and send, without MPI, GPU or data; "
-                     "--plan=json for programs")
+                     "Print what the config would take and send: no MPI, GPU, data")
             ->check(CLI::IsMember({"text", "json"}));
     app.add_option("--world", command.world, "Of --plan: as if the job had so many ranks")
         ->needs(plan);
     app.add_option("--device", command.device,
-                   "Of --plan: h100, h200, a100 or cpu; without it h100 where the config computes "
-                   "in bf16, else cpu")
+                   "Of --plan: h100, h200, a100, cpu; else h100 for bf16, or cpu")
         ->needs(plan);
     app.add_option("--bandwidth", command.bandwidth,
-                   "Of --plan: Gbit/s of a rank inside its group and of a group to the others, "
-                   "such as 400,10")
+                   "Of --plan: Gbit/s inside of a group, between; as 400,10")
         ->needs(plan);
 }
 

@@ -34,17 +34,17 @@ std::string form_of(const Key& key) {
     Config config;
     const Field field = key.field(config, 0);
     if (std::holds_alternative<std::map<std::string, double>*>(field))
-        return "name: " + expected_value(key);
+        return fmt::format("name: {}", expected_value(key));
     if (std::holds_alternative<std::map<int64_t, int>*>(field))
-        return "step: " + expected_value(key);
+        return fmt::format("step: {}", expected_value(key));
     if (std::holds_alternative<std::map<std::string, std::vector<int>>*>(field))
-        return "name: " + expected_value(key);
+        return fmt::format("name: {}", expected_value(key));
     return expected_value(key);
 }
 
 std::string default_of(const Key& key) {
-    if (!key.inherits.empty()) return "as " + key.inherits;
-    if (!key.otherwise.empty()) return "as " + key.otherwise;
+    if (!key.inherits.empty()) return fmt::format("as {}", key.inherits);
+    if (!key.otherwise.empty()) return fmt::format("as {}", key.otherwise);
     Config config;
     config.topology.groups = {GroupConfig{}};
     const std::string text = value_text(key, config);
@@ -75,8 +75,8 @@ std::string section_help(const std::string& section, const std::vector<const Key
     std::string text = (section.empty() ? "top level" : section) + "\n";
     for (const Key* key : keys) {
         const std::string plain = default_of(*key);
-        std::string line =
-            wrapped(form_of(*key) + (plain.empty() ? "" : "; default " + plain), width + 4);
+        std::string line = wrapped(
+            form_of(*key) + (plain.empty() ? "" : fmt::format("; default {}", plain)), width + 4);
         const std::string name = name_of(*key);
         text += line.replace(2, name.size(), name) + wrapped(help_of(*key), width + 4);
     }
@@ -107,7 +107,8 @@ std::string config_help(const std::string& section) {
 
 std::string config_tables() {
     const auto cell = [](std::string text) {
-        for (size_t at = 0; (at = text.find('|', at)) != text.npos; at += 2) text.insert(at, "\\");
+        for (size_t at = 0; (at = text.find('|', at)) != text.npos; at += 2)
+            text.insert(at, 1, '\\');
         return text;
     };
     std::string text;

@@ -41,8 +41,14 @@ void check_same_run(const RunPlan& plan, const Config& config) {
 
 }  // namespace
 
+std::string RunPlan::saved_config(const Config& config) const {
+    return config_text.empty() ? dump_config(config) : config_text;
+}
+
 RunPlan plan_run(const Config& config, const std::string& resume) {
-    RunPlan plan{.directory = std::filesystem::path("runs") / config.name, .checkpoint = {}};
+    RunPlan plan{.directory = std::filesystem::path("runs") / config.name,
+                 .checkpoint = {},
+                 .config_text = {}};
     check_writable(plan);
     const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
     if (resume == "auto") {

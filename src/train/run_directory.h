@@ -13,12 +13,14 @@ namespace fomoe {
 struct RunPlan {
     std::filesystem::path directory;                  // runs/NAME below the working directory
     std::optional<std::filesystem::path> checkpoint;  // to resume from
+    std::string config_text;  // of config.yaml, with comments; empty: without
 
     std::filesystem::path checkpoints() const { return directory / "checkpoints"; }
     std::filesystem::path config_file() const { return directory / "config.yaml"; }
     std::filesystem::path log_file(int rank) const {
         return directory / "logs" / ("rank-" + std::to_string(rank) + ".log");
     }
+    std::string saved_config(const Config& config) const;
     std::filesystem::path metrics_file(const std::string& group) const {
         return directory / "metrics" / (group + ".jsonl");
     }

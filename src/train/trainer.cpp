@@ -5,7 +5,6 @@
 
 #include "base/file.h"
 #include "base/memory_use.h"
-#include "config/dump.h"
 #include "model/flops.h"
 #include "plan/traffic.h"
 #include "train/plan_check.h"
@@ -119,7 +118,7 @@ void Trainer::start_or_resume() {
         hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(),
                          describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
-        atomic_write_file(plan_.config_file().string(), dump_config(config_));
+        atomic_write_file(plan_.config_file().string(), plan_.saved_config(config_));
     }
     job_.barrier();
     if (!hold_.begun) {

@@ -364,7 +364,8 @@ TEST_CASE("every file under configs loads") {
         INFO(entry.path());
         Config config;
         REQUIRE_NOTHROW(config = load_config({entry.path()}));
-        CHECK(config.name == entry.path().stem());
+        CHECK_THAT(config.name, Catch::EndsWith(entry.path().stem()));
+        CHECK(load_with_origins({entry.path()}).warnings.empty());
         for (const auto& [name, prefix] : config.data.sources)
             CHECK(prefix == (fs::path(FOMOE_SOURCE_DIR) / "data" / name).lexically_normal());
         ++count;
