@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/memory_use.h"
 #include "model/flops.h"
-#include "plan/traffic.h"
 #include "train/plan_check.h"
 
 namespace fomoe {
@@ -71,9 +70,9 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
 }
 
 MemoryPlan Trainer::planned_memory() const {
-    MemoryPlan plan = memory_plan(
-        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, plan_threads(),
-        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
+    MemoryPlan plan =
+        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
+                    plan_threads(), outer_bytes(phase_.federation, federation_.spans(), layout_));
     if (evaluation_)
         plan.evaluation =
             evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
@@ -388,8 +387,7 @@ Exit Trainer::end(bool stopped) {
     if (speaks()) {
         if (sent_.total_sent() > 0 && last) {
             log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-            if (!evaluation_)
-                log_info(traffic_line(run_traffic(config_, step).total_sent(), sent_.total_sent()));
+            log_info(traffic_line(config_, step, sent_));
         }
         log_info(measured_memory_line(memory));
     }
