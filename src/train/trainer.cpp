@@ -80,16 +80,10 @@ MemoryPlan Trainer::planned_memory() const {
 }
 
 void Trainer::describe(const std::vector<RankPlace>& places) const {
-    for (const std::string& line :
-         start_block({.config = config_,
-         .plan = plan_,
-         .world = world_,
-         .placement = placement_,
-         .parameters = count_parameters(config_.model, all_, layout_.parameters),
-         .places = places,
-         .source_tokens = loader_.source_tokens(),
-         .ceiling = ceiling_}))
-        log_info(line);
+    const ParameterCounts counts = count_parameters(config_.model, all_, layout_.parameters);
+    const std::vector<int64_t> tokens = loader_.source_tokens();
+    const StartFacts facts{config_, plan_, world_, placement_, counts, places, tokens, ceiling_};
+    for (const std::string& line : start_block(facts)) log_info(line);
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
     log_info(memory_line(planned_memory(), plan_threads() > 0));
 }
@@ -378,8 +372,7 @@ Exit Trainer::end(bool stopped) {
     const bool finished = step >= config_.train.steps, last = finished || stopped;
     if (last && hold_.steps_done > 0) {
         const EndMetrics done = what_was_done();
-        if (speaks())
-            for (const std::string& line : end_lines(done)) log_info(line);
+        if (speaks()) std::ranges::for_each(end_lines(done), log_info);
     }
     const std::vector<RankMemory> memory =
         memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
