@@ -62,7 +62,7 @@ TEST_CASE("mistakes on the command line") {
     check_refused(place, solo(place, {"--backend", "cuda"}), 1, {"--backend cuda: "});
     check_refused(place, solo(place, {"--resume", "nowhere"}), 3, {"nowhere: "});
     check_refused(place, solo(place, {"--fast"}), 2, {"--fast"});
-    check_refused(place, {program("fomoe-train")}, 2, {"config is required"});
+    check_refused(place, {program("fomoe-train")}, 2, {"no config is given"});
 }
 
 TEST_CASE("ranks, batches and experts that do not divide name values that would") {

@@ -63,7 +63,7 @@ TEST_CASE("keys and configs are printed") {
 TEST_CASE("a key that does nothing is said, and where the values of a run come from") {
     const Workplace place;
     const Outcome result =
-        place.run(place.train(kSolo, {"--set", "train.tf32=true", "--set", "train.steps=1", "--set",
+        place.run(place.train(kSolo, {"--set", "train.tf32=true", "--set", "train.steps=2", "--set",
                                       "federation.reject_above=3", "--backend", "cpu"}));
     INFO(result.err);
     CHECK(result.exit == 0);
@@ -77,15 +77,15 @@ TEST_CASE("a key that does nothing is said, and where the values of a run come f
 
 TEST_CASE("the option --check reads the checkpoint that a run would go on from") {
     const Workplace place;
-    REQUIRE(place.run(place.train(kSolo, {"--set", "train.steps=1"})).exit == 0);
+    REQUIRE(place.run(place.train(kSolo, {"--set", "train.steps=2"})).exit == 0);
     const Command check = place.train(kSolo, {"--set", "train.steps=9", "--check"});
     const Outcome good = place.run(check);
     INFO(good.err);
     CHECK(good.exit == 0);
-    CHECK_THAT(good.err, Contains("would go on from runs/tiny/checkpoints/step-00000001"));
+    CHECK_THAT(good.err, Contains("would go on from runs/tiny/checkpoints/step-00000002"));
     // One bit of the model: the sizes stay.
     for (const auto& entry :
-         fs::directory_iterator(place.path("runs/tiny/checkpoints/step-00000001/model"))) {
+         fs::directory_iterator(place.path("runs/tiny/checkpoints/step-00000002/model"))) {
         if (entry.path().extension() != ".safetensors") continue;
         std::string bytes = read_text(entry.path());
         bytes.back() ^= 1;
