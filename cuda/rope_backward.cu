@@ -83,29 +83,30 @@ template <int width>
 struct ItemSums {
     using Piece = Vec<float, width == 1 ? 1 : 4>;
     static constexpr int kSize = sizeof(Piece) / sizeof(float), kPieces = width / kSize;
-    Piece* pieces;  // (rounds, 2, kPieces, threads)
+    // One piece of all threads. Where a thread has two, the second row begins 16 banks further, so
+    // that neighbouring elements of a head lie in different banks as well.
+    static constexpr int kRow = kRopeThreads + (kPieces > 1 ? 4 : 0);
+    Piece* pieces;  // (rounds, 2, kPieces, kRow)
 
     // Floats of all heads' items.
     static int64_t size(const HeadParts& h) {
-        return ceil_div(h.normed_heads() * h.items, kRopeThreads) * int64_t{2 * width} *
-               kRopeThreads;
+        return ceil_div(h.normed_heads() * h.items, kRopeThreads) * int64_t{2 * width} * kRow;
     }
     __device__ __forceinline__ Piece* at(int item, int part) const {
-        return pieces + (item / kRopeThreads * 2 + part) * kPieces * kRopeThreads +
-               item % kRopeThreads;
+        return pieces + (item / kRopeThreads * 2 + part) * kPieces * kRow + item % kRopeThreads;
     }
     __device__ __forceinline__ void clear(int items) const {
         for (int i = threadIdx.x; i < items; i += kRopeThreads)
-            for (int p = 0; p < 2 * kPieces; ++p) at(i, 0)[p * kRopeThreads] = {};
+            for (int p = 0; p < 2 * kPieces; ++p) at(i, 0)[p * kRow] = {};
     }
     __device__ __forceinline__ void add(int item, int part, const float (&x)[width]) const {
         Piece* to = at(item, part);
 #pragma unroll
         for (int p = 0; p < kPieces; ++p) {
-            Piece sum = to[p * kRopeThreads];
+            Piece sum = to[p * kRow];
 #pragma unroll
             for (int j = 0; j < kSize; ++j) sum.at[j] += x[p * kSize + j];
-            to[p * kRopeThreads] = sum;
+            to[p * kRow] = sum;
         }
     }
     // Of element d of a head.
@@ -115,7 +116,7 @@ struct ItemSums {
         const int along =
             rotated ? d - part * h.pairs : d - h.pairs;  // items of pairs, then others
         const int j = along % width;
-        return at(head * h.items + along / width, part)[j / kSize * kRopeThreads].at[j % kSize];
+        return at(head * h.items + along / width, part)[j / kSize * kRow].at[j % kSize];
     }
 };
 

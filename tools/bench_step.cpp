@@ -35,10 +35,11 @@ std::string mebibytes(int64_t bytes) { return fmt::format("{:.1f} MiB", bytes / 
 
 void print_memory(const MemoryPlan& plan, int64_t before, bool reset) {
     fmt::print(
-        "planned memory: weights {} + gradients {} + moments {} + activations {} + scratch {} = "
-        "{}\n",
+        "planned memory: weights {} + gradients {} + moments {} + activations {} + scratch {} + "
+        "page ends {} = {}\n",
         mebibytes(plan.weights + plan.rounded), mebibytes(plan.gradients), mebibytes(plan.moments),
-        mebibytes(plan.activations), mebibytes(plan.scratch), mebibytes(plan.total()));
+        mebibytes(plan.activations), mebibytes(plan.scratch), mebibytes(plan.pages),
+        mebibytes(plan.total()));
     const int64_t peak = memory_use().peak_bytes - before;
     fmt::print("measured peak above the start: {}, {:.3f} of the plan{}\n", mebibytes(peak),
                static_cast<double>(peak) / plan.total(),

@@ -69,8 +69,7 @@ GroupKind kind_of(const Config& config, const FederationConfig& federation,
         .ranks = own.ranks,
         .expert_parallel = own.expert_parallel,
         .parameters = count_parameters(config.model, {}, tables.layout.parameters).per_rank};
-    const int64_t outer =
-        world.n_groups() > 1 ? outer_bytes(federation, tables.spans, tables.layout) : 0;
+    const int64_t outer = outer_bytes(federation, tables.spans, tables.layout);
     kind.memory = memory_plan(config, world, tables.layout, frozen, threads, outer);
     if (config.federation.evaluate_every > 0)
         kind.memory.evaluation =

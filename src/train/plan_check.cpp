@@ -28,9 +28,11 @@ std::string measured_memory_line(const std::vector<RankMemory>& ranks) {
     return line + fmt::format("; all ranks {:.2f} to {:.2f}", ratio(least), ratio(most));
 }
 
-std::string traffic_line(int64_t planned, int64_t sent) {
-    if (planned == sent) return fmt::format("{} bytes between groups, as planned", sent);
-    return fmt::format("{} bytes between groups, {} planned", sent, planned);
+std::string traffic_line(const Config& config, int64_t step, const TrafficBytes& sent) {
+    const int64_t planned = run_traffic(config, step).total_sent(), all = sent.total_sent();
+    if (planned == all) return fmt::format("{} bytes between groups, as planned", all);
+    return fmt::format("{} bytes between groups, {} planned{}", all, planned,
+                       config.federation.evaluate_every > 0 ? " without evaluations" : "");
 }
 
 }  // namespace fomoe

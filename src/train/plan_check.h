@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "plan/traffic.h"
 
 namespace fomoe {
 
@@ -18,7 +19,7 @@ std::vector<RankMemory> memory_of_ranks(Communicator& job, const RankMemory& own
 
 // "memory of rank 0: 245.1 MiB at most above the start, 1.05 of the plan; all ranks 1.02 to 1.06"
 std::string measured_memory_line(const std::vector<RankMemory>& ranks);
-// Between groups, over all of them.
-std::string traffic_line(int64_t planned, int64_t sent);
+// Between groups, over all of them: what was sent until this step, and what was planned.
+std::string traffic_line(const Config& config, int64_t step, const TrafficBytes& sent);
 
 }  // namespace fomoe

@@ -165,11 +165,11 @@ std::string memory_line(const MemoryPlan& plan, bool on_host) {
     const auto if_any = [](const char* name, int64_t bytes) {
         return bytes > 0 ? fmt::format(", {} {}", name, mebibytes(bytes)) : "";
     };
-    const std::string parts =
-        fmt::format("weights {}, gradients {}, moments {}, activations {}{}{}{}",
-                    mebibytes(plan.weights), mebibytes(plan.gradients), mebibytes(plan.moments),
-                    mebibytes(plan.activations), if_any("bf16 weights", plan.rounded),
-                    if_any("frozen copies", plan.copies), if_any("evaluation", plan.evaluation));
+    const std::string parts = fmt::format(
+        "weights {}, gradients {}, moments {}, activations {}{}{}{}{}", mebibytes(plan.weights),
+        mebibytes(plan.gradients), mebibytes(plan.moments), mebibytes(plan.activations),
+        if_any("bf16 weights", plan.rounded), if_any("frozen copies", plan.copies),
+        if_any("evaluation", plan.evaluation), if_any("page ends", plan.pages));
     if (on_host)
         return fmt::format("memory planned for rank 0: {} ({}, scratch {}, outer state {})",
                            mebibytes(plan.total()), parts, mebibytes(plan.scratch),

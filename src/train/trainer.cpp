@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/memory_use.h"
 #include "model/flops.h"
-#include "plan/traffic.h"
 #include "train/plan_check.h"
 
 namespace fomoe {
@@ -71,9 +70,9 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
 }
 
 MemoryPlan Trainer::planned_memory() const {
-    MemoryPlan plan = memory_plan(
-        config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr, plan_threads(),
-        world_.n_groups() > 1 ? outer_bytes(phase_.federation, federation_.spans(), layout_) : 0);
+    MemoryPlan plan =
+        memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
+                    plan_threads(), outer_bytes(phase_.federation, federation_.spans(), layout_));
     if (evaluation_)
         plan.evaluation =
             evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
@@ -81,16 +80,10 @@ MemoryPlan Trainer::planned_memory() const {
 }
 
 void Trainer::describe(const std::vector<RankPlace>& places) const {
-    for (const std::string& line :
-         start_block({.config = config_,
-         .plan = plan_,
-         .world = world_,
-         .placement = placement_,
-         .parameters = count_parameters(config_.model, all_, layout_.parameters),
-         .places = places,
-         .source_tokens = loader_.source_tokens(),
-         .ceiling = ceiling_}))
-        log_info(line);
+    const ParameterCounts counts = count_parameters(config_.model, all_, layout_.parameters);
+    const std::vector<int64_t> tokens = loader_.source_tokens();
+    const StartFacts facts{config_, plan_, world_, placement_, counts, places, tokens, ceiling_};
+    for (const std::string& line : start_block(facts)) log_info(line);
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
     log_info(memory_line(planned_memory(), plan_threads() > 0));
 }
@@ -379,8 +372,7 @@ Exit Trainer::end(bool stopped) {
     const bool finished = step >= config_.train.steps, last = finished || stopped;
     if (last && hold_.steps_done > 0) {
         const EndMetrics done = what_was_done();
-        if (speaks())
-            for (const std::string& line : end_lines(done)) log_info(line);
+        if (speaks()) std::ranges::for_each(end_lines(done), log_info);
     }
     const std::vector<RankMemory> memory =
         memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
@@ -388,8 +380,7 @@ Exit Trainer::end(bool stopped) {
     if (speaks()) {
         if (sent_.total_sent() > 0 && last) {
             log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-            if (!evaluation_)
-                log_info(traffic_line(run_traffic(config_, step).total_sent(), sent_.total_sent()));
+            log_info(traffic_line(config_, step, sent_));
         }
         log_info(measured_memory_line(memory));
     }

@@ -84,8 +84,9 @@ TEST_CASE("a warm-up is full replicas, then the placement; the ledger and the lo
                 "step 8") == 1);
     CHECK(count(said.err, "from step 9: rounds of 4 steps\n") == 1);
     CHECK(count(said.err, "memory planned for rank 0") == 2);
-    CHECK(count(said.err, "8 of 8 experts") == 2);
-    CHECK(count(said.err, "4 of 8 experts") == 2);
+    CHECK(count(said.err, "  0-7 of 8  ") == 2);
+    CHECK(count(said.err, "  0-3 of 8  ") == 1);
+    CHECK(count(said.err, "  4-7 of 8  ") == 1);
     CHECK(count(said.err, "resumed from") == 0);
     CHECK(count(said.err, "done at step") == 1);
 

@@ -39,6 +39,7 @@ std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
         {"large_heads", Size::typical, {3, 2, 1, 256, 128, head}},
         {"large_odd_heads", Size::typical, {3, 2, 1, 251, 202, full}},
         {"more_heads_than_shared_memory", Size::typical, {2, 160, 40, 128, 128, head}},
+        {"more_weights_than_a_block_keeps", Size::typical, {2, 60, 10, 120, 64, full}},
         {"typical", Size::typical, {256, 8, 4, 32, 32, none, true}},
         {"typical_head_norm", Size::typical, {256, 8, 4, 32, 16, head}},
         {"typical_full_norm", Size::typical, {256, 8, 8, 32, 32, full}},
@@ -49,6 +50,7 @@ std::vector<std::tuple<std::string, Size, RopeShape>> rope_shapes() {
         {"N512_8x64", Size::counted, {512, 8, 4, 64, 64}},
         {"N512_8x64_head_norm", Size::counted, {512, 8, 4, 64, 64, head}},
         {"N512_8x64_full_norm", Size::counted, {512, 8, 4, 64, 64, full}},
+        {"N128_8x128_head_norm", Size::counted, {128, 8, 4, 128, 128, head}},
     };
 }
 

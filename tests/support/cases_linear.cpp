@@ -73,7 +73,7 @@ std::vector<std::tuple<std::string, Size, LossShape>> loss_shapes() {
         {"very_long_loss_only", Size::typical, {4163, 2, 3, false, 7}},
         {"one_word", Size::small, {3, 5, 1}},
         {"row_of_2052", Size::typical, {3, 8, 2052}},
-        {"longer_than_a_block_keeps", Size::small, {2, 3, 18449}},
+        {"longer_than_a_block_keeps", Size::small, {1, 3, 30737}},
         {"N2048_D512_V32000", Size::bench, {2048, 512, 32000}},
         {"N4096_D256_V320", Size::bench, {4096, 256, 320}},
         {"N4096_D256_V320_loss_only", Size::bench, {4096, 256, 320, false}},
