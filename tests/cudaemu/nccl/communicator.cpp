@@ -74,7 +74,9 @@ bool Communicator::wait_for_all(const std::string& what, Missing&& missing) {
             continue;
         }
         if (async_error() != ncclSuccess) return false;
-        if (const std::string why = gone(peer, seconds_since(since)); !why.empty()) {
+        // Asked again behind it: the rank may have come, and gone, between the two looks.
+        if (const std::string why = gone(peer, seconds_since(since));
+            !why.empty() && missing(peer)) {
             fail(ncclRemoteError, fmt::format("rank {} waits in {} for {}", rank_, what, why));
             return false;
         }
@@ -195,6 +197,10 @@ bool Communicator::run(Batch& batch) {
                              wrong.peer, to_text(wrong.theirs)));
         } else if (const std::string why = gone(progress.waits_for, seconds_since(batch.moved_at));
                    !why.empty()) {
+            // It may have sent all, and gone, between the two looks.
+            const Progress last = advance(batch.running, *segment_, rank_);
+            if (last.finished) return done();
+            if (last.moved) return false;
             fail(ncclRemoteError,
                  fmt::format("rank {} waits in {} for {}", rank_, to_text(*progress.call), why));
         }
