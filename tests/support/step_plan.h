@@ -21,7 +21,7 @@ struct Plan {
 };
 
 // What the first group's ranks agree on, and what they hold together.
-struct Outcome {
+struct Trained {
     std::vector<StepResult> results;        // by step
     std::vector<std::vector<float>> loads;  // by step, (L, E)
     Values gradients, weights;              // after the last step; gradients summed, not clipped
@@ -46,13 +46,13 @@ inline void gather(const ArenaLayout& layout, Tensor arena, int64_t begin, int64
     }
 }
 
-inline Outcome train(const Plan& plan) {
+inline Trained train(const Plan& plan) {
     const Config& config = plan.config;
     const int n_ranks = config.topology.n_ranks();
     const Placement placement = placement_of(config);
     const auto all = all_parameters(config.model, placement);
     const bool copies = config.federation.absent == AbsentPolicy::proxy;
-    Outcome outcome;
+    Trained trained;
     std::mutex mutex;
     int disagreements = 0;  // Catch's checks are for one thread
     run_ranks(n_ranks, [&](Communicator& job) {
@@ -70,26 +70,26 @@ inline Outcome train(const Plan& plan) {
             const StepResult result = step.run(s, batch, false);
             if (world.group != 0) continue;
             std::lock_guard lock(mutex);
-            if (static_cast<int64_t>(outcome.results.size()) < s) {
-                outcome.results.push_back(result);
-                outcome.loads.push_back(step.load());
+            if (static_cast<int64_t>(trained.results.size()) < s) {
+                trained.results.push_back(result);
+                trained.loads.push_back(step.load());
             }
-            disagreements += !same(result, outcome.results[s - 1]);
-            disagreements += step.load() != outcome.loads[s - 1];
+            disagreements += !same(result, trained.results[s - 1]);
+            disagreements += step.load() != trained.loads[s - 1];
         }
         if (world.group != 0) return;
         std::lock_guard lock(mutex);
         for (const InnerOptimizer::Slice& slice : step.optimizer().slices())
-            gather(layout, step.gradients(), slice.begin, slice.size, outcome.gradients);
+            gather(layout, step.gradients(), slice.begin, slice.size, trained.gradients);
         for (const Parameter& p : layout.parameters) {
             const float* w = step.weights().values().as<float>() + p.offset;
             const std::vector<float> own_weights(w, w + p.count());
-            const auto [known, first] = outcome.weights.try_emplace(p.name, own_weights);
+            const auto [known, first] = trained.weights.try_emplace(p.name, own_weights);
             disagreements += known->second != own_weights;
         }
     });
     CHECK(disagreements == 0);
-    return outcome;
+    return trained;
 }
 
 inline Plan on_ranks(Plan plan, int ranks, int expert_parallel, int micro_batch) {
@@ -104,12 +104,12 @@ struct Split {
 };
 
 // The same step on one rank per group and on others.
-inline void check_same_gradients(const Plan& plan, const Outcome& alone,
+inline void check_same_gradients(const Plan& plan, const Trained& alone,
                                  const std::vector<Split>& splits) {
     for (const Split& split : splits) {
         INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel << ", micro-batch "
                          << split.micro_batch);
-        const Outcome cut =
+        const Trained cut =
             train(on_ranks(plan, split.ranks, split.expert_parallel, split.micro_batch));
         const double error = nmse(cut.gradients, alone.gradients);
         INFO("NMSE of the gradients " << error);

@@ -21,7 +21,7 @@ Plan two_groups(Config config, AbsentPolicy absent, double affinity_loss = 0) {
 TEST_CASE("with every expert in every group all policies for absent choices give the same bits") {
     for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()})
         for (int replication : {1, 2}) {
-            std::vector<Outcome> outcomes;
+            std::vector<Trained> outcomes;
             for (AbsentPolicy absent : kPolicies)
                 for (double affinity_loss : {0.0, 0.5}) {
                     if (absent == AbsentPolicy::proxy && affinity_loss > 0) continue;
@@ -50,7 +50,7 @@ TEST_CASE("ranks and accumulation do not change gradients where choices are abse
                 const bool proxy = absent == AbsentPolicy::proxy;
                 Plan plan = two_groups(config, absent, proxy ? 0 : 0.3);
                 plan.config.model.moe.aux_scope = scope;
-                const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+                const Trained alone = train(on_ranks(plan, 1, 1, 8));
                 CHECK((alone.results[0].affinity > 0.1) != proxy);
                 CHECK((alone.results[0].served > 0) == proxy);
                 check_same_gradients(plan, alone, {{1, 1, 1}, {2, 2, 4}, {4, 2, 1}, {4, 4, 2}});
@@ -62,7 +62,7 @@ TEST_CASE("rerouted tokens are served by residents, whose balance is all that co
         Plan plan = two_groups(tiny_sigmoid_config(), AbsentPolicy::reroute);
         plan.config.model.moe.aux_scope = scope;
         plan.steps = 3;
-        const Outcome outcome = train(plan);
+        const Trained outcome = train(plan);
         for (size_t s = 0; s < outcome.results.size(); ++s) {
             const StepResult& result = outcome.results[s];
             const double choices = 2.0 * 2 * static_cast<double>(result.valid_tokens);
@@ -98,9 +98,9 @@ TEST_CASE("the affinity loss teaches the router which experts the group has") {
         Plan plan = two_groups(tiny_config(), absent, 1.0);
         plan.config.train.optimizer.lr = 1e-2;
         plan.steps = 40;
-        const Outcome with = train(plan);
+        const Trained with = train(plan);
         plan.config.federation.affinity_loss = 0;
-        const Outcome without = train(plan);
+        const Trained without = train(plan);
         CHECK(with.results.front().affinity == without.results.front().affinity);
         CHECK(with.results.front().affinity == Approx(std::log(2)).epsilon(0.2));
         INFO(with.results.back().affinity << " with, " << without.results.back().affinity);

@@ -246,9 +246,9 @@ TEST_CASE("bf16 follows f32, on one rank and on several") {
     for (Config config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
         config.train.optimizer.lr = 1e-2;
         Plan plan{config, 30};
-        const Outcome f32 = train(on_ranks(plan, 1, 1, 8));
+        const Trained f32 = train(on_ranks(plan, 1, 1, 8));
         plan.config.train.dtype = ComputeType::bf16;
-        const Outcome bf16 = train(on_ranks(plan, 1, 1, 8));
+        const Trained bf16 = train(on_ranks(plan, 1, 1, 8));
         REQUIRE(f32.results.back().loss < 0.97 * f32.results.front().loss);
         double apart = 0;
         for (size_t s = 0; s < f32.results.size(); ++s) {
@@ -258,7 +258,7 @@ TEST_CASE("bf16 follows f32, on one rank and on several") {
         CHECK(apart > 0);
         for (const Split& split : {Split{2, 2, 4}, {2, 1, 2}, {4, 2, 1}, {4, 4, 2}}) {
             INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel);
-            const Outcome cut =
+            const Trained cut =
                 train(on_ranks(plan, split.ranks, split.expert_parallel, split.micro_batch));
             CHECK(cut.results[0].loss == Approx(bf16.results[0].loss).epsilon(1e-3));
             CHECK(cut.results.back().loss == Approx(bf16.results.back().loss).epsilon(1e-2));

@@ -6,7 +6,7 @@ using namespace fomoe;
 
 namespace {
 
-void check_same_bits(const Outcome& a, const Outcome& b) {
+void check_same_bits(const Trained& a, const Trained& b) {
     CHECK(a.loads == b.loads);
     CHECK(a.weights == b.weights);
     CHECK(a.gradients == b.gradients);  // of all slices: none is NaN
@@ -40,19 +40,19 @@ TEST_CASE("two halves of a micro-batch in turns have the bits of two micro-batch
     for (const Config& config : {tiny_sigmoid_config(), softmax})
         for (const auto& [ranks, expert_parallel] : {std::pair{2, 2}, {4, 2}}) {
             Plan plan = on_ranks({config, 3}, ranks, expert_parallel, 1);
-            const Outcome apart = train(plan);
+            const Trained apart = train(plan);
             plan = on_ranks(plan, ranks, expert_parallel, 2);
-            const Outcome whole = train(plan);
+            const Trained whole = train(plan);
             plan.config.train.two_batch_overlap = true;
-            const Outcome overlapped = train(plan);
+            const Trained overlapped = train(plan);
             check_same_bits(overlapped, apart);
             CHECK(overlapped.weights != whole.weights);  // the bits tell micro-batches apart
         }
 }
 
 TEST_CASE("a step whose tokens have no room makes it and has the bits of one that had it") {
-    const Outcome roomy = train(on_ranks(skewed(4), 4, 4, 2));
-    const Outcome tight = train(on_ranks(skewed(1), 4, 4, 2));
+    const Trained roomy = train(on_ranks(skewed(4), 4, 4, 2));
+    const Trained tight = train(on_ranks(skewed(1), 4, 4, 2));
     check_same_bits(tight, roomy);
     for (const StepResult& result : roomy.results) CHECK(result.room.rows == 0);
     // Tokens with a target, of all four ranks.
@@ -75,7 +75,7 @@ TEST_CASE("ranks of one shard make room when those of another have none") {
             return batch;
         };
     }
-    const Outcome grown = train(tight);
+    const Trained grown = train(tight);
     check_same_bits(grown, train(roomy));
     CHECK(grown.results[0].room.rows > 0);
 }

@@ -92,9 +92,9 @@ TEST_CASE("buckets change no bit of a step, apart from the order in which its no
         Plan plan{deep({ranks, EP}), 3};
         plan.config.train.optimizer.clip = 0;
         plan.config.train.dtype = ComputeType::bf16;
-        const Outcome many = train(plan);
+        const Trained many = train(plan);
         plan.bucket_elements = kBucketElements;
-        const Outcome one = train(plan);
+        const Trained one = train(plan);
         CHECK(many.gradients == one.gradients);
         CHECK(many.weights == one.weights);
         CHECK(many.results.back().loss == one.results.back().loss);

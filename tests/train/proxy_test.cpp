@@ -169,7 +169,7 @@ TEST_CASE("copies take no step, and everything else does") {
         FOMOE_CHECK(step.copies().count() == 2 * 4 * 384);
         before.assign(copies, copies + step.copies().count());
     };
-    const Outcome outcome = train(plan);
+    const Trained outcome = train(plan);
     for (const StepResult& result : outcome.results) {
         CHECK(result.skipped == 0);
         CHECK(result.served == Approx(0.5).margin(0.2));

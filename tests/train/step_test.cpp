@@ -6,7 +6,7 @@ using namespace fomoe;
 namespace {
 
 // Choices of the steps that went to another expert, at least.
-double flipped(const Outcome& a, const Outcome& b) {
+double flipped(const Trained& a, const Trained& b) {
     double changed = 0;
     for (size_t s = 0; s < a.loads.size(); ++s)
         for (size_t i = 0; i < a.loads[s].size(); ++i)
@@ -45,7 +45,7 @@ TEST_CASE("ranks, expert parallelism and accumulation do not change the gradient
         for (const Config& config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
             Plan plan{config};
             plan.config.model.moe.aux_scope = scope;
-            const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+            const Trained alone = train(on_ranks(plan, 1, 1, 8));
             CHECK(alone.results[0].grad_norm == Approx(norm(alone.gradients)).epsilon(1e-6));
             check_same_gradients(plan, alone, kSplits);
         }
@@ -55,10 +55,10 @@ TEST_CASE("ranks, expert parallelism and accumulation do not change fifty steps"
     Plan plan{tiny_sigmoid_config()};
     plan.steps = 50;
     plan.config.train.optimizer.lr = 1e-2;
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     REQUIRE(alone.results.back().loss < 0.95 * alone.results.front().loss);
     for (const Split& split : kSplits) {
-        const Outcome cut =
+        const Trained cut =
             train(on_ranks(plan, split.ranks, split.expert_parallel, split.micro_batch));
         const double error = std::abs(cut.results.back().loss / alone.results.back().loss - 1);
         INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel << ", micro-batch "
@@ -71,7 +71,7 @@ TEST_CASE("ranks, expert parallelism and accumulation do not change fifty steps"
 TEST_CASE("all tokens on one expert") {
     Plan plan{tiny_sigmoid_config(), 1, favour({{5, 100.0f}})};
     plan.config.model.moe.top_k = 1;
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     const float valid = static_cast<float>(alone.results[0].valid_tokens);
     for (int e = 0; e < 8; ++e) CHECK(alone.loads[0][e] == (e == 5 ? valid : 0));
     CHECK(alone.results[0].imbalance == Approx(8));
@@ -83,7 +83,7 @@ TEST_CASE("all tokens on one expert") {
 TEST_CASE("all tokens on one shard, the other ranks have none") {
     // With four shards experts 2 and 3 are the second's, with two the first's.
     Plan plan{tiny_sigmoid_config(), 1, favour({{2, 100.0f}, {3, 50.0f}})};
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     CHECK(norm_of_experts(alone.gradients, "2") > 0);
     CHECK(norm_of_experts(alone.gradients, "6") == 0);
     check_same_gradients(plan, alone, kSplits);
@@ -91,7 +91,7 @@ TEST_CASE("all tokens on one shard, the other ranks have none") {
 
 TEST_CASE("an expert and a shard without tokens") {
     Plan plan{tiny_sigmoid_config(), 1, favour({{1, -100.0f}, {6, -100.0f}, {7, -100.0f}})};
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     CHECK(norm_of_experts(alone.gradients, "1") == 0);
     CHECK(norm_of_experts(alone.gradients, "0") > 0);
     check_same_gradients(plan, alone, kSplits);
@@ -114,7 +114,7 @@ TEST_CASE("a rank whose sequences have no target") {
         batch.n_sequences = sequences.size();
         return batch;
     };
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     check_same_gradients(plan, alone, kSplits);
 }
 
@@ -122,14 +122,14 @@ TEST_CASE("shards of different sizes, and tokens with more choices than a shard 
     Plan plan{tiny_sigmoid_config()};
     plan.config.train.batch = 6;
     plan.config.model.moe.top_k = 5;
-    const Outcome alone = train(on_ranks(plan, 1, 1, 6));
+    const Trained alone = train(on_ranks(plan, 1, 1, 6));
     check_same_gradients(plan, alone, {{3, 3, 2}, {3, 3, 1}, {6, 3, 1}, {3, 1, 2}});
 }
 
 TEST_CASE("a model of dense layers only") {
     Plan plan{tiny_softmax_config()};
     plan.config.model.moe.first_dense_layers = 2;
-    const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
     CHECK(alone.results[0].executed_choices == 0);
     CHECK(alone.results[0].aux == 0);
     CHECK(alone.results[0].grad_norm > 0);
@@ -141,7 +141,7 @@ TEST_CASE("absent experts, some of the choices and all of them") {
         INFO("bias of the absent experts " << bias);
         Plan plan{tiny_sigmoid_config(), 1, favour({{4, bias}, {5, bias}, {6, bias}, {7, bias}})};
         plan.config.topology = tiny_topology({{1, 1}, {1, 1}});
-        const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+        const Trained alone = train(on_ranks(plan, 1, 1, 8));
         const StepResult& result = alone.results[0];
         const double choices = 2.0 * 2 * static_cast<double>(result.valid_tokens);
         CHECK(result.executed_choices == Approx(choices * (1 - result.skipped)));
@@ -160,7 +160,7 @@ TEST_CASE("absent experts, some of the choices and all of them") {
 TEST_CASE("residents of any placement, in shards of any size") {
     for (const Config& config : otherwise_placed(tiny_sigmoid_config())) {
         Plan plan{config};
-        const Outcome alone = train(on_ranks(plan, 1, 1, 8));
+        const Trained alone = train(on_ranks(plan, 1, 1, 8));
         const Placement placement = placement_of(config);
         for (int l : {0, 1})
             for (int e = 0; e < 8; ++e)
@@ -192,7 +192,7 @@ TEST_CASE("64 tokens are overfitted to a loss below 0.05 in 200 steps") {
         batch.group_valid_tokens = 64;
         return batch;
     };
-    const Outcome outcome = train(plan);
+    const Trained outcome = train(plan);
     CHECK(outcome.results.front().loss > 3.5);
     INFO("loss " << outcome.results.back().loss);
     CHECK(outcome.results.back().loss < 0.05);
@@ -202,7 +202,7 @@ TEST_CASE("the selection bias moves towards balance") {
     Plan plan{tiny_sigmoid_config(), 1, favour({{2, 0.3f}, {3, 0.2f}})};
     plan.config.train.optimizer.lr = plan.config.train.optimizer.min_lr = 0;  // the bias alone
     plan.batch = [&](int64_t, Range sequences) { return tiny_batch(plan.config, 1, sequences); };
-    const Outcome before = train(plan);
+    const Trained before = train(plan);
     const int E = 8;
     for (int l = 0; l < 2; ++l) {
         const auto& bias =
@@ -218,7 +218,7 @@ TEST_CASE("the selection bias moves towards balance") {
         }
     }
     plan.steps = 60;
-    const Outcome after = train(plan);
+    const Trained after = train(plan);
     INFO("imbalance " << after.results.front().imbalance << " to "
                       << after.results.back().imbalance);
     CHECK(after.results.front().imbalance > 2.5);
