@@ -1,4 +1,5 @@
 """Reads run directories: metrics/GROUP.jsonl, as far as it is written, and config.yaml."""
+import fcntl
 import json
 import math
 import os
@@ -71,6 +72,18 @@ def settle(events):
     return kept
 
 
+def is_locked(path):
+    """Whether a job holds the lock."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class Group:
     """One group's events; `of` by kind, columns with None where there is no finite number."""
     def __init__(self, name, events, bad=0, torn=False):
@@ -141,11 +154,12 @@ class Run:
 
     @property
     def state(self):
-        """"done", "stopped", or "no end yet", which a program cannot tell from "killed"."""
+        """"done", "stopped", "running" while a job holds the run's lock, else "no end yet": it
+        was killed, or its directory is a copy."""
         reasons = [g.last("end").get("reason") for g in self.groups]
         if isinstance(reasons[0], str) and all(r == reasons[0] for r in reasons):
             return reasons[0]
-        return "no end yet"
+        return "running" if is_locked(self.path / "lock") else "no end yet"
 
     def rounds(self):
         """The events of the group that has most of them: what they tell of all is the same."""

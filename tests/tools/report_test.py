@@ -1,5 +1,6 @@
 """What tools/report.py makes of runs: whole, torn, resumed, old, going on, large."""
 import contextlib
+import fcntl
 import html.parser
 import io
 import json
@@ -190,6 +191,13 @@ class Runs(WithFolder):
         self.assertIn("no end yet", self.page(run).words)
         (run / "metrics" / "east.jsonl").write_text("")  # one group has written nothing yet
         self.assertIn("1 group: west", self.page(run).text)
+
+    def test_a_run_whose_lock_is_held_is_running(self):
+        run = synthetic.write(self.folder / "going", end=None)
+        with open(run / "lock", "wb") as lock:
+            self.assertIn("no end yet", self.page(run).words)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.assertIn("running", self.page(run).words)
 
     def test_rounds_that_lack_a_group_and_notes_stand_out(self):
         page = self.page(synthetic.write(self.folder / "failed", failed=(3,), note="<east> slow"))
