@@ -6,13 +6,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <sstream>
 
 #include "apps/build_info.h"
 #include "apps/program.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "device/device.h"
 #include "device/launch.h"
+#include "eval/export.h"
 #include "eval/generate.h"
+#include "eval/logits.h"
 #include "eval/report.h"
 
 namespace fomoe {
@@ -30,6 +34,7 @@ struct Options {
     EvaluationOptions evaluation;  // follows from the last three
     std::optional<std::string> prompt;
     GenerateOptions generate;
+    std::string export_to, logits_of, out;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -55,13 +60,20 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--backend", options.backend,
                    "cpu; cuda: a GPU, or an error; auto: a GPU, or the CPU where there is none")
         ->capture_default_str();
-    app.add_option("--dtype", options.dtype,
-                   "f32: the same figures for every checkpoint and device, whatever it was trained "
-                   "in; bf16: as a training in bf16 computes, with half the memory traffic")
-        ->check(CLI::IsMember({"f32", "bf16"}))
+    app.add_option(
+           "--dtype", options.dtype,
+           "f32: the same figures for every checkpoint and device, whatever it was trained "
+           "in; bf16: as a training in bf16 computes, with half the memory traffic; f16: --export")
+        ->check(CLI::IsMember({"f32", "bf16", "f16"}))
         ->capture_default_str();
     app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
         ->excludes(mode);
+    app.add_option("--export", options.export_to,
+                   "Write the union model in --dtype as a Hugging Face model into this directory");
+    app.add_option("--logits", options.logits_of,
+                   "Write the union model's logits of this file's token ids, a sequence a line, to "
+                   "--out");
+    app.add_option("--out", options.out, "logits: a .safetensors file");
     app.add_option("--max-tokens", options.generate.max_tokens, "Tokens to generate")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
@@ -137,8 +149,16 @@ void check_options(const Options& options) {
     backend_choice(options.backend);
     const std::filesystem::path path = find_checkpoint(options.path);
     find_calibrated(options.path);
+    if (options.dtype == "f16" && options.export_to.empty())
+        throw Error(Exit::usage, "--dtype f16: only --export writes it; evaluate in f32 or bf16");
+    if (!options.logits_of.empty() && !options.out.ends_with(".safetensors"))
+        throw Error(Exit::usage, "--logits: name a .safetensors file with --out");
     if (options.evaluation.document_model)
         check_prefix(Checkpoint(path).config(), options.evaluation);
+}
+
+DType export_dtype(const std::string& name) {
+    return name == "f32" ? DType::f32 : name == "bf16" ? DType::bf16 : DType::f16;
 }
 
 int run(const Options& options, Communicator& job) {
@@ -146,12 +166,23 @@ int run(const Options& options, Communicator& job) {
     Config config = checkpoint.config();
     config.model.vocab_size = vocab_size(config.model);
     config.train.dtype = options.dtype == "bf16" ? ComputeType::bf16 : ComputeType::f32;
+    if (!options.export_to.empty()) {
+        if (job.rank() == 0)
+            export_model(checkpoint, config, options.export_to, export_dtype(options.dtype));
+        return 0;
+    }
     const Threads threads = threads_per_rank(job);
     const Device device = make_device({.choice = backend_choice(options.backend)}, threads, job);
 
-    if (!options.prompt) return evaluate_all(options, checkpoint, config, device, job);
+    if (!options.prompt && options.logits_of.empty())
+        return evaluate_all(options, checkpoint, config, device, job);
     UnionModel model(checkpoint, config, 1, *device.backend, job, device.connect);
     model.use_union();
+    if (!options.logits_of.empty()) {
+        std::istringstream ids(read_file(options.logits_of));
+        write_logits(model, read_sequences(ids, config), options.out);
+        return 0;
+    }
     if (job.rank() == 0) fmt::print("{}", *options.prompt);
     generate(model, *make_tokenizer(config.model.tokenizer), *options.prompt, options.generate,
              [](const std::string& text) {

@@ -161,7 +161,7 @@ std::string hugging_face_name(Architecture architecture, const std::string& para
 }
 
 std::string hugging_face_config(Architecture architecture, const ModelConfig& model,
-                                const std::string& dtype, int positions) {
+                                const HuggingFaceFacts& facts) {
     FOMOE_CHECK(obstacles(architecture, model).empty(), "not of this architecture");
     const Traits& has = traits_of(architecture);
     const MoeConfig& moe = model.moe;
@@ -175,7 +175,7 @@ std::string hugging_face_config(Architecture architecture, const ModelConfig& mo
         {"num_key_value_heads", model.n_kv_heads},
         {"head_dim", model.head_size()},
         {"hidden_act", "silu"},
-        {"max_position_embeddings", positions},
+        {"max_position_embeddings", facts.positions},
         {"initializer_range", model.init_std},
         {"rms_norm_eps", model.norm_eps},
         {"rope_theta", model.rope_theta},
@@ -183,7 +183,10 @@ std::string hugging_face_config(Architecture architecture, const ModelConfig& mo
         {"attention_bias", false},
         {"attention_dropout", 0.0},
         {"use_cache", true},
-        {"torch_dtype", dtype},
+        {"torch_dtype", facts.dtype},
+        {"bos_token_id", nullptr},
+        {"eos_token_id", facts.end_of_document},
+        {"pad_token_id", facts.end_of_document},
         {"num_experts_per_tok", moe.top_k},
         {"output_router_logits", false},
         {"router_aux_loss_coef", moe.aux_loss},

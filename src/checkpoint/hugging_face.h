@@ -26,9 +26,13 @@ std::string no_architecture_text(const ModelConfig& model);
 // What a checkpoint of the architecture calls a parameter of ours.
 std::string hugging_face_name(Architecture architecture, const std::string& parameter);
 
-// config.json. `dtype` of the weights as torch says it, float32; `positions`: the longest sequence
-// of the training.
+// What config.json says beside the shape of the model.
+struct HuggingFaceFacts {
+    std::string dtype = "float32";  // of the weights, as torch says it
+    int positions = 0;              // the longest sequence of the training
+    int end_of_document = 0;        // token id
+};
 std::string hugging_face_config(Architecture architecture, const ModelConfig& model,
-                                const std::string& dtype, int positions);
+                                const HuggingFaceFacts& facts);
 
 }  // namespace fomoe

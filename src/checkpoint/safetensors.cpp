@@ -20,7 +20,7 @@ constexpr int64_t kMaxHeader = 100'000'000;  // the limit of the reference imple
 constexpr int64_t kAlign = 8;
 
 const char* format_name(DType dtype) {
-    constexpr const char* names[] = {"F32", "F64", "I32", "I64", "BF16"};
+    constexpr const char* names[] = {"F32", "F64", "I32", "I64", "BF16", "F16"};
     return names[static_cast<int>(dtype)];
 }
 

@@ -31,6 +31,7 @@ void reduce_gathered(Tensor out, ConstTensor gathered, Reduction reduction) {
         case DType::i64:
             return reduce_as<int64_t>(out, gathered, reduction);
         case DType::bf16:
+        case DType::f16:
             break;
     }
     FOMOE_CHECK(false, "no reduction of ", name_of(out.dtype));

@@ -46,8 +46,8 @@ void generate(UnionModel& model, const Tokenizer& tokenizer, const std::string& 
         std::copy(text.end() - used, text.end(), token.begin());
         std::fill(token.begin() + used, token.end(), 0);
         model.transformer().logits(
-            {.token = token, .target = target, .position = position, .begin = begin}, used - 1,
-            logits);
+            {.token = token, .target = target, .position = position, .begin = begin},
+            {int64_t(used) - 1, int64_t(used)}, logits);
         // Padding ids stand for nothing.
         const std::span<const float> named =
             std::span(logits).first(std::min<size_t>(logits.size(), tokenizer.size()));

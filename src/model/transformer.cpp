@@ -323,15 +323,17 @@ double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_los
 
 void Transformer::route(const TokenBatch& batch) { forward_only(batch); }
 
-void Transformer::logits(const TokenBatch& batch, int64_t row, std::span<float> out) {
-    const int64_t D = model_.d_model, n = context_.shape.tokens();
-    FOMOE_CHECK(static_cast<int>(out.size()) == model_.vocab_size, "logits");
+void Transformer::logits(const TokenBatch& batch, Range rows, std::span<float> out) {
+    const int64_t D = model_.d_model, V = model_.vocab_size, n = context_.shape.tokens();
+    FOMOE_CHECK(std::ssize(out) == rows.size() * V, "logits");
     forward_only(batch);
-    const Tensor normed = lanes_[row / n].last_normed;
-    backend_.run(Linear{.y = row_logits_,
-                        .x = normed.slice(row % n * D, D).reshaped(Shape(1, D)),
-                        .weight = weights_.head});
-    backend_.copy_to_host(out.data(), row_logits_);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const Tensor normed = lanes_[row / n].last_normed;
+        backend_.run(Linear{.y = row_logits_,
+                            .x = normed.slice(row % n * D, D).reshaped(Shape(1, D)),
+                            .weight = weights_.head});
+        backend_.copy_to_host(out.data() + (row - rows.begin) * V, row_logits_);
+    }
 }
 
 void Transformer::reset_totals() {

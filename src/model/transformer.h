@@ -67,8 +67,8 @@ public:
     // experts; also those that are absent.
     std::vector<int32_t> chosen_experts(int layer) const;
 
-    // The logits (V) of the token at `row` of the micro-batch, host.
-    void logits(const TokenBatch& batch, int64_t row, std::span<float> out);
+    // The logits (rows, V) of these tokens of the micro-batch, host.
+    void logits(const TokenBatch& batch, Range rows, std::span<float> out);
 
     // Of the last forward pass, host: the router's logits (N, E) of a layer with experts, and how
     // many choices of each token (N) were executed, over all layers.

@@ -137,6 +137,8 @@ double CheckBackend::nmse(std::string_view op, int operand, DType dtype, int64_t
                                                static_cast<const bf16*>(reference), count);
             bound = bounds.bf16;
             break;
+        case DType::f16:
+            FOMOE_CHECK(false, "nothing computes in f16");
     }
     if (error <= bound) return error;
     const bool exact = bound == 0;

@@ -11,14 +11,15 @@
 
 namespace fomoe {
 
-enum class DType : uint8_t { f32, f64, i32, i64, bf16 };
+// f16 is for files alone: nothing computes in it.
+enum class DType : uint8_t { f32, f64, i32, i64, bf16, f16 };
 
 constexpr int64_t size_of(DType dtype) {
-    constexpr int64_t sizes[] = {4, 8, 4, 8, 2};
+    constexpr int64_t sizes[] = {4, 8, 4, 8, 2, 2};
     return sizes[static_cast<int>(dtype)];
 }
 constexpr const char* name_of(DType dtype) {
-    constexpr const char* names[] = {"f32", "f64", "i32", "i64", "bf16"};
+    constexpr const char* names[] = {"f32", "f64", "i32", "i64", "bf16", "f16"};
     return names[static_cast<int>(dtype)];
 }
 

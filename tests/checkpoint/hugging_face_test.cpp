@@ -80,7 +80,7 @@ TEST_CASE("Mixtral has names of its own, the others ours") {
 TEST_CASE("config.json has the keys of its architecture") {
     const auto config = [](const ModelConfig& model) {
         return nlohmann::json::parse(
-            hugging_face_config(*architecture_of(model), model, "float32", 128));
+            hugging_face_config(*architecture_of(model), model, {.positions = 128}));
     };
     const auto mixtral = config(small());
     CHECK(mixtral.at("model_type") == "mixtral");

@@ -277,7 +277,7 @@ TEST_CASE("evaluation has the losses of training, and the logits have those of e
                 CHECK(losses[row] == 0);
                 continue;
             }
-            rig.model().logits(token_batch(rig.batch()), static_cast<int64_t>(row), logits);
+            rig.model().logits(token_batch(rig.batch()), {int64_t(row), int64_t(row) + 1}, logits);
             double sum = 0;
             for (float z : logits) sum += std::exp(double{z});
             CHECK(losses[row] == Approx(std::log(sum) - logits[target]).epsilon(1e-5));
