@@ -5,20 +5,12 @@
 
 #include "base/file.h"
 #include "base/memory_use.h"
-#include "model/flops.h"
 #include "train/plan_check.h"
 
 namespace fomoe {
 namespace {
 
 bool keeps_copies(const Config& config) { return config.federation.absent == AbsentPolicy::proxy; }
-
-constexpr size_t kLossSteps = 10;  // whose mean is told at the end
-
-int64_t tokens_of_steps(const Config& config, int64_t steps) {
-    return steps * config.train.batch * config.data.seq_len *
-           static_cast<int64_t>(config.topology.groups.size());
-}
 
 int64_t memory_now() {
     reset_peak_memory();
@@ -59,7 +51,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
                   *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
-      round_load_(config_, placement_, world_.group) {
+      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
@@ -94,7 +86,7 @@ void Trainer::start_or_resume() {
         const Checkpoint checkpoint(*plan_.checkpoint);
         restore(state(), checkpoint);
         const int64_t resumed = checkpoint.manifest().step;
-        sent_ = checkpoint.manifest().bytes;
+        report_.sent() = checkpoint.manifest().bytes;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
             recorded = saved_step_ = resumed;
         if (speaks() && !hold_.begun) {
@@ -121,82 +113,30 @@ void Trainer::start_or_resume() {
     hold_.begun = true;
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;
-        metrics_ =
-            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded);
+        report_.write_to(
+            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded));
         StartMetrics start = start_metrics(
             config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
             std::string(backend_.name()));
         start.step = first_step_ - 1;
         start.resumed = plan_.checkpoint.has_value();
-        metrics_->start(start);
+        report_.metrics()->start(start);
         if (plan_.checkpoint)
-            metrics_->note(start.step, concat("goes on from ", plan_.checkpoint->string()));
+            report_.metrics()->note(start.step,
+                                    concat("goes on from ", plan_.checkpoint->string()));
     }
-}
-
-// In the metrics of every group, and once in the log.
-void Trainer::note(int64_t step, const std::string& text, LogLevel level) {
-    if (metrics_) metrics_->note(step, text);
-    if (speaks()) log(level, text);
 }
 
 void Trainer::enter_phase(int64_t step) {
     phase_ = phase_of(config_, step);
     federation_.follow(phase_.federation);
-    note(step - 1, phase_line(phase_));
-}
-
-StepMetrics Trainer::metrics_of(int64_t step, const StepResult& result) const {
-    const double tokens = double(config_.train.batch) * config_.data.seq_len * unreported_;
-    const FlopsPerToken flops = flops_per_token(config_.model, config_.data.seq_len);
-    const double rate = (flops.always * tokens + flops.per_choice * executed_) / step_seconds_;
-    const double per_step = since_start_.seconds() / (step - first_step_ + 1);
-    return {
-        .step = step,
-        .steps = config_.train.steps,
-        .loss = result.loss,
-        .aux = result.aux,
-        .z = result.z,
-        .affinity = result.affinity,
-        .grad_norm = result.grad_norm,
-        .lr = result.lr,
-        .tokens_per_second = tokens / step_seconds_,
-        .mfu = rate / (ceiling_ * 1e9),
-        .imbalance = result.imbalance,
-        .skip = result.skipped,
-        .proxy = result.served,
-        .eta_seconds = per_step * (config_.train.steps - step),
-        .tokens = step * config_.train.batch * config_.data.seq_len,
-    };
-}
-
-void Trainer::report_step(int64_t step, const StepResult& result) {
-    losses_.push_back(result.loss);
-    if (losses_.size() > kLossSteps) losses_.pop_front();
-    const std::string& group = world_.own().name;
-    const bool due =
-        step % config_.train.log_every == 0 || step == first_step_ || step == config_.train.steps;
-    if (!due) {
-        if (speaks() && live_is_shown()) show_live(live_line(group, metrics_of(step, result)));
-        return;
-    }
-    const StepMetrics metrics = metrics_of(step, result);
-    if (speaks())
-        log_info(step_line(group, metrics));
-    else
-        log(LogLevel::info, fmt::format("step {}/{} done", step, config_.train.steps), LogTo::file);
-    if (metrics_) metrics_->step(metrics);
-    step_seconds_ = executed_ = 0;
-    unreported_ = 0;
+    report_.note(step - 1, phase_line(phase_));
 }
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
-    const std::string which = fmt::format("round behind step {}", step);
-    if (speaks())
-        show_live(which);
-    else
-        log(LogLevel::info, which + " begins", LogTo::file);
+    report_.round_begins(step);
+    std::vector<double> router_entropy;
     RoundInput input{.due = due, .stop = stop};
     if (config_.federation.inner_state == InnerState::average)
         input.moments = step == config_.train.steps
@@ -205,9 +145,9 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     if (probe_) {
         input.probe = probe_->choices(step_.transformer());
         const bool own_only = config_.federation.absent == AbsentPolicy::reroute;
-        if (metrics_)
-            router_entropy_ = probe_->router_entropy(
-                step_.transformer(), own_only ? &placement_ : nullptr, world_.group);
+        if (report_.metrics())
+            router_entropy = probe_->router_entropy(step_.transformer(),
+                                                    own_only ? &placement_ : nullptr, world_.group);
     }
     RoundResult result;
     step_.weights().change_on_host(federation_.reads(due), [&](Tensor weights) {
@@ -222,56 +162,14 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
         step_.set_exchanged(federation_.exchanged_choices());
         step_.update_selection_bias(federation_.exchanged_choices());
     }
-    report_round(step, due, result);
+    report_.round(step, due, result, router_entropy);
     evaluate(step, due, result);
     return result.stop;
 }
 
-void Trainer::report_round(int64_t step, const Classes& due, const RoundResult& result) {
-    sent_ += result.counted;
-    const RoundMetrics metrics{
-        .round = result.round,
-        .step = step,
-        .groups = result.contributed,
-        .groups_total = result.groups,
-        .classes = due,
-        .counted = result.counted,
-        .own = result.own,
-        .predicted_bytes = result.predicted.total_sent(),
-        .seconds = result.seconds,
-        .drift = result.drift,
-        .cosine = result.cosine,
-        .agree = result.agreement,
-        .load = round_load_.take(),
-        .router_entropy = router_entropy_,
-        .hash = result.checksum,
-        .total = sent_,
-        .baselines = baseline_bytes(config_, all_, step),
-    };
-    if (metrics_) metrics_->round(metrics);
-    if (world_.n_groups() == 1) return;
-    if (speaks()) log_info(round_line(metrics));
-    if (!result.committed)
-        note(step,
-             fmt::format("round {} changed nothing: {}; the next round starts from the same anchor",
-                         result.round, text_of(result.failure, world_)),
-             LogLevel::warning);
-    else if (result.contributed < result.groups)
-        note(step,
-             fmt::format("round {}: {} of {} groups did not count", result.round,
-                         result.groups - result.contributed, result.groups),
-             LogLevel::warning);
-}
-
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
-    if (!evaluation_ || !evaluation_->due(result, step)) return;
-    const EvaluationMetrics metrics = evaluation_->run(result, due, step);
-    sent_ += metrics.counted;
-    if (metrics_) metrics_->evaluation(metrics, world_.group);
-    if (!speaks()) return;
-    std::vector<std::string> groups;
-    for (const World::Group& group : world_.groups) groups.push_back(group.name);
-    log_info(evaluation_line(groups, metrics));
+    if (evaluation_ && evaluation_->due(result, step))
+        report_.evaluation(evaluation_->run(result, due, step));
 }
 
 void Trainer::save(int64_t step) {
@@ -283,13 +181,13 @@ void Trainer::save(int64_t step) {
     for (Manifest::Group& group : about.groups) group.step = step;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
-    about.bytes = sent_;
+    about.bytes = report_.sent();
     const StateToSave saved = state_to_save(state());
     const std::filesystem::path path = save_checkpoint(
         job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
         {.keep = config_.checkpoint.keep});
     saved_step_ = step;
-    if (metrics_) metrics_->checkpoint(step, path.string(), timer.seconds());
+    if (report_.metrics()) report_.metrics()->checkpoint(step, path.string(), timer.seconds());
     if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
 }
 
@@ -297,7 +195,7 @@ Exit Trainer::run() {
     try {
         return train();
     } catch (const std::exception& error) {
-        if (metrics_) metrics_->end(step_now_, "failed", error.what());
+        if (report_.metrics()) report_.metrics()->end(step_now_, "failed", error.what());
         throw;
     }
 }
@@ -313,7 +211,7 @@ Exit Trainer::train() {
     start_or_resume();
     const int64_t steps = config_.train.steps;
     const bool alone = world_.n_groups() == 1;
-    since_start_ = Timer();
+    report_.begin();
     bool stop = false;
     int64_t& step = step_now_ = first_step_ - 1;
     while (step < last_step_ && !stop) {
@@ -322,22 +220,9 @@ Exit Trainer::train() {
         const Batch batch = loader_.get(step - 1);
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
-        step_seconds_ += timer.seconds();
-        if (result.room.rows > 0)
-            note(step,
-                 fmt::format("step {} was done twice: up to {} rows with {} choices came to a rank "
-                             "in a layer, more than train.dispatch_factor had planned; there is "
-                             "room for them now",
-                             step, result.room.rows, result.room.choices),
-                 LogLevel::warning);
-        // A frozen expert has no gradient of its weights, a third of the work.
-        const double choices = result.executed_choices;
-        executed_ += choices - choices * result.served / 3;
-        ++unreported_;
+        report_.step(step, result, step_.load(), timer.seconds());
         ++hold_.steps_done;
-        round_load_.add(step_.load());
         federation_.count(result.valid_tokens, step_.load());
-        report_step(step, result);
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due =
             step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
@@ -350,42 +235,18 @@ Exit Trainer::train() {
     return end(stop);
 }
 
-// All ranks come here together.
-EndMetrics Trainer::what_was_done() {
-    double sum = 0;
-    for (double loss : losses_) sum += loss;
-    const double mean = sum / static_cast<double>(std::max<size_t>(1, losses_.size()));
-    std::vector<double> all(world_.n_ranks());
-    job_.all_gather(view(all.data(), Shape(world_.n_ranks())), view(&mean, Shape(1)));
-    EndMetrics done{.steps = hold_.steps_done,
-                    .tokens = tokens_of_steps(config_, hold_.steps_done),
-                    .seconds = hold_.timer.seconds(),
-                    .loss_steps = static_cast<int>(losses_.size()),
-                    .losses = {}};
-    for (const World::Group& group : world_.groups)
-        done.losses.emplace_back(group.name, all[group.first_rank]);
-    return done;
-}
-
 Exit Trainer::end(bool stopped) {
     const int64_t step = step_now_;
     const bool finished = step >= config_.train.steps, last = finished || stopped;
-    if (last && hold_.steps_done > 0) {
-        const EndMetrics done = what_was_done();
-        if (speaks()) std::ranges::for_each(end_lines(done), log_info);
-    }
+    if (last && hold_.steps_done > 0)
+        report_.summary(job_, hold_.steps_done, hold_.timer.seconds());
     const std::vector<RankMemory> memory =
         memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
                                .peak = memory_use().peak_bytes - memory_before_});
-    if (speaks()) {
-        if (sent_.total_sent() > 0 && last) {
-            log_info(sent_line(federation_.rounds(), sent_, baseline_bytes(config_, all_, step)));
-            log_info(traffic_line(config_, step, sent_));
-        }
-        log_info(measured_memory_line(memory));
-    }
+    if (last) report_.traffic(step, federation_.rounds());
+    if (speaks()) log_info(measured_memory_line(memory));
     if (!last) return Exit::done;  // another placement follows
-    if (metrics_) metrics_->end(step, finished ? "done" : "stopped");
+    if (report_.metrics()) report_.metrics()->end(step, finished ? "done" : "stopped");
     if (speaks())
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,
                                         plan_.directory.string())

@@ -2,7 +2,6 @@
 // checkpoints, and what is said about it all.
 #pragma once
 
-#include <deque>
 #include <functional>
 
 #include "base/log.h"
@@ -11,8 +10,8 @@
 #include "device/device.h"
 #include "plan/memory.h"
 #include "train/evaluation.h"
-#include "train/metrics_writer.h"
 #include "train/probe.h"
+#include "train/reporter.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
 #include "train/start_block.h"
@@ -48,17 +47,12 @@ private:
     int plan_threads() const { return backend_.host_memory() ? threads_.count : 0; }
     void describe(const std::vector<RankPlace>& places) const;
     void start_or_resume();
-    void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
     void enter_phase(int64_t step);
-    StepMetrics metrics_of(int64_t step, const StepResult& result) const;
-    void report_step(int64_t step, const StepResult& result);
     bool round(int64_t step, const Classes& due, bool stop);
-    void report_round(int64_t step, const Classes& due, const RoundResult& result);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
     void save(int64_t step);
     Exit end(bool stopped);
-    EndMetrics what_was_done();
-    bool speaks() const { return world_.rank == 0; }
+    bool speaks() const { return report_.speaks(); }
     RunState state() {
         return {config_, all_, placement_, world_, layout_, frozen_, step_, federation_};
     }
@@ -87,18 +81,10 @@ private:
     Loader loader_;
     std::optional<Probe> probe_;  // with several groups
     std::optional<TrainingEvaluation> evaluation_;
-    RoundLoad round_load_;                    // of this process's steps since the last round
-    std::vector<double> router_entropy_;      // of the last probe
-    std::unique_ptr<MetricsWriter> metrics_;  // local rank 0 of each group
+    Reporter report_;
 
-    int64_t saved_step_ = -1;    // of the last checkpoint
-    int64_t step_now_ = 0;       // at work, or the last one
-    std::deque<double> losses_;  // of the last steps
-    TrafficBytes sent_;          // and received, since step 1, all groups together
-    Timer since_start_;
-    double step_seconds_ = 0;  // since the last report
-    double executed_ = 0;      // choices since the last report, by the work of a resident's
-    int64_t unreported_ = 0;   // steps since the last report
+    int64_t saved_step_ = -1;  // of the last checkpoint
+    int64_t step_now_ = 0;     // at work, or the last one
 };
 
 }  // namespace fomoe
