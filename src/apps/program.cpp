@@ -60,8 +60,8 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
     const std::unique_ptr<Communicator> job =
         make_watched_communicator(make_mpi_communicator(), activity);
     set_log_rank(job->rank());
-    watchdog.emplace(activity, job->rank(), job->size(), [](const std::string& why) {
-        log_error(why + kNothingIsLost);
+    watchdog.emplace(activity, job->rank(), job->size(), [&](const std::string& why) {
+        log_error(why + (watchdog->records() ? kNothingIsLost : ""));
         MpiSession::abort(static_cast<int>(Exit::communication));
     });
     ranks.resize(job->size());
@@ -89,7 +89,7 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
     } catch (...) {
         Failure failure = current_failure();
         if (failure.code == static_cast<int>(Exit::communication))
-            failure.message += watchdog->ranks_now() + kNothingIsLost;
+            failure.message += watchdog->ranks_now() + (watchdog->records() ? kNothingIsLost : "");
         log(LogLevel::error, failure.message, LogTo::file);
         // What several ranks find at once is said once: the first speaks and ends the job before
         // the others wake up.

@@ -29,7 +29,8 @@ std::string host_and_process() {
 }
 
 std::string text_of_call(const Activity::Picture& p) {
-    return concat(p.call, p.number > 0 ? concat(" ", p.number) : "", " of ", text_of_ranks(p.ranks));
+    return concat(p.call, p.number > 0 ? concat(" ", p.number) : "", " of ",
+                  text_of_ranks(p.ranks));
 }
 
 // A line of the file, as parts between bars.
@@ -167,8 +168,8 @@ void Watchdog::write_record(int64_t pulse) {
     close(descriptor);
 }
 
-// What every rank was at; of those that share a line, the numbers stand before it. A rank whose pulse
-// stands still is silent. Takes a few pulses.
+// What every rank was at; of those that share a line, the numbers stand before it. A rank whose
+// pulse stands still is silent. Takes a few pulses.
 Watchdog::Sight Watchdog::look() {
     std::string file;
     double pulse;
@@ -202,6 +203,11 @@ Watchdog::Sight Watchdog::look() {
     for (const auto& [what, ranks] : said)
         sight.table += concat("\n  ", text_of_ranks(ranks), ": ", what);
     return sight;
+}
+
+bool Watchdog::records() {
+    const std::lock_guard lock(mutex_);
+    return !file_.empty();
 }
 
 std::string Watchdog::ranks_now() { return look().table; }

@@ -29,6 +29,7 @@ public:
     // stopped is known by its silence. `limit`, the shortest that is to come, says how often.
     static constexpr int kRecord = 256;
     void record_in(const std::string& file, double limit);
+    bool records();  // whether there is such a file
     // Lines, each behind a line break, of what every rank was at, from that file; empty without
     // one. Takes a few seconds.
     std::string ranks_now();

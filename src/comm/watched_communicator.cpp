@@ -51,9 +51,8 @@ public:
         std::vector<int> peers;
         for (const Receive& receive : receives) peers.push_back(ranks_[receive.from]);
         for (const Send& send : sends) peers.push_back(ranks_[send.to]);
-        const Activity::Call call(
-            activity_, "exchange", peers, 0,
-            timeout == kForever ? Activity::kStageLimit : Activity::kNoLimit);
+        const Activity::Call call(activity_, "exchange", peers, 0,
+                                  timeout == kForever ? Activity::kStageLimit : Activity::kNoLimit);
         inner_->exchange(sends, receives, timeout);
     }
     std::unique_ptr<Communicator> split(int color) override {

@@ -155,7 +155,7 @@ const Case kWarnings[] = {
      kNoExperts,
      {"model.moe.first_dense_layers=3"}},
     {{}, "federation.exchange_timeout=30", "with one rank", {kTwo}},
-    {{}, "train.collective_timeout=30", "while every group has one rank", {kSharded}},
+    {{}, "train.collective_timeout=30", "with one rank", {kTwo}},
     {{}, "calibration.weights=shared", "with calibration.steps: 0", {"calibration.steps=3"}},
     {{}, "calibration.lr=0.5", "with calibration.steps: 0", {"calibration.steps=3"}},
     {{kTwo}, "calibration.local_steps=2", "with calibration.steps: 0", {"calibration.steps=3"}},
