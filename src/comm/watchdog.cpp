@@ -89,32 +89,23 @@ void Watchdog::record_in(const std::string& file, double limit) {
     {
         const std::lock_guard lock(mutex_);
         file_ = file;
+        renewed_ = true;
         tick_ = std::clamp(limit / 10, 0.05, 1.0);
         pulse_ = std::clamp(limit / 4, 0.1, 5.0);
     }
     wake_.notify_all();
 }
 
-bool Watchdog::wait(double seconds) {
-    std::unique_lock lock(mutex_);
-    return !wake_.wait_for(lock, Seconds(seconds), [this] { return over_; });
-}
-
 void Watchdog::watch() {
     Timer timer;
     for (;;) {
-        double tick;
-        {
-            const std::lock_guard lock(mutex_);
-            tick = tick_;
-        }
-        if (!wait(tick)) return;
+        std::unique_lock lock(mutex_);
+        const double tick = tick_;
+        if (wake_.wait_for(lock, Seconds(tick), [this] { return over_; })) return;
         // Seconds in which this process itself did not run do not count.
-        const Activity::Picture picture = activity_.pass(std::min(timer.lap(), 2 * tick));
-        {
-            const std::lock_guard lock(mutex_);
-            picture_ = picture;
-        }
+        const Activity::Picture picture = picture_ =
+            activity_.pass(std::min(timer.lap(), 2 * tick));
+        lock.unlock();
         // Of the ranks that wait for the same, the first speaks and ends the job.
         const double turn = rank_ == 0 ? 0 : 2 + 0.25 * std::min(rank_, 40);
         if (picture.call.empty() || picture.limit == Activity::kNoLimit ||
@@ -135,13 +126,11 @@ void Watchdog::watch() {
 
 void Watchdog::write_records() {
     for (int64_t pulse = 1;; ++pulse) {
-        double seconds;
-        {
-            const std::lock_guard lock(mutex_);
-            seconds = pulse_;
-        }
         write_record(pulse);
-        if (!wait(seconds)) return;
+        std::unique_lock lock(mutex_);
+        wake_.wait_for(lock, Seconds(pulse_), [this] { return over_ || renewed_; });
+        if (over_) return;
+        renewed_ = false;
     }
 }
 
@@ -200,8 +189,10 @@ Watchdog::Sight Watchdog::look() {
                            : "")]
             .push_back(rank);
     }
+    std::map<int, std::string> lines;  // by their first rank
     for (const auto& [what, ranks] : said)
-        sight.table += concat("\n  ", text_of_ranks(ranks), ": ", what);
+        lines[ranks.front()] = concat("\n  ", text_of_ranks(ranks), ": ", what);
+    for (const auto& [rank, line] : lines) sight.table += line;
     return sight;
 }
 

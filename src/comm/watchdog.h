@@ -47,7 +47,6 @@ private:
     };
     Sight look();
     std::string what_is_late(const Activity::Picture& stuck);
-    bool wait(double seconds);  // whether to go on
 
     Activity& activity_;
     const int rank_, size_;
@@ -55,7 +54,7 @@ private:
     const std::string place_;  // host and process
     std::mutex mutex_;
     std::condition_variable wake_;
-    bool over_ = false;
+    bool over_ = false, renewed_ = false;
     std::string file_;
     double tick_ = 1, pulse_ = 5;  // seconds
     Activity::Picture picture_;    // the last

@@ -1,6 +1,7 @@
 // Notes each call, then lets the inner communicator do it.
 #include "comm/watched_communicator.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace fomoe {
@@ -51,6 +52,8 @@ public:
         std::vector<int> peers;
         for (const Receive& receive : receives) peers.push_back(ranks_[receive.from]);
         for (const Send& send : sends) peers.push_back(ranks_[send.to]);
+        std::ranges::sort(peers);
+        peers.erase(std::ranges::unique(peers).begin(), peers.end());
         const Activity::Call call(activity_, "exchange", peers, 0,
                                   timeout == kForever ? Activity::kStageLimit : Activity::kNoLimit);
         inner_->exchange(sends, receives, timeout);

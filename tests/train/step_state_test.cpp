@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "support/tiny.h"
 #include "train/step.h"
@@ -200,11 +201,13 @@ TEST_CASE("a step that is skipped is as if it had never been, on every rank") {
         const auto before = worker.copy();
         const auto load = worker.step().load();
         // Of one rank alone: an expert of its shard.
-        float* weight = worker.weight("model.layers.0.mlp.experts.6.up_proj.weight") + 3;
-        const float was = *weight;
-        if (job.rank() == 1) *weight = std::numeric_limits<float>::infinity();
+        float nothing = 0;
+        float* weight = job.rank() == 1
+                            ? worker.weight("model.layers.0.mlp.experts.6.up_proj.weight") + 3
+                            : &nothing;
+        const float was = std::exchange(*weight, std::numeric_limits<float>::infinity());
         int wrong = worker.run(2).bad.empty();
-        if (job.rank() == 1) *weight = was;
+        *weight = was;
         wrong += worker.copy() != before || worker.step().load() != load;
         // AdamW corrects its moments by the number of updates.
         for (int64_t start : worker.step().optimizer().starts()) wrong += start != 1;
