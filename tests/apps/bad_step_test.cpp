@@ -33,7 +33,7 @@ Command on_spikes(const Workplace& place, const std::string& name, const Command
         REQUIRE(made.exit == 0);
         write_text(place.path("odd.yaml"), "data: {sources: {odd: odd}}\n");
     }
-    Command words = place.train("{name: solo, ranks: 1}",
+    Command words = place.train("{name: solo, ranks: 1, data: {odd: 1.0}}",
                                 {"odd.yaml", "--set", "name=" + name, "--set", "train.batch=1",
                                  "--set", "train.steps=150", "--set", "train.bad_step.spike=4"});
     words.insert(words.end(), more.begin(), more.end());
