@@ -15,10 +15,12 @@ __global__ void __launch_bounds__(kThreads) sum(double* total, const float* x, i
 }
 
 __global__ void clip_scale(float* grad_scale, const double* squares, const double* loss,
-                           double clip) {
+                           double clip, double most_squares, double most_loss) {
     const double norm = sqrt(*squares);
     const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
-    *grad_scale = isfinite(*squares) && isfinite(*loss) ? static_cast<float>(scale) : -1.0f;
+    const bool good =
+        isfinite(*squares) && isfinite(*loss) && *squares <= most_squares && *loss <= most_loss;
+    *grad_scale = good ? static_cast<float>(scale) : -1.0f;
 }
 
 }  // namespace
@@ -32,7 +34,8 @@ void CudaBackend::execute(const Sum& op, Queue queue) {
 void CudaBackend::execute(const ClipScale& op, Queue queue) {
     const Stream s = begin(queue);
     clip_scale<<<1, 1, 0, s.stream>>>(data_of<float>(op.grad_scale), data_of<double>(op.squares),
-                                      data_of<double>(op.loss), op.clip);
+                                      data_of<double>(op.loss), op.clip, op.most_squares,
+                                      op.most_loss);
     check_launch("clip_scale");
 }
 

@@ -213,7 +213,7 @@ int main(int argc, char** argv) {
     init_log(LogLevel::info);
     if (started_by_launcher())
         return run_ranks_of_job([&](Communicator&) { check_options(options); },
-                                [&](Communicator& job) { return run(options, job); });
+                                [&](Communicator& job, Watchdog&) { return run(options, job); });
     return run_alone([&] {
         check_options(options);
         return run(options, *make_self_communicator());

@@ -96,7 +96,7 @@ void say(const std::vector<std::string>& warnings) {
 }
 
 int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan& plan,
-               Communicator& job) {
+               Communicator& job, Activity& activity) {
     const Config& config = loaded.config;
     const StopSignals signals;
     const Threads threads = threads_per_rank(job);
@@ -129,9 +129,9 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
     }
-    const auto [exit, steps_done] =
-        train_run(config, plan, job, {*backend, device.connect, threads},
-                  [&] { return signals.requested(); });
+    const auto [exit, steps_done] = train_run(
+        config, plan, job, {*backend, device.connect, threads}, [&] { return signals.requested(); },
+        activity);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
@@ -189,9 +189,14 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
                 plan = plan_run(config, options.resume);
                 plan.config_text = dump_with_origins(config, loaded.origins);
             },
-            [&](Communicator& job) {
-                if (!options.commands.check) return train_rank(loaded, options, plan, job);
-                return job.rank() == 0 ? checked(loaded, plan, options) : 0;
+            [&](Communicator& job, Watchdog& watchdog) {
+                if (options.commands.check)
+                    return job.rank() == 0 ? checked(loaded, plan, options) : 0;
+                const Config& config = loaded.config;
+                watchdog.record_in(
+                    plan.ranks_file().string(),
+                    std::min(config.train.collective_timeout, config.federation.exchange_timeout));
+                return train_rank(loaded, options, plan, job, watchdog.activity());
             });
     }
     return run_alone([&] {
@@ -205,7 +210,8 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
         if (config.topology.n_ranks() > 1)
             return run_under_mpirun(config.topology.n_ranks(), arguments);
         check_tokens(config, kScanned);
-        return train_rank(loaded, options, plan, *make_self_communicator());
+        Activity unwatched;
+        return train_rank(loaded, options, plan, *make_self_communicator(), unwatched);
     });
 }
 

@@ -4,14 +4,19 @@
 #include <chrono>
 #include <exception>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <vector>
 
 #include "base/log.h"
+#include "comm/watched_communicator.h"
 
 namespace fomoe {
 namespace {
+
+constexpr const char* kNothingIsLost =
+    "\nthe last checkpoint stands; run again to go on from there";
 
 struct Failure {
     std::string message;
@@ -45,10 +50,22 @@ int run_alone(const std::function<int()>& body) {
 }
 
 int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
-                     const std::function<int(Communicator& job)>& body) {
+                     const std::function<int(Communicator& job, Watchdog& watchdog)>& body) {
+    // In this order, so that the end of MPI, which waits for all ranks, is watched, too.
+    Activity activity;
+    std::optional<Watchdog> watchdog;
+    std::vector<int> ranks;
+    std::optional<Activity::Call> ending;
     MpiSession session;
-    const std::unique_ptr<Communicator> job = make_mpi_communicator();
+    const std::unique_ptr<Communicator> job =
+        make_watched_communicator(make_mpi_communicator(), activity);
     set_log_rank(job->rank());
+    watchdog.emplace(activity, job->rank(), job->size(), [&](const std::string& why) {
+        log_error(why + (watchdog->records() ? kNothingIsLost : ""));
+        MpiSession::abort(static_cast<int>(Exit::communication));
+    });
+    ranks.resize(job->size());
+    std::iota(ranks.begin(), ranks.end(), 0);
     std::optional<Failure> failure;
     try {
         prepare(*job);
@@ -62,12 +79,17 @@ int run_ranks_of_job(const std::function<void(Communicator& job)>& prepare,
     const auto first = std::ranges::find_if(codes, [](int64_t c) { return c != 0; });
     if (first != codes.end()) {
         if (job->rank() == first - codes.begin()) log_error(failure->message);
+        ending.emplace(activity, "the end of MPI", ranks, 0);
         return static_cast<int>(*first);
     }
     try {
-        return body(*job);
+        code = body(*job, *watchdog);
+        ending.emplace(activity, "the end of MPI", ranks, 0);
+        return static_cast<int>(code);
     } catch (...) {
-        const Failure failure = current_failure();
+        Failure failure = current_failure();
+        if (failure.code == static_cast<int>(Exit::communication))
+            failure.message += watchdog->ranks_now() + (watchdog->records() ? kNothingIsLost : "");
         log(LogLevel::error, failure.message, LogTo::file);
         // What several ranks find at once is said once: the first speaks and ends the job before
         // the others wake up.

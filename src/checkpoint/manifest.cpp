@@ -143,7 +143,8 @@ std::string to_json(const Manifest& manifest) {
         out["groups"].push_back({{"name", group.name},
                                  {"ranks", group.ranks},
                                  {"expert_parallel", group.expert_parallel},
-                                 {"step", group.step}});
+                                 {"step", group.step},
+                                 {"skipped_batches", group.skipped_batches}});
     }
     out["files"] = ordered_json::array();
     for (const FileRecord& file : manifest.files) {
@@ -182,7 +183,8 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     for (const json& value : in.list("groups")) {
         const Fields group(value, path.string() + ": groups");
         manifest.groups.push_back({group.text("name"), group.small("ranks"),
-                                   group.small("expert_parallel"), group.number("step")});
+                                   group.small("expert_parallel"), group.number("step"),
+                                   group.number("skipped_batches")});
     }
     std::set<std::string> seen;
     for (const json& value : in.list("files")) {

@@ -26,7 +26,8 @@ struct Manifest {
     struct Group {
         std::string name;
         int ranks = 1, expert_parallel = 1;
-        int64_t step = 0;  // groups need not stand at the same step
+        int64_t step = 0;             // groups need not stand at the same step
+        int64_t skipped_batches = 0;  // that its data has run ahead of its steps
         bool operator==(const Group&) const = default;
     };
 

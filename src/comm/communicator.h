@@ -71,7 +71,7 @@ public:
     ~MpiSession();
     MpiSession(const MpiSession&) = delete;
     MpiSession& operator=(const MpiSession&) = delete;
-    // Ends every rank of the job with this exit code; for the one catch of an app.
+    // Ends every rank of the job with this exit code, from any thread; for the one catch of an app.
     [[noreturn]] static void abort(int code);
 };
 

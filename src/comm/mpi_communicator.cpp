@@ -224,8 +224,9 @@ std::unique_ptr<Communicator> make_mpi_communicator() {
 }
 
 MpiSession::MpiSession() {
+    // Another thread may end the job.
     int provided = 0;
-    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
 }
 
 MpiSession::~MpiSession() {
@@ -234,7 +235,11 @@ MpiSession::~MpiSession() {
 }
 
 void MpiSession::abort(int code) {
-    MPI_Abort(MPI_COMM_WORLD, code);
+    int provided = MPI_THREAD_SINGLE, main_thread = 0;
+    MPI_Query_thread(&provided);
+    MPI_Is_thread_main(&main_thread);
+    // Without MPI, what started the ranks ends the job when one is gone.
+    if (main_thread || provided == MPI_THREAD_MULTIPLE) MPI_Abort(MPI_COMM_WORLD, code);
     std::_Exit(code);
 }
 

@@ -93,12 +93,22 @@ struct OptimizerConfig {
 // Of activations, their gradients and the weights that matmuls read. All else is f32.
 enum class ComputeType { f32, bf16 };
 
+enum class BadStepAction { stop, skip, rollback };
+
+// A step whose loss or gradient is not finite, or out of line.
+struct BadStepConfig {
+    BadStepAction action = BadStepAction::stop;
+    double spike = 0;  // times the median that loss or gradient norm may have; 0: any
+    int most = 10;     // in a row
+    bool operator==(const BadStepConfig&) const = default;
+};
+
 struct TrainConfig {
     int64_t steps = 1000;
     ComputeType dtype = ComputeType::f32;
     bool tf32 = false;                // f32 matmuls of a GPU on TF32 tensor cores
     bool cuda_graphs = true;          // a GPU replays the launches of a micro-batch
-    double collective_timeout = 600;  // seconds until GPUs of a group give up a silent one
+    double collective_timeout = 600;  // seconds until a group gives up a silent rank
     int batch = 16;                   // sequences of one group's step
     int micro_batch = 8;              // sequences one rank computes at once
     int log_every = 10;               // steps between step lines
@@ -106,6 +116,7 @@ struct TrainConfig {
     // travel while the other computes.
     bool two_batch_overlap = false;
     double dispatch_factor = 2;  // room for so much more than even routing brings to a rank
+    BadStepConfig bad_step;
     OptimizerConfig optimizer;
     bool operator==(const TrainConfig&) const = default;
 };

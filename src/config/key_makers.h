@@ -94,6 +94,9 @@ inline Effect with_routed_layers() {
 inline Effect with_several_groups() {
     return acts_unless("in a federation of one group", several_groups);
 }
+inline Effect with_several_ranks() {
+    return acts_unless("with one rank", [](const Config& c) { return c.topology.n_ranks() > 1; });
+}
 // What has one owner is kept as it is.
 inline Effect with_outer_steps() {
     return acts_unless("in a federation of one group", outer_steps);

@@ -182,15 +182,9 @@ void add_train_keys(Keys& keys) {
             key(
                 "train.collective_timeout", [](Config& c) { return &c.train.collective_timeout; },
                 Limits{.least = 0, .most = 1e9, .above = true, .far = true},
-                "seconds that a GPU waits for the others of its group before the run ends with "
-                "exit code 5")
-                .only(acts_unless("while every group has one rank",
-                                  [](const Config& c) {
-                                      return std::ranges::any_of(
-                                          c.topology.groups,
-                                          [](const GroupConfig& g) { return g.ranks > 1; });
-                                  }))
-                .gpu_only()
+                "seconds that a rank waits for the others of its group in a step before the run "
+                "ends with exit code 5")
+                .only(with_several_ranks())
                 .in(Unit::seconds)
                 .untrained(),
             key(
@@ -218,6 +212,24 @@ void add_train_keys(Keys& keys) {
                 "train.log_every", [](Config& c) { return &c.train.log_every; }, period_from(1),
                 "steps between step lines")
                 .in(Unit::count)
+                .untrained(),
+            choice(
+                "train.bad_step.action", [](Config& c) { return &c.train.bad_step.action; },
+                {"stop", "skip", "rollback"},
+                "of a step whose loss or gradient is not finite or a spike: end with exit code 4; "
+                "leave it out; or go back to the last checkpoint and pass over the batches since"),
+            key(
+                "train.bad_step.spike", [](Config& c) { return &c.train.bad_step.spike; },
+                at_least(0),
+                "times the median of the group's last 64 good steps from which on a loss or a "
+                "gradient norm is a spike; 0: none is"),
+            key(
+                "train.bad_step.most", [](Config& c) { return &c.train.bad_step.most; }, whole(0),
+                "bad steps in a row, or returns to one checkpoint, that do not yet end the run "
+                "with exit code 4")
+                .only(acts_by(
+                    {"train.bad_step.action"},
+                    [](const Config& c) { return c.train.bad_step.action != BadStepAction::stop; }))
                 .untrained(),
             key(
                 "train.optimizer.lr", [](Config& c) { return &c.train.optimizer.lr; }, at_least(0),

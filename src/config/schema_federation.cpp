@@ -169,8 +169,7 @@ void add_federation_keys(Keys& keys) {
                        [](Config& c) { return &c.federation.exchange_timeout; },
                        Limits{.least = 0, .most = 1e9, .above = true, .far = true},
                        "seconds until a silent group fails the round")
-                       .only(acts_unless("with one rank",
-                                         [](const Config& c) { return c.topology.n_ranks() > 1; }))
+                       .only(with_several_ranks())
                        .in(Unit::seconds)
                        .untrained());
 }

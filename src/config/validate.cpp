@@ -77,7 +77,7 @@ public:
         experts();
         vocabulary();
         sources();
-        schedule();
+        for (Problem& problem : train_problems(config_)) problems_.push_back(std::move(problem));
         groups();
         placement();
         rounds();
@@ -151,18 +151,6 @@ private:
             if (!file_name_safe(name))
                 say("data.sources." + name,
                     fmt::format("'{}' cannot name a source; use {}", name, kSafe));
-    }
-
-    void schedule() {
-        const OptimizerConfig& o = config_.train.optimizer;
-        if (o.warmup > config_.train.steps)
-            say("train.optimizer.warmup",
-                fmt::format("{} is more than the {} steps of the run", o.warmup,
-                            config_.train.steps),
-                {"train.steps"});
-        if (o.min_lr > o.lr && o.schedule != LrSchedule::constant)
-            say("train.optimizer.min_lr", fmt::format("{} is more than lr {}", o.min_lr, o.lr),
-                {"train.optimizer.lr"});
     }
 
     void groups() {

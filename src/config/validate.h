@@ -15,7 +15,8 @@ struct Problem {
 };
 
 std::vector<Problem> validate(const Config& config);
-// Those of them that are about the phases of a run.
+// Those of them that are about train, and about the phases of a run.
+std::vector<Problem> train_problems(const Config& config);
 std::vector<Problem> phase_problems(const Config& config);
 
 }  // namespace fomoe

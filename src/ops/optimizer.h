@@ -1,6 +1,9 @@
 // What runs over flat ranges of the arena once a step.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "ops/op.h"
 
 namespace fomoe {
@@ -89,13 +92,15 @@ struct SumSquares {
 
 // The factor that brings a gradient to a norm of at most `clip` (0: any norm):
 //   norm = sqrt(squares);  grad_scale = clip / norm where that is below 1, else 1,
-// and -1, with which AdamW changes nothing, where squares or loss are not finite.
+// and -1, with which AdamW changes nothing, where squares or loss are not finite or above a limit.
 struct ClipScale {
     static constexpr const char* name = "clip_scale";
     Tensor grad_scale;    // (1)
     ConstTensor squares;  // (1) f64, the sum of the gradient's squares
     ConstTensor loss;     // (1) f64
     double clip = 0;
+    double most_squares = std::numeric_limits<double>::max();
+    double most_loss = std::numeric_limits<double>::max();
 
     static auto operands(auto& op) { return std::tie(op.grad_scale, op.squares, op.loss); }
     static auto computed(auto&) { return std::tie(); }
@@ -105,6 +110,8 @@ struct ClipScale {
         require(name, "squares", squares, DType::f64, Shape(1));
         require(name, "loss", loss, DType::f64, Shape(1));
         FOMOE_CHECK(clip >= 0, name, ": clip ", clip);
+        FOMOE_CHECK(most_squares >= 0 && !std::isnan(most_loss), name, ": limits ", most_squares,
+                    " and ", most_loss);
     }
 };
 

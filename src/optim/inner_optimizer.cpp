@@ -74,6 +74,11 @@ void InnerOptimizer::restart(Range arena, int64_t step) {
     find_runs();
 }
 
+void InnerOptimizer::pass_over() {
+    for (int64_t& start : starts_) ++start;
+    find_runs();
+}
+
 void InnerOptimizer::set_starts(std::vector<int64_t> starts) {
     FOMOE_CHECK(starts.size() == starts_.size());
     starts_ = std::move(starts);

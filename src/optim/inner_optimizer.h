@@ -42,7 +42,10 @@ public:
     // The parameters of a range of the arena, all of each, start anew after step `step`: their
     // moments become 0, and the correction of their bias counts from there.
     void restart(Range arena, int64_t step);
-    // By parameter of the layout: the step after which its moments started, 0 at first.
+    // A step has passed without a change: it does not count for any parameter.
+    void pass_over();
+    // By parameter of the layout: the step after which its moments started, 0 at first, later
+    // by each that was passed over since.
     const std::vector<int64_t>& starts() const { return starts_; }
     void set_starts(std::vector<int64_t> starts);
 

@@ -16,6 +16,7 @@ Config calibrating(const Config& run) {
     Config config = run;
     OptimizerConfig& optimizer = config.train.optimizer;
     config.train.steps = run.calibration.steps + 1;
+    config.train.bad_step = {};
     optimizer.warmup = 1;
     optimizer.lr = run.calibration.lr;
     optimizer.min_lr = 0;

@@ -96,6 +96,14 @@ void MetricsWriter::step(const StepMetrics& m) {
     write(line);
 }
 
+void MetricsWriter::bad_step(int64_t step, const std::string& why, double loss, double grad_norm) {
+    Json line = event("bad_step", step, group_);
+    line["text"] = why;
+    line["loss"] = loss;
+    line["grad_norm"] = grad_norm;
+    write(line);
+}
+
 void MetricsWriter::round(const RoundMetrics& m) {
     Json line = event("round", m.step, group_);
     line["round"] = m.round;

@@ -6,6 +6,7 @@
 //
 //   start             a run that begins or goes on: what it is made of
 //   step              of a training step, each train.log_every steps
+//   bad_step          in place of a step that changed nothing, and why
 //   round             where the groups met, and how the tokens were spread since the round before
 //   eval              of the union and the group's own model, with federation.evaluate_every
 //   checkpoint        that was written, where to, in how many seconds
@@ -54,6 +55,8 @@ public:
 
     void start(const StartMetrics& metrics);
     void step(const StepMetrics& metrics);
+    // Of a step that changed nothing.
+    void bad_step(int64_t step, const std::string& why, double loss, double grad_norm);
     void round(const RoundMetrics& metrics);
     // `group`: the writer's, whose own model is told.
     void evaluation(const EvaluationMetrics& metrics, int group);

@@ -91,6 +91,13 @@ void Reporter::step(int64_t step, const StepResult& result, std::span<const floa
     unreported_ = 0;
 }
 
+void Reporter::bad_step(int64_t step, const StepResult& result) {
+    if (metrics_) metrics_->bad_step(step, result.bad, result.loss, result.grad_norm);
+    if (world_.local_rank == 0)
+        log_warning(fmt::format("step {} of group '{}' changes nothing: {}", step,
+                                world_.own().name, result.bad));
+}
+
 void Reporter::round_begins(int64_t step) {
     const std::string which = fmt::format("round behind step {}", step);
     if (speaks())

@@ -33,6 +33,7 @@ public:
     // In the metrics of every group, and once in the log.
     void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
     void step(int64_t step, const StepResult& result, std::span<const float> load, double seconds);
+    void bad_step(int64_t step, const StepResult& result);
     void round_begins(int64_t step);
     // `router_entropy` as of RoundMetrics.
     void round(int64_t step, const Classes& due, const RoundResult& result,

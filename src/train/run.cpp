@@ -16,19 +16,27 @@ void check_tokens(const Config& config, int64_t most) {
 }
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                 const std::function<bool()>& stop_requested) {
-    RunHold hold{.stop_requested = stop_requested};
+                 const std::function<bool()>& stop_requested, Activity& activity) {
+    RunHold hold{.stop_requested = stop_requested, .activity = activity};
+    const CallLimits limits(config);
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {
+        activity.at("start", limits.other);
         Trainer trainer(config, plan, job, device, hold);
         end.exit = trainer.run();
         end.steps_done = hold.steps_done;
         if (end.exit != Exit::done) return end;
+        hold.rollback = trainer.rollback();
+        if (hold.rollback) {
+            plan.checkpoint = hold.rollback->checkpoint;
+            continue;
+        }
         step = trainer.last_step();
         if (step < config.train.steps) plan.checkpoint = plan.checkpoints() / step_directory(step);
     }
     if (config.calibration.steps == 0) return end;
+    activity.at("calibration", limits.other);
     Calibration calibration(config, plan, job, device);
     end.exit = calibration.run(stop_requested);
     end.steps_done += config.calibration.steps;

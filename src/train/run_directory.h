@@ -20,6 +20,8 @@ struct RunPlan {
     std::filesystem::path log_file(int rank) const {
         return directory / "logs" / ("rank-" + std::to_string(rank) + ".log");
     }
+    // What each rank is at.
+    std::filesystem::path ranks_file() const { return directory / "logs" / "ranks"; }
     std::string saved_config(const Config& config) const;
     std::filesystem::path metrics_file(const std::string& group) const {
         return directory / "metrics" / (group + ".jsonl");

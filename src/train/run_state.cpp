@@ -13,6 +13,7 @@ constexpr const char* kStarts = "moments_start";  // step, by parameter of the g
 constexpr const char* kCopy = "copy/";            // bf16
 constexpr const char* kCopiesAge = "copies_age";  // rounds since their last refresh
 constexpr const char* kLoad = "load";             // expert choices of the last step, (L, E)
+constexpr const char* kBadSteps = "bad_steps";    // BadSteps::state
 constexpr const char* kTrained = "trained";       // TrainedCounts since the last exchanges
 constexpr const char* kExchanged = "exchanged";   // expert choices of the last exchange, (L, E)
 
@@ -49,6 +50,7 @@ TensorSet group_set(const RunState& run, const std::vector<Parameter>& all, int 
             set.tensors.push_back(std::move(spec));
     set.tensors.push_back(
         {kLoad, DType::f32, Shape(run.config.model.n_layers, run.config.model.moe.n_experts)});
+    set.tensors.push_back({kBadSteps, DType::f32, Shape(BadSteps::kState)});
     const int64_t n_choices = run.federation.counts().n_choices();
     set.tensors.push_back({kTrained, DType::i64, Shape(3, 1 + n_choices)});
     set.tensors.push_back(
@@ -99,8 +101,8 @@ std::vector<TensorPiece> count_pieces(const RunState& run) {
             piece(kExchanged, run.federation.exchanged_choices())};
 }
 
-TensorPiece load_piece(std::vector<float>& load) {
-    return {kLoad, 0, view(load.data(), Shape(static_cast<int64_t>(load.size())))};
+TensorPiece whole_piece(const char* name, std::vector<float>& values) {
+    return {name, 0, view(values.data(), Shape(std::ssize(values)))};
 }
 
 // Part `part` of `parts` of every copy that this rank keeps.
@@ -132,6 +134,7 @@ void copy_from_union(const RunState& run, const Checkpoint& checkpoint) {
 StateToSave state_to_save(const RunState& run) {
     StateToSave state{.sets = {model_set(run), anchor_set(run)},
                       .load = run.step.load(),
+                      .bad_steps = run.step.bad_steps().state(),
                       .starts = run.step.optimizer().starts(),
                       .moments = {}};
     std::vector<TensorSet>& sets = state.sets;
@@ -144,7 +147,8 @@ StateToSave state_to_save(const RunState& run) {
         set.pieces = group_shares(run.layout, run.placement, run.world, kWeight, weights);
         state.moments = add_moments(run, set);
         if (run.world.local_rank == 0) {
-            set.pieces.push_back(load_piece(state.load));
+            set.pieces.push_back(whole_piece(kLoad, state.load));
+            set.pieces.push_back(whole_piece(kBadSteps, state.bad_steps));
             append(set.pieces, count_pieces(run));
         }
         if (copies) {
@@ -187,7 +191,9 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     TensorSet group = group_set(run, saved, run.world.group, copies && saved_copies);
     std::vector<OnHost> moments = add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
-    group.pieces.push_back(load_piece(load));
+    std::vector<float> bad_steps(BadSteps::kState);
+    group.pieces.push_back(whole_piece(kLoad, load));
+    group.pieces.push_back(whole_piece(kBadSteps, bad_steps));
     append(group.pieces, count_pieces(run));
     std::vector<int64_t> starts = run.step.optimizer().starts();
     append(group.pieces, start_pieces(run, saved, starts));
@@ -204,6 +210,7 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     if (copies && !saved_copies) copy_from_union(run, checkpoint);
     if (copies) run.step.upload_copies();
     run.step.set_load(load);
+    run.step.bad_steps().set_state(bad_steps);
     run.step.set_exchanged(run.federation.exchanged_choices());
     run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);

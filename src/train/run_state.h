@@ -26,6 +26,7 @@ struct StateToSave {
     std::vector<TensorSet> sets;
     // What they point into, beside the run itself.
     std::vector<float> load;  // (L, E) of the last step
+    std::vector<float> bad_steps;
     std::vector<int64_t> starts;
     std::vector<OnHost> moments;
 };

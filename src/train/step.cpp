@@ -56,7 +56,8 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
       optimizer_(config.train.optimizer, layout, world, backend),
       transformer_(config.model, config.federation, layout, placement, world,
                    Transformer::training_shape(config, layout, world, frozen), backend,
-                   ranks.expert_parallel.on_device(), frozen) {
+                   ranks.expert_parallel.on_device(), frozen),
+      bad_steps_(config.train.bad_step) {
     const auto take = [&](Arena& memory, const char* purpose, DType dtype, int64_t n) {
         Arena tape;
         tape.take(dtype, Shape(n));
@@ -241,6 +242,8 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     result.valid_tokens = batch.group_valid_tokens;
     result.lr = learning_rate(config_.train.optimizer, step, config_.train.steps);
 
+    const double valid = static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
+    const BadSteps::Sums most = bad_steps_.limits(valid);
     std::vector<double> sums;
     for (;;) {
         backend_.zero(gradients_);
@@ -251,7 +254,9 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
         backend_.run(ClipScale{.grad_scale = grad_scale_,
                                .squares = sums_.slice(kSquares, 1),
                                .loss = sums_.slice(kLoss, 1),
-                               .clip = config_.train.optimizer.clip});
+                               .clip = config_.train.optimizer.clip,
+                               .most_squares = most.squares,
+                               .most_loss = most.loss});
         weights_.change_both([&](const WeightTensors& weights) {
             optimizer_.step(weights, gradients_, grad_scale_, result.lr, step);
         });
@@ -261,7 +266,6 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
         result.room = make_room();
     }
 
-    const double valid = static_cast<double>(std::max<int64_t>(1, batch.group_valid_tokens));
     const double moe_layers =
         std::max(1, config_.model.n_layers - config_.model.moe.first_dense_layers);
     result.grad_norm = std::sqrt(sums[kSquares]);
@@ -270,12 +274,12 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     result.z = sums[kBalance + 1] / (valid * moe_layers);
     result.affinity = sums[kBalance + 2] / (valid * moe_layers);
     result.stop = sums[kStop] > 0;
-    if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
-        throw Error(Exit::diverged,
-                    concat("step ", step, " of group '", world_.own().name, "': loss ", result.loss,
-                           ", gradient norm ", result.grad_norm,
-                           "; lower train.optimizer.lr or raise warmup, and resume from the last "
-                           "checkpoint"));
+    result.bad = bad_steps_.judge({.loss = sums[kLoss], .squares = sums[kSquares]}, valid,
+                                  concat("step ", step, " of group '", world_.own().name, "'"));
+    if (!result.bad.empty()) {
+        optimizer_.pass_over();
+        return result;
+    }
 
     const auto load = report_on_host_.begin() + 2 * kSums;
     set_load({load, load + load_sums_.count()});

@@ -6,6 +6,7 @@
 #include "model/frozen.h"
 #include "model/transformer.h"
 #include "optim/inner_optimizer.h"
+#include "train/bad_steps.h"
 
 namespace fomoe {
 
@@ -42,6 +43,7 @@ struct StepResult {
     double served = 0;            // share of choices that frozen copies serve
     double executed_choices = 0;  // (token, expert) pairs, over all layers, those served included
     bool stop = false;            // some rank of the group was asked to stop
+    std::string bad;              // why the step has changed nothing; else empty
     // Where the step had to be done again since tokens had no room at their experts: the most that
     // came to a rank in a layer. Else 0.
     DispatchNeed room;
@@ -58,9 +60,11 @@ public:
               const ArenaLayout& layout, Backend& backend, GroupCommunicators& ranks,
               const FrozenLayout* frozen = nullptr, StartValues start = StartValues::drawn);
 
-    // Step `step` (from 1) on this rank's sequences of the group's batch. Throws
-    // Error(diverged) on every rank when the loss or the gradient is not finite; nothing was
-    // updated then. With EP = 1 the host waits for the device once, at the end.
+    // Step `step` (from 1) on this rank's sequences of the group's batch. A bad step, by
+    // train.bad_step, is found on every rank and changes nothing: neither weights nor moments, nor
+    // the count of updates that corrects their bias, nor load, selection bias or the parameters'
+    // copies. Throws Error(diverged) as BadSteps does. With EP = 1 the host waits for the device
+    // once, at the end.
     StepResult run(int64_t step, const Batch& batch, bool stop_requested);
 
     // This rank's sequences of a group's batch.
@@ -79,6 +83,7 @@ public:
     // The last step's expert choices (L, E) of the group: state of the balancing loss.
     const std::vector<float>& load() const { return load_; }
     void set_load(const std::vector<float>& load);
+    BadSteps& bad_steps() { return bad_steps_; }
 
     // With aux_scope `federation`: the choices (L, E) that the balancing loss goes by until the
     // next exchange of the router. All 0 in a layer: as if they had been even.
@@ -128,6 +133,7 @@ private:
     InnerOptimizer optimizer_;
     Transformer transformer_;
     std::vector<float> load_;
+    BadSteps bad_steps_;
 };
 
 }  // namespace fomoe

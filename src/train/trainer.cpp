@@ -31,6 +31,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       backend_(device.backend),
       threads_(device.threads),
       hold_(hold),
+      limits_(config),
       first_step_(first_step(plan)),
       phase_(phase_of(config, first_step_)),
       last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
@@ -87,6 +88,7 @@ void Trainer::start_or_resume() {
         restore(state(), checkpoint);
         const int64_t resumed = checkpoint.manifest().step;
         report_.sent() = checkpoint.manifest().bytes;
+        skipped_batches_ = checkpoint.manifest().groups[world_.group].skipped_batches;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
             recorded = saved_step_ = resumed;
         if (speaks() && !hold_.begun) {
@@ -99,6 +101,7 @@ void Trainer::start_or_resume() {
     } else {
         federation_.start(step_.weights().on_host());
     }
+    if (hold_.rollback) skipped_batches_ = hold_.rollback->skipped_batches;
     if (speaks() && !hold_.begun) {
         hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(),
@@ -124,6 +127,7 @@ void Trainer::start_or_resume() {
         if (plan_.checkpoint)
             report_.metrics()->note(start.step,
                                     concat("goes on from ", plan_.checkpoint->string()));
+        if (hold_.rollback) report_.metrics()->note(start.step, hold_.rollback->why);
     }
 }
 
@@ -135,6 +139,7 @@ void Trainer::enter_phase(int64_t step) {
 
 // Returns whether some rank of the federation was asked to stop.
 bool Trainer::round(int64_t step, const Classes& due, bool stop) {
+    hold_.activity.at(fmt::format("round behind step {}", step), limits_.round);
     report_.round_begins(step);
     std::vector<double> router_entropy;
     RoundInput input{.due = due, .stop = stop};
@@ -168,17 +173,21 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
-    if (evaluation_ && evaluation_->due(result, step))
-        report_.evaluation(evaluation_->run(result, due, step));
+    if (!evaluation_ || !evaluation_->due(result, step)) return;
+    hold_.activity.at(fmt::format("evaluation behind step {}", step), limits_.other);
+    report_.evaluation(evaluation_->run(result, due, step));
 }
 
 void Trainer::save(int64_t step) {
     if (step == saved_step_) return;
-    if (speaks()) show_live(fmt::format("checkpoint of step {}", step));
+    const std::string which = fmt::format("checkpoint of step {}", step);
+    hold_.activity.at(which, limits_.other);
+    if (speaks()) show_live(which);
     const Timer timer;
     Manifest about = describe_run(config_, threads_.count, backend_.name());
     about.step = step;
     for (Manifest::Group& group : about.groups) group.step = step;
+    about.groups[world_.group].skipped_batches = skipped_batches_;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
@@ -202,7 +211,7 @@ Exit Trainer::run() {
 
 Exit Trainer::train() {
     const std::vector<RankPlace> places = rank_places(job_, threads_);
-    if (speaks()) describe(places);
+    if (speaks() && !hold_.rollback) describe(places);
     log(LogLevel::info,
         fmt::format("rank {} is rank {} of {}, process {} on {}, {} threads", world_.rank,
                     world_.local_rank, world_.own().name, getpid(), places[world_.rank].host,
@@ -217,12 +226,21 @@ Exit Trainer::train() {
     while (step < last_step_ && !stop) {
         ++step;
         if (step > phase_.end) enter_phase(step);
-        const Batch batch = loader_.get(step - 1);
+        hold_.activity.at(fmt::format("step {}", step), limits_.step);
+        const Batch batch = loader_.get(step - 1 + skipped_batches_);
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
-        report_.step(step, result, step_.load(), timer.seconds());
         ++hold_.steps_done;
-        federation_.count(result.valid_tokens, step_.load());
+        if (result.bad.empty()) {
+            report_.step(step, result, step_.load(), timer.seconds());
+            federation_.count(result.valid_tokens, step_.load());
+        } else {
+            report_.bad_step(step, result);
+            if (config_.train.bad_step.action == BadStepAction::rollback) {
+                rollback_ = go_back(step, result.bad);
+                return Exit::done;
+            }
+        }
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due =
             step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
@@ -235,8 +253,28 @@ Exit Trainer::train() {
     return end(stop);
 }
 
+// The batch of the bad step is the last that is passed over.
+Rollback Trainer::go_back(int64_t step, const std::string& why) const {
+    const bool saved = saved_step_ >= 0;
+    const int64_t to = saved ? saved_step_ : first_step_ - 1;
+    Rollback back{.checkpoint = plan_.checkpoint, .skipped_batches = skipped_batches_ + step - to};
+    if (saved) back.checkpoint = plan_.checkpoints() / step_directory(saved_step_);
+    const bool again = hold_.rollback && hold_.rollback->checkpoint == back.checkpoint;
+    back.times = again ? hold_.rollback->times + 1 : 1;
+    back.why = fmt::format("went back from step {} to {}, and passes over the batches between: {}",
+                           step, to, why);
+    if (back.times > config_.train.bad_step.most)
+        throw Error(Exit::diverged,
+                    fmt::format("step {} of group '{}': {}; the run has come back to step {} {} "
+                                "times, which is train.bad_step.most; lower train.optimizer.lr or "
+                                "raise warmup, and resume from the last checkpoint",
+                                step, world_.own().name, why, to, back.times - 1));
+    return back;
+}
+
 Exit Trainer::end(bool stopped) {
     const int64_t step = step_now_;
+    hold_.activity.at("the end", limits_.other);
     const bool finished = step >= config_.train.steps, last = finished || stopped;
     if (last && hold_.steps_done > 0)
         report_.summary(job_, hold_.steps_done, hold_.timer.seconds());

@@ -6,9 +6,11 @@
 
 #include "base/log.h"
 #include "base/timer.h"
+#include "comm/activity.h"
 #include "config/phases.h"
 #include "device/device.h"
 #include "plan/memory.h"
+#include "train/call_limits.h"
 #include "train/evaluation.h"
 #include "train/probe.h"
 #include "train/reporter.h"
@@ -18,13 +20,23 @@
 
 namespace fomoe {
 
+// From a bad step to a checkpoint, under train.bad_step.action `rollback`.
+struct Rollback {
+    std::optional<std::filesystem::path> checkpoint{};  // none: the start of the run
+    int64_t skipped_batches = 0;  // that the group's data runs ahead of its steps from now on
+    int64_t times = 0;            // in a row that the run went back to this checkpoint
+    std::string why{};
+};
+
 // What a process holds from the start of a run to its end.
 struct RunHold {
     std::function<bool()> stop_requested;  // of this rank
+    Activity& activity;                    // of this rank
     std::optional<FileLock> lock{};        // of the run's directory; rank 0
     bool begun = false;                    // some Trainer of it has started
     Timer timer{};                         // since the first step
     int64_t steps_done = 0;                // by this process
+    std::optional<Rollback> rollback{};    // that led to the Trainer at work
 };
 
 class Trainer {
@@ -35,8 +47,10 @@ public:
             RunHold& hold);
 
     // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then.
-    // Throws Error(diverged) and Error(communication).
+    // Exit::done, too, where it left a bad step for rollback(): another Trainer has to go on from
+    // there. Throws Error(diverged) and Error(communication).
     Exit run();
+    const std::optional<Rollback>& rollback() const { return rollback_; }
     // The last step of the run, or of the phases in which its groups hold the same experts.
     int64_t last_step() const { return last_step_; }
 
@@ -51,6 +65,7 @@ private:
     bool round(int64_t step, const Classes& due, bool stop);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
     void save(int64_t step);
+    Rollback go_back(int64_t step, const std::string& why) const;
     Exit end(bool stopped);
     bool speaks() const { return report_.speaks(); }
     RunState state() {
@@ -63,6 +78,7 @@ private:
     Backend& backend_;
     Threads threads_;
     RunHold& hold_;
+    const CallLimits limits_;
     const int64_t first_step_;
     Phase phase_;  // of the step at work
     const int64_t last_step_;
@@ -83,8 +99,10 @@ private:
     std::optional<TrainingEvaluation> evaluation_;
     Reporter report_;
 
-    int64_t saved_step_ = -1;  // of the last checkpoint
-    int64_t step_now_ = 0;     // at work, or the last one
+    int64_t saved_step_ = -1;      // of the last checkpoint
+    int64_t skipped_batches_ = 0;  // that the group's data runs ahead of its steps
+    std::optional<Rollback> rollback_;
+    int64_t step_now_ = 0;  // at work, or the last one
 };
 
 }  // namespace fomoe

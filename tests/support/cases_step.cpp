@@ -24,11 +24,13 @@ template <>
 std::vector<Case<ClipScale>> cases() {
     constexpr double kInfinite = std::numeric_limits<double>::infinity();
     constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+    constexpr double kAny = std::numeric_limits<double>::max();
     struct Row {
         const char* name;
         double squares, clip;
         double loss = 3.5;
         Size size = Size::small;
+        double most_squares = kAny, most_loss = kAny;
     };
     std::vector<Case<ClipScale>> made;
     for (const Row& row : {
@@ -43,6 +45,11 @@ std::vector<Case<ClipScale>> cases() {
              {"infinite_loss", 4.0, 1.0, -kInfinite},
              {"no_number_in_the_gradient", kNaN, 1.0},
              {"no_number_in_the_loss", 1.0, 0.0, kNaN},
+             {"squares_at_the_limit", 9.0, 1.0, 2.5, Size::small, 9.0},
+             {"squares_above_the_limit", 9.0, 1.0, 2.5, Size::small, 8.9},
+             {"loss_at_the_limit", 9.0, 0.0, 2.5, Size::small, kAny, 2.5},
+             {"loss_above_the_limit", 9.0, 0.0, 2.5, Size::small, kAny, 2.4},
+             {"loss_below_zero", 9.0, 4.0, -2.5, Size::small, 9.5, -2.0},
              {"clips", 9.0, 1.0, 2.5, Size::bench},
              {"clips_once", 9.0, 1.0, 2.5, Size::counted},
          })
@@ -51,7 +58,9 @@ std::vector<Case<ClipScale>> cases() {
                             return ClipScale{.grad_scale = pool.blank(Shape(1)),
                                              .squares = pool.from<double>({row.squares}),
                                              .loss = pool.from<double>({row.loss}),
-                                             .clip = row.clip};
+                                             .clip = row.clip,
+                                             .most_squares = row.most_squares,
+                                             .most_loss = row.most_loss};
                         },
                         1e-14});
     return made;

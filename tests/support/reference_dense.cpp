@@ -171,7 +171,9 @@ void reference(const ClipScale& op) {
     const double squares = f64(op.squares)(0), norm = std::sqrt(squares);
     double scale = 1;
     if (op.clip > 0 && norm > op.clip) scale = op.clip / norm;
-    if (!std::isfinite(squares) || !std::isfinite(f64(op.loss)(0))) scale = -1;
+    const double loss = f64(op.loss)(0);
+    if (!std::isfinite(squares) || !std::isfinite(loss)) scale = -1;
+    if (squares > op.most_squares || loss > op.most_loss) scale = -1;
     f64(op.grad_scale)(0) = scale;
 }
 

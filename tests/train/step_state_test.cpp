@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "support/tiny.h"
 #include "train/step.h"
@@ -25,6 +26,10 @@ public:
     StepResult run(int64_t step, bool stop = false) {
         return step_.run(step, tiny_batch(config_, step, InnerStep::sequences(config_, world_)),
                          stop);
+    }
+    StepResult run_on(int64_t step, int64_t batch) {
+        return step_.run(step, tiny_batch(config_, batch, InnerStep::sequences(config_, world_)),
+                         false);
     }
     // Weights and moments, to the bit.
     std::vector<Tensor> state() {
@@ -181,6 +186,35 @@ TEST_CASE("a step that is not finite fails on every rank and changes nothing") {
             wrong = error.exit != Exit::diverged;
         }
         return wrong + (worker.copy() != before) + (worker.step().load() != load);
+    });
+}
+
+TEST_CASE("a step that is skipped is as if it had never been, on every rank") {
+    Config config = two_ranks();
+    config.train.bad_step.action = BadStepAction::skip;
+    config.train.optimizer.schedule = LrSchedule::constant;
+    config.train.optimizer.warmup = 0;
+    check_on_two_ranks(config, [&](Communicator& job) {
+        Worker worker(config, job), without(config, job);
+        worker.run(1);
+        without.run(1);
+        const auto before = worker.copy();
+        const auto load = worker.step().load();
+        // Of one rank alone: an expert of its shard.
+        float nothing = 0;
+        float* weight = job.rank() == 1
+                            ? worker.weight("model.layers.0.mlp.experts.6.up_proj.weight") + 3
+                            : &nothing;
+        const float was = std::exchange(*weight, std::numeric_limits<float>::infinity());
+        int wrong = worker.run(2).bad.empty();
+        *weight = was;
+        wrong += worker.copy() != before || worker.step().load() != load;
+        // AdamW corrects its moments by the number of updates.
+        for (int64_t start : worker.step().optimizer().starts()) wrong += start != 1;
+        const StepResult next = worker.run(3), same = without.run_on(2, 3);
+        wrong += !next.bad.empty() || next.loss != same.loss || next.aux != same.aux;
+        wrong += worker.copy() != without.copy() || worker.step().load() != without.step().load();
+        return wrong;
     });
 }
 

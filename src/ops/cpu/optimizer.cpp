@@ -60,9 +60,11 @@ void CpuBackend::compute(const SumSquares& op) {
 
 void CpuBackend::compute(const ClipScale& op) {
     const double squares = *op.squares.as<double>(), norm = std::sqrt(squares);
-    const bool finite = std::isfinite(squares) && std::isfinite(*op.loss.as<double>());
+    const double loss = *op.loss.as<double>();
+    const bool good = std::isfinite(squares) && std::isfinite(loss) && squares <= op.most_squares &&
+                      loss <= op.most_loss;
     const double scale = op.clip > 0 && norm > op.clip ? op.clip / norm : 1.0;
-    *op.grad_scale.as<float>() = finite ? static_cast<float>(scale) : -1.0f;
+    *op.grad_scale.as<float>() = good ? static_cast<float>(scale) : -1.0f;
 }
 
 }  // namespace fomoe

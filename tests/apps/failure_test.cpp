@@ -1,0 +1,139 @@
+// What may break around a run: each time one message and the exit code of README's table, and a
+// last checkpoint from which the run goes on to the bits of one that never stopped.
+#include <sys/mount.h>
+
+#include "support/tiny_run.h"
+
+using namespace fomoe;
+using Catch::Contains;
+
+namespace {
+
+constexpr int kSteps = 400;
+
+Command federation(const Workplace& place, const std::string& name) {
+    return place.train(
+        kPair, {"--set", "name=" + name, "--set", "checkpoint.every=3", "--set",
+                "checkpoint.keep=3", "--set", "train.steps=" + std::to_string(kSteps), "--set",
+                "train.collective_timeout=3", "--set", "federation.exchange_timeout=3"});
+}
+
+void reach(const Workplace& place, Process& process, const std::string& name, int step) {
+    const std::string line = "\"event\":\"step\",\"step\":" + std::to_string(step) + ",";
+    while (read_text(place.run_directory(name) / "metrics" / "west.jsonl").find(line) ==
+           std::string::npos) {
+        INFO(process.err());
+        REQUIRE(process.running());
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
+// From the file in which ranks say what they are at.
+pid_t process_of(const Workplace& place, const std::string& name, int rank) {
+    const std::string file = read_text(place.run_directory(name) / "logs" / "ranks");
+    const size_t line = file.find("rank " + std::to_string(rank) + " | ");
+    const size_t at = line == std::string::npos ? line : file.find("| process ", line);
+    REQUIRE(at != std::string::npos);
+    return std::stoi(file.substr(at + 10));
+}
+
+// A file system in memory, or a view of a directory that cannot be written.
+class Mount {
+public:
+    Mount(const fs::path& at, const std::string& size) : at_(at) {
+        fs::create_directories(at);
+        INFO("mounting takes the right to do so");
+        REQUIRE(mount("tmpfs", at.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0);
+    }
+    explicit Mount(const fs::path& read_only) : at_(read_only) {
+        REQUIRE(mount(at_.c_str(), at_.c_str(), nullptr, MS_BIND, nullptr) == 0);
+        REQUIRE(mount(nullptr, at_.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) ==
+                0);
+    }
+    ~Mount() { umount2(at_.c_str(), MNT_DETACH); }
+    Mount(const Mount&) = delete;
+    Mount& operator=(const Mount&) = delete;
+
+    void grow(const std::string& size) {
+        REQUIRE(mount("tmpfs", at_.c_str(), "tmpfs", MS_REMOUNT, ("size=" + size).c_str()) == 0);
+    }
+
+private:
+    fs::path at_;
+};
+
+}  // namespace
+
+TEST_CASE("a rank that is stopped ends the job, which says which one it was", "[mpi]") {
+    const Workplace place;
+    place.trained(federation(place, "kept"));
+    for (const bool own_mpirun : {false, true}) {
+        const std::string name = own_mpirun ? "mpirun" : "alone";
+        const Command words = federation(place, name);
+        Process process(own_mpirun ? on_ranks(4, words) : words, place.path());
+        reach(place, process, name, 12);
+        const int rank = own_mpirun ? 0 : 3;
+        const pid_t stopped = process_of(place, name, rank);
+        kill(stopped, SIGSTOP);
+        const Outcome result = process.wait(90);
+        INFO(result.err);
+        CHECK(result.exit == 5);
+        // Between groups it may be the exchange that was not answered.
+        CHECK((result.err.find("has not come back for ") != std::string::npos ||
+               result.err.find("no message from rank ") != std::string::npos));
+        CHECK_THAT(result.err, Contains("silent: process " + std::to_string(stopped) + " on "));
+        CHECK_THAT(result.err, Contains("the last checkpoint stands"));
+        place.trained(words);
+        check_same_run(place, name, "kept", kSteps, {"west", "east"});
+    }
+}
+
+TEST_CASE("a rank that dies ends the job within seconds", "[mpi]") {
+    const Workplace place;
+    const Command words = federation(place, "killed");
+    Process process(on_ranks(4, words), place.path());
+    reach(place, process, "killed", 12);
+    kill(process_of(place, "killed", 2), SIGKILL);
+    const Outcome result = process.wait(30);
+    INFO(result.err);
+    CHECK(result.exit == 137);
+    CHECK_THAT(place.trained(words).err, Contains("resumed from "));
+}
+
+TEST_CASE("a full disk ends the run with its name, and more room lets it go on", "[mpi]") {
+    const Workplace place;
+    Mount disk(place.path("runs"), "4m");
+    const Command words = federation(place, "full");
+    const Outcome result = place.run(words);
+    INFO(result.err);
+    CHECK(result.exit == 3);
+    CHECK_THAT(result.err, Contains("checkpoints/step-") && Contains("No space left on device"));
+    disk.grow("200m");
+    CHECK_THAT(place.trained(words).err, Contains("resumed from "));
+}
+
+TEST_CASE("a directory that cannot be written ends the run, now or at its next checkpoint",
+          "[mpi]") {
+    const Workplace place;
+    Command words = federation(place, "fixed");
+    fs::create_directories(place.path("runs"));
+    {
+        const Mount fixed(place.path("runs"));
+        const Outcome result = place.run(words);
+        INFO(result.err);
+        CHECK(result.exit == 3);
+        CHECK(count(result.err, "Read-only file system") == 1);
+        CHECK(count(result.err, "error: ") == 1);
+    }
+    {
+        Process process(words, place.path());
+        reach(place, process, "fixed", 7);
+        const Mount fixed(place.run_directory("fixed") / "checkpoints");
+        const Outcome result = process.wait(60);
+        INFO(result.err);
+        CHECK(result.exit == 3);
+        CHECK_THAT(result.err, Contains("Read-only file system"));
+        CHECK(count(result.err, "error: ") == 1);
+    }
+    CHECK_THAT(place.trained(words).err, Contains("resumed from "));
+}
