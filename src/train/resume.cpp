@@ -87,10 +87,10 @@ void say_what_is_resumed(const Checkpoint& checkpoint, const ResumePoint& point,
             log_warning("the bits will not be those of a run that never stopped: " + change);
         return;
     }
-    const std::string lost =
-        point.dropped == 0
-            ? "nothing is lost"
-            : fmt::format("the local work of the {} steps behind it is dropped", point.dropped);
+    const std::string lost = point.dropped == 0
+                                 ? "nothing is lost"
+                                 : fmt::format("the local work of {} step{} behind it is dropped",
+                                               point.dropped, point.dropped == 1 ? "" : "s");
     log_warning(
         fmt::format("{}: all go on from the union model and what was committed last, at "
                     "step {}; {}",

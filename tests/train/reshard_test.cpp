@@ -138,17 +138,18 @@ Config config_of(const Topology& topology, ComputeType dtype, const std::string&
     return config;
 }
 
-// Held-out, on so many ranks.
+// Held-out, computed in f32 on so many ranks.
 double union_loss(const fs::path& path, int ranks) {
     double loss = 0;
     run_ranks(ranks, [&](Communicator& job) {
         const Checkpoint checkpoint(path);
-        const Config config = checkpoint.config();
+        Config config = checkpoint.config();
+        config.train.dtype = ComputeType::f32;
         const auto backend = make_cpu_backend(1);
         UnionModel model(checkpoint, config, 4, *backend, job);
         const Evaluations found =
             evaluate(model, ValidLoader(config), *make_tokenizer("bytes"), {.own_models = false});
-        if (job.rank() == 0) loss = found.union_model->pooled.loss;
+        if (job.rank() == 0) loss = found.union_model->pooled.loss();
     });
     return loss;
 }
