@@ -35,15 +35,18 @@ void print_config(const LoadedConfig& loaded, const std::string& how) {
                                       : dump_with_origins(loaded.config, loaded.origins));
 }
 
-void check_run(const Config& config, const RunPlan& plan) {
+void check_run(const Config& config, RunPlan plan) {
     check_tokens(config, INT64_MAX);
+    choose_checkpoint(plan, *make_self_communicator());
     if (!plan.checkpoint) return;
-    const Checkpoint checkpoint(*plan.checkpoint, Verify::hashes);
-    const Placement placement = Placement::in_step(config, checkpoint.manifest().step + 1);
-    check_same_model(checkpoint, config, all_parameters(config.model, placement));
-    check_same_groups(checkpoint, config);
-    log_info(fmt::format("would go on from {} at step {}", plan.checkpoint->string(),
-                         checkpoint.manifest().step));
+    const Checkpoint checkpoint(*plan.checkpoint);
+    const ResumePoint point = resume_point(checkpoint.manifest(), checkpoint.config(), config);
+    check_same_model(checkpoint, config,
+                     all_parameters(config.model, Placement::in_step(config, point.step + 1)));
+    log_info(fmt::format("would go on from {} at step {}", plan.checkpoint->string(), point.step));
+    if (!point.own_state)
+        log_info(fmt::format("{}: from what was committed last, {} steps would be dropped",
+                             point.why_not, point.dropped));
 }
 
 }  // namespace fomoe

@@ -22,6 +22,6 @@ void print_config(const LoadedConfig& loaded, const std::string& how);
 
 // What --check adds to what every start checks: all tokens, and that the checkpoint to go on from
 // is whole and has this model and these groups. Throws as the run would.
-void check_run(const Config& config, const RunPlan& plan);
+void check_run(const Config& config, RunPlan plan);
 
 }  // namespace fomoe

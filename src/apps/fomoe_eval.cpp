@@ -1,5 +1,6 @@
 // fomoe-eval: what a checkpoint is worth. Perplexity on held-out text of the union model, of each
-// group's own model and of a choice among them by document, and text from the union model.
+// group's own model and of a choice among them by document; text from the union model; what it
+// holds and whether it is whole.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +10,7 @@
 #include <sstream>
 
 #include "apps/build_info.h"
+#include "apps/inspect_command.h"
 #include "apps/program.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -26,7 +28,7 @@ struct Options {
     std::string path;
     std::string backend = "auto";
     std::string dtype = "f32";
-    bool json = false;
+    bool json = false, info = false, verify = false;
     int batch = 8;
     std::vector<std::string> modes{"union", "own"};
     int prefix = 32;
@@ -40,6 +42,11 @@ struct Options {
 void add_options(CLI::App& app, Options& options) {
     app.add_option("checkpoint", options.path, "Run directory or checkpoint")->required();
     app.add_flag("--json", options.json, "Print one JSON object instead of the table");
+    auto* info = app.add_flag("--info", options.info, "Print what the checkpoint holds instead");
+    auto* verify = app.add_flag("--verify", options.verify,
+                                "Instead, compare every file with its size and hash; of a run, of "
+                                "all its checkpoints. Exit code 3 when one is not whole")
+                       ->excludes(info);
     app.add_option("--batch", options.batch, "Sequences that a rank computes at once")
         ->check(CLI::Range(1, 4096))
         ->capture_default_str();
@@ -47,7 +54,9 @@ void add_options(CLI::App& app, Options& options) {
                                 "What is evaluated: union, own, document; several with commas")
                      ->delimiter(',')
                      ->capture_default_str()
-                     ->check(CLI::IsMember({"union", "own", "document"}));
+                     ->check(CLI::IsMember({"union", "own", "document"}))
+                     ->excludes(info)
+                     ->excludes(verify);
     app.add_option("--prefix", options.prefix,
                    "document: tokens that choose a document's group and do not count")
         ->check(CLI::Range(1, 1 << 20))
@@ -67,7 +76,9 @@ void add_options(CLI::App& app, Options& options) {
         ->check(CLI::IsMember({"f32", "bf16", "f16"}))
         ->capture_default_str();
     app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
-        ->excludes(mode);
+        ->excludes(mode)
+        ->excludes(info)
+        ->excludes(verify);
     app.add_option("--export", options.export_to,
                    "Write the union model in --dtype as a Hugging Face model into this directory");
     app.add_option("--logits", options.logits_of,
@@ -211,6 +222,15 @@ int main(int argc, char** argv) {
         return code == 0 ? 0 : static_cast<int>(Exit::usage);
     }
     init_log(LogLevel::info);
+    if (options.info || options.verify)
+        return run_alone([&] {
+            if (options.verify)
+                return print_verification(options.path, options.json)
+                           ? 0
+                           : static_cast<int>(Exit::data);
+            print_info(options.path, options.json);
+            return 0;
+        });
     if (started_by_launcher())
         return run_ranks_of_job([&](Communicator&) { check_options(options); },
                                 [&](Communicator& job, Watchdog&) { return run(options, job); });

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "checkpoint/save.h"
@@ -9,7 +10,6 @@
 #include "config/schema.h"
 
 namespace fomoe {
-namespace {
 
 namespace fs = std::filesystem;
 
@@ -36,6 +36,8 @@ public:
             }
         }
     }
+
+    bool has(const std::string& tensor) const { return tensors_.contains(tensor); }
 
     const SafetensorsFile& file_of(const std::string& tensor) const {
         const auto found = tensors_.find(tensor);
@@ -65,6 +67,8 @@ private:
     std::vector<SafetensorsFile> files_;
     std::map<std::string, const SafetensorsFile*> tensors_;
 };
+
+namespace {
 
 bool is_there(const fs::path& path) {
     std::error_code unreadable;
@@ -126,17 +130,40 @@ Checkpoint::Checkpoint(const fs::path& directory, Verify verify)
 }
 
 Config Checkpoint::config() const {
-    try {
-        return load_config({(directory_ / "config.yaml").string()});
-    } catch (const Error& error) {
-        throw Error(Exit::data, error.what());
-    }
+    const std::string path = (directory_ / "config.yaml").string();
+    const Config config = [&] {
+        try {
+            return load_config({path});
+        } catch (const Error& error) {
+            throw Error(Exit::data, error.what());
+        }
+    }();
+    const auto same = [](const GroupConfig& a, const Manifest::Group& b) {
+        return a.name == b.name;
+    };
+    if (!std::ranges::equal(config.topology.groups, manifest_.groups, same))
+        throw Error(Exit::data, fmt::format("{}: its groups are not those of {}; {}", path,
+                                            Manifest::kFile, kDamageAdvice));
+    return config;
+}
+
+const TensorDirectory& Checkpoint::tensors_of(const std::string& directory) const {
+    std::shared_ptr<const TensorDirectory>& open = open_[directory];
+    if (!open) open = std::make_shared<TensorDirectory>(directory_, manifest_, directory);
+    return *open;
 }
 
 void Checkpoint::read(const TensorSet& set, Tensors tensors) const {
-    const TensorDirectory from(directory_, manifest_, set.directory);
+    const TensorDirectory& from = tensors_of(set.directory);
     from.require(set.tensors, tensors);
     for (const TensorPiece& piece : set.pieces) from.file_of(piece.tensor).read(piece);
+}
+
+bool Checkpoint::has(const std::string& directory, const std::string& tensor) const {
+    const auto lies_there = [&](const FileRecord& record) {
+        return fs::path(record.path).parent_path() == directory;
+    };
+    return std::ranges::any_of(manifest_.files, lies_there) && tensors_of(directory).has(tensor);
 }
 
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
@@ -157,31 +184,32 @@ void check_same_model(const Checkpoint& checkpoint, const Config& config,
     }
 }
 
-void check_same_groups(const Checkpoint& checkpoint, const Config& config) {
-    const Config saved = checkpoint.config();
-    const auto refuse = [&](const std::string& what, const std::string& then,
-                            const std::string& here, const std::string& keys) {
-        throw Error(Exit::data,
-                    fmt::format("{}: {} {} in the checkpoint and {} in this config; set {} as the "
-                                "checkpoint has it, or give the run another name",
-                                checkpoint.directory().string(), what, then, here, keys));
-    };
-    if (group_names(saved) != group_names(config))
-        refuse("the groups are", group_names(saved), group_names(config), "topology.groups");
-    const int n_groups = static_cast<int>(config.topology.groups.size());
-    const int64_t step = checkpoint.manifest().step;
-    const Placement before = Placement::in_step(saved, step);
-    const Placement now = Placement::in_step(config, step + 1);
-    for (int layer = config.model.moe.first_dense_layers; layer < config.model.n_layers; ++layer)
-        for (int group = 0; group < n_groups; ++group) {
-            const std::vector<int> then = before.residents(layer, group);
-            const std::vector<int> here = now.residents(layer, group);
-            if (then != here && std::ssize(then) < before.n_experts())
-                refuse(fmt::format("the experts of '{}' in layer {} are",
-                                   config.topology.groups[group].name, layer),
-                       ids_text(then), ids_text(here),
-                       "federation.placement, federation.replication and topology.experts");
-        }
+ResumePoint resume_point(const Manifest& manifest, const Config& saved, const Config& now) {
+    ResumePoint point{.step = manifest.step};
+    const std::string then = group_names(saved), here = group_names(now);
+    if (then != here) {
+        point.why_not = fmt::format("the groups were {} and are now {}", then, here);
+    } else {
+        const Placement before = Placement::in_step(saved, manifest.step);
+        const Placement next = Placement::in_step(saved, manifest.step + 1);
+        const Placement wanted = Placement::in_step(now, manifest.step + 1);
+        for (int layer = now.model.moe.first_dense_layers; layer < now.model.n_layers; ++layer)
+            for (int group = 0; group < wanted.n_groups() && point.why_not.empty(); ++group) {
+                const std::vector<int> held = before.residents(layer, group);
+                const std::vector<int> experts = wanted.residents(layer, group);
+                if (experts == held || experts == next.residents(layer, group)) continue;
+                point.why_not = fmt::format(
+                    "the experts of '{}' in layer {} were {} and are now {}",
+                    now.topology.groups[group].name, layer, ids_text(held), ids_text(experts));
+            }
+    }
+    point.own_state = point.why_not.empty();
+    if (point.own_state) return point;
+    point.step = manifest.committed_step();
+    int64_t furthest = manifest.step;
+    for (const Manifest::Group& group : manifest.groups) furthest = std::max(furthest, group.step);
+    point.dropped = furthest - point.step;
+    return point;
 }
 
 std::vector<std::string> config_differences(const Config& then, const Config& now) {

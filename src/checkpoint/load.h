@@ -4,10 +4,11 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 
-#include "checkpoint/manifest.h"
 #include "checkpoint/pieces.h"
+#include "checkpoint/verify.h"
 
 namespace fomoe {
 
@@ -22,6 +23,9 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 // of which model/ and the manifest are read; the config is that of the run's checkpoints.
 std::optional<std::filesystem::path> find_calibrated(const std::filesystem::path& run);
 
+class TensorDirectory;
+
+// For one thread at a time.
 class Checkpoint {
 public:
     // Checks the manifest and the files' sizes, and their hashes if asked (one rank is enough).
@@ -36,20 +40,33 @@ public:
     // these and maybe others (`some`), each of the wanted type and shape.
     enum class Tensors { exact, some };
     void read(const TensorSet& set, Tensors tensors = Tensors::exact) const;
+    // Whether there is such a directory with tensors, and its tensor of this name.
+    bool has(const std::string& directory, const std::string& tensor) const;
 
 private:
+    const TensorDirectory& tensors_of(const std::string& directory) const;
+
     std::filesystem::path directory_;
     Manifest manifest_;
+    mutable std::map<std::string, std::shared_ptr<const TensorDirectory>> open_;  // once read
 };
 
 // Throws Error(data) unless the checkpoint's union model has exactly the parameters of the table.
 // Names the first tensor that differs, and the keys of `config` that differ in the section `model`.
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all);
-// Throws Error(data) unless the groups have the same names and hold the same experts in every
-// layer, which is what their own state needs, or held every expert when the checkpoint was written,
-// as at the end of a warm-up. Ranks and expert_parallel may differ.
-void check_same_groups(const Checkpoint& checkpoint, const Config& config);
+
+// Where a run of a config goes on from a checkpoint, and with what. Ranks, expert_parallel, backend
+// and dtype may differ always.
+struct ResumePoint {
+    // Every group goes on with its own state, where it stood: each has the experts that it had, or
+    // that the phase which follows gives it. Else all go on from what was committed last.
+    bool own_state = true;
+    std::string why_not;  // "the groups were west, east and are now west"
+    int64_t step = 0;     // the next one is the first
+    int64_t dropped = 0;  // steps of a group, at most, whose work is lost
+};
+ResumePoint resume_point(const Manifest& manifest, const Config& saved, const Config& now);
 
 // Keys that change the training and differ, each as "train.optimizer.lr: 0.001 then, 0.002 now".
 std::vector<std::string> config_differences(const Config& then, const Config& now);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -17,6 +18,10 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr size_t kMaxManifest = 64 << 20;
+
+// What stands around the manifest's own hash, from the end of its last field on.
+constexpr std::string_view kBeforeHash = ",\n  \"hash\": \"", kBehindHash = "\"\n}\n";
+constexpr size_t kHashDigits = 16;
 
 std::string hex(uint64_t x) { return fmt::format("{:016x}", x); }
 
@@ -79,10 +84,8 @@ public:
         return at(key);
     }
     [[noreturn]] void fail(const std::string& key, const std::string& why) const {
-        throw Error(Exit::data,
-                    fmt::format("{}: {}{}{}; copy the checkpoint again, or move it away: a run "
-                                "goes on from the one before",
-                                where_, key, key.empty() ? "" : " ", why));
+        throw Error(Exit::data, fmt::format("{}: {}{}{}; {}", where_, key, key.empty() ? "" : " ",
+                                            why, kDamageAdvice));
     }
 
 private:
@@ -95,6 +98,8 @@ ordered_json json_of(const std::array<int64_t, kTraffic>& bytes) {
     for (int i = 0; i < kTraffic; ++i) out[name_of(static_cast<Traffic>(i))] = bytes[i];
     return out;
 }
+
+constexpr ParamClass kClasses[] = {ParamClass::shared, ParamClass::router, ParamClass::expert};
 
 void read(const Fields& fields, std::array<int64_t, kTraffic>& bytes) {
     for (int i = 0; i < kTraffic; ++i) bytes[i] = fields.number(name_of(static_cast<Traffic>(i)));
@@ -119,6 +124,7 @@ Manifest describe_run(const Config& config, int threads_per_rank, std::string_vi
     }
     manifest.threads_per_rank = threads_per_rank;
     manifest.config = hex(config_fingerprint(config));
+    manifest.config_without_groups = hex(config_fingerprint(with_groups_of(config, {})));
     manifest.build = build_name();
     manifest.cpu = cpu_name();
     manifest.backend = backend;
@@ -130,10 +136,13 @@ std::string to_json(const Manifest& manifest) {
     out["format"] = Manifest::kFormat;
     out["step"] = manifest.step;
     out["round"] = manifest.round;
+    for (ParamClass cls : kClasses)
+        out["committed"][name_of(cls)] = manifest.committed[static_cast<int>(cls)];
     out["tokens"] = manifest.tokens;
     out["sent_bytes"] = json_of(manifest.bytes.sent);
     out["received_bytes"] = json_of(manifest.bytes.received);
     out["config"] = manifest.config;
+    out["config_without_groups"] = manifest.config_without_groups;
     out["build"] = manifest.build;
     out["cpu"] = manifest.cpu;
     out["backend"] = manifest.backend;
@@ -151,44 +160,62 @@ std::string to_json(const Manifest& manifest) {
         out["files"].push_back(
             {{"path", file.path}, {"bytes", file.bytes}, {"xxh3", hex(file.xxh3)}});
     }
-    return out.dump(2) + "\n";
+    return with_hash(out.dump(2));
+}
+
+std::string with_hash(const std::string& json_object) {
+    const size_t end = json_object.rfind("\n}");
+    std::string text = json_object.substr(0, end);
+    const std::string digits = hex(hash_bytes(text.data(), text.size()));
+    return text.append(kBeforeHash).append(digits).append(kBehindHash);
 }
 
 Manifest read_manifest(const std::filesystem::path& checkpoint) {
-    const std::filesystem::path path = checkpoint / Manifest::kFile;
-    const MappedFile file(path.string());
-    if (file.size() > kMaxManifest) {
-        throw Error(Exit::data, fmt::format("{}: {} bytes are too many for a manifest",
-                                            path.string(), file.size()));
-    }
-    const json parsed = json::parse(file.text(), nullptr, false);
-    const Fields in(parsed, path.string());
+    const std::string path = (checkpoint / Manifest::kFile).string();
+    const MappedFile file(path);
+    return parse_manifest(file.text(), path);
+}
+
+Manifest parse_manifest(std::string_view text, const std::string& path) {
+    if (text.size() > kMaxManifest)
+        throw Error(Exit::data,
+                    fmt::format("{}: {} bytes are too many for a manifest", path, text.size()));
+    const json parsed = json::parse(text, nullptr, false);
+    const Fields in(parsed, path);
     if (const int64_t format = in.number("format"); format != Manifest::kFormat) {
         throw Error(Exit::data, fmt::format("{}: format {}, this build reads format {}: use the "
                                             "build that wrote it",
-                                            path.string(), format, Manifest::kFormat));
+                                            path, format, Manifest::kFormat));
     }
+    const size_t tail = kBeforeHash.size() + kHashDigits + kBehindHash.size();
+    const std::string_view hashed = text.substr(0, text.size() - std::min(text.size(), tail));
+    if (in.hash("hash") != hash_bytes(hashed.data(), hashed.size()))
+        in.fail("", "is not as it was written: its own hash is another");
+
     Manifest manifest;
     manifest.step = in.number("step");
     manifest.round = in.number("round");
+    const Fields committed(in.at("committed"), path + ": committed");
+    for (ParamClass cls : kClasses)
+        manifest.committed[static_cast<int>(cls)] = committed.number(name_of(cls));
     manifest.tokens = in.number("tokens");
-    read(Fields(in.at("sent_bytes"), path.string() + ": sent_bytes"), manifest.bytes.sent);
-    read(Fields(in.at("received_bytes"), path.string() + ": received_bytes"),
-         manifest.bytes.received);
+    read(Fields(in.at("sent_bytes"), path + ": sent_bytes"), manifest.bytes.sent);
+    read(Fields(in.at("received_bytes"), path + ": received_bytes"), manifest.bytes.received);
     manifest.config = in.text("config");
+    manifest.config_without_groups = in.text("config_without_groups");
     manifest.build = in.text("build");
     manifest.cpu = in.text("cpu");
-    if (parsed.contains("backend")) manifest.backend = in.text("backend");
+    manifest.backend = in.text("backend");
     manifest.threads_per_rank = in.small("threads_per_rank");
     for (const json& value : in.list("groups")) {
-        const Fields group(value, path.string() + ": groups");
+        const Fields group(value, path + ": groups");
         manifest.groups.push_back({group.text("name"), group.small("ranks"),
                                    group.small("expert_parallel"), group.number("step"),
                                    group.number("skipped_batches")});
     }
     std::set<std::string> seen;
     for (const json& value : in.list("files")) {
-        const Fields fields(value, path.string() + ": files");
+        const Fields fields(value, path + ": files");
         FileRecord record{fields.text("path"), fields.number("bytes"), fields.hash("xxh3")};
         if (!is_inside(record.path)) fields.fail(record.path, "leaves the checkpoint");
         if (!seen.insert(record.path).second) fields.fail(record.path, "is listed twice");
@@ -197,25 +224,10 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     return manifest;
 }
 
-void verify_files(const std::filesystem::path& checkpoint, const Manifest& manifest,
-                  Verify verify) {
-    for (const FileRecord& record : manifest.files) {
-        const std::filesystem::path path = checkpoint / record.path;
-        const int64_t bytes = static_cast<int64_t>(MappedFile(path.string()).size());
-        const char* why = nullptr;
-        if (bytes != record.bytes) {
-            why = bytes < record.bytes ? "truncated" : "too long";
-        } else if (verify == Verify::hashes && hash_file(path.string()) != record.xxh3) {
-            why = "damaged";
-        }
-        if (why) {
-            throw Error(Exit::data,
-                        fmt::format("{} is {}: {} bytes, the manifest says {} with hash {}; copy "
-                                    "the checkpoint again, or move it away: a run goes on from the "
-                                    "one before",
-                                    path.string(), why, bytes, record.bytes, hex(record.xxh3)));
-        }
-    }
+int64_t Manifest::committed_step() const {
+    int64_t least = std::min(step, *std::ranges::min_element(committed));
+    for (const Group& group : groups) least = std::min(least, group.step);
+    return least;
 }
 
 std::vector<std::string> differences(const Manifest& saved, const Manifest& now) {

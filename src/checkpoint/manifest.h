@@ -1,7 +1,8 @@
-// The manifest of a checkpoint: what wrote it, at which point, and every file with size and hash.
-// Written last: a directory without one is no checkpoint.
+// The manifest of a checkpoint: what wrote it, at which point, and every file with size and hash;
+// its own hash stands at its end. Written last: a directory without one is no checkpoint.
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -20,7 +21,7 @@ struct FileRecord {
 };
 
 struct Manifest {
-    static constexpr int kFormat = 2;
+    static constexpr int kFormat = 3;
     static constexpr const char* kFile = "manifest.json";
 
     struct Group {
@@ -31,18 +32,26 @@ struct Manifest {
         bool operator==(const Group&) const = default;
     };
 
-    int64_t step = 0;    // the first group's
-    int64_t round = 0;   // rounds committed
+    int64_t step = 0;   // the first group's
+    int64_t round = 0;  // rounds committed
+    // By class of parameters, the step behind which the last committed round has exchanged it;
+    // where nothing of a class has an anchor, `step`: the union has all that the groups have
+    // learned.
+    std::array<int64_t, 3> committed{};
     int64_t tokens = 0;  // trained on, by all groups
     TrafficBytes bytes;  // between groups so far, all together
     std::vector<Group> groups;
     int threads_per_rank = 1;
-    std::string config;           // hash of the effective config
-    std::string build;            // version and compiler
-    std::string cpu;              // model name of rank 0's
-    std::string backend = "cpu";  // that computed
+    std::string config;                 // hash of the effective config
+    std::string config_without_groups;  // of what a run with other groups has in common with it
+    std::string build;                  // version and compiler
+    std::string cpu;                    // model name of rank 0's
+    std::string backend = "cpu";        // that computed
     std::vector<FileRecord> files;
     bool operator==(const Manifest&) const = default;
+
+    // The last step of which no work is missing in the union model.
+    int64_t committed_step() const;
 };
 
 // What a run with this config knows of itself: everything but step, round, tokens, bytes
@@ -50,12 +59,17 @@ struct Manifest {
 Manifest describe_run(const Config& config, int threads_per_rank, std::string_view backend = "cpu");
 
 std::string to_json(const Manifest& manifest);
-// Throws Error(data) that names the file when it is not a manifest of a format that this build
-// reads.
+// The text with its hash behind the last field; to_json has it already.
+std::string with_hash(const std::string& json_object);
+
+// What to do about a file that is not as it was written, for messages.
+inline constexpr const char* kDamageAdvice =
+    "copy the checkpoint again, or take another: --resume auto goes on from the newest whole one";
+
+// Throw Error(data) that names the file when it is not a manifest of a format that this build
+// reads, as it was written.
+Manifest parse_manifest(std::string_view text, const std::string& path);
 Manifest read_manifest(const std::filesystem::path& checkpoint);
-// Compares the files with their sizes, and with their hashes if asked.
-enum class Verify { sizes, hashes };
-void verify_files(const std::filesystem::path& checkpoint, const Manifest& manifest, Verify verify);
 
 // Why a run that resumes cannot give the same bits as one that never stopped, a line for each
 // reason; empty: it can. The config may change (more steps), so it is not compared.

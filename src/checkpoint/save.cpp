@@ -115,19 +115,32 @@ struct Plan {
     }
 };
 
-// Clears what killed saves left. True when a complete checkpoint stands for the one to write.
-bool prepare(const fs::path& directory, const fs::path& final, const Manifest& about) {
+// What to do where a complete checkpoint may stand already.
+enum class Found { nothing, the_same, another };
+
+// Clears what killed saves left.
+Found prepare(const fs::path& directory, const fs::path& final, const Manifest& about) {
     fs::create_directories(directory);
-    std::vector<fs::path> leftovers;
+    std::vector<fs::path> leftovers, replaced;
     for (const auto& entry : fs::directory_iterator(directory)) {
-        if (is_leftover(entry.path().filename().string())) leftovers.push_back(entry.path());
+        const std::string name = entry.path().filename().string();
+        if (is_leftover(name)) leftovers.push_back(entry.path());
+        if (entry.path().extension() == kReplaced && step_of(entry.path().stem()) >= 0)
+            replaced.push_back(entry.path());
     }
     for (const fs::path& path : leftovers) fs::remove_all(path);
-    if (!fs::exists(final)) return false;
+    for (const fs::path& path : replaced) {
+        const fs::path whole = fs::path(path).replace_extension();
+        if (!fs::exists(whole)) fs::rename(path, whole);
+        fs::remove_all(path);
+    }
+    if (!fs::exists(final)) return Found::nothing;
 
     std::string why = "is not a complete checkpoint";
     if (fs::exists(final / Manifest::kFile)) {
-        if (read_manifest(final).config == about.config) return true;
+        const Manifest other = read_manifest(final);
+        if (other.config == about.config && other.groups == about.groups) return Found::the_same;
+        if (other.config_without_groups == about.config_without_groups) return Found::another;
         why = "was written by another training";
     }
     throw Error(Exit::data, fmt::format("{} {}; nothing was overwritten: move it away, or give the "
@@ -202,7 +215,8 @@ std::map<int64_t, fs::path> complete_checkpoints(const fs::path& directory) {
 
 void refuse_conflicts(const fs::path& directory, const Manifest& about, int64_t step) {
     for (const auto& [other_step, path] : complete_checkpoints(directory)) {
-        if (other_step <= step || read_manifest(path).config == about.config) continue;
+        if (other_step <= step) continue;
+        if (read_manifest(path).config_without_groups == about.config_without_groups) continue;
         throw Error(Exit::data, fmt::format("{} is of a later step and was written with another "
                                             "config: move it away, or give the run another name",
                                             path.string()));
@@ -212,19 +226,22 @@ void refuse_conflicts(const fs::path& directory, const Manifest& about, int64_t 
 fs::path save_checkpoint(Communicator& comm, const fs::path& directory,
                          const CheckpointState& state, const SaveOptions& options) {
     const fs::path final = directory / step_directory(state.about.step);
-    const fs::path unfinished = final.string() + kUnfinished;
+    const fs::path unfinished = final.string() + kUnfinished, old = final.string() + kReplaced;
     const bool leads = comm.rank() == 0;
     const Plan plan(state, options.max_file_bytes);
 
-    int64_t exists = 0;
-    if (leads) checked([&] { exists = prepare(directory, final, state.about); });
+    Found found = Found::nothing;
+    if (leads) checked([&] { found = prepare(directory, final, state.about); });
+    auto exists = static_cast<int64_t>(found == Found::the_same);
     comm.broadcast(view(&exists, Shape(1)), 0);
     if (!exists) write(comm, unfinished, plan, state.about);
     if (leads) {
         checked([&] {
             if (!exists) {
+                if (found == Found::another) fs::rename(final, old);
                 fs::rename(unfinished, final);
                 sync_directory(directory.string());
+                fs::remove_all(old);
             }
             point_latest_at(final);
             remove_old(directory, final, options.keep);

@@ -135,4 +135,14 @@ uint64_t config_fingerprint(const Config& config) {
     return hash_bytes(text.data(), text.size());
 }
 
+Config with_groups_of(Config config, const Config& other) {
+    config.topology = other.topology;
+    config.federation.placement = other.federation.placement;
+    config.federation.replication = other.federation.replication;
+    config.federation.absent = other.federation.absent;
+    config.federation.max_renormalize = other.federation.max_renormalize;
+    config.federation.refresh = other.federation.refresh;
+    return config;
+}
+
 }  // namespace fomoe

@@ -20,4 +20,8 @@ std::string dump_with_origins(const Config& config,
 // where the data lies, and how a group spreads its work (ranks, expert_parallel, micro_batch).
 uint64_t config_fingerprint(const Config& config);
 
+// The config with the groups of another, and with what says which experts they hold and what
+// becomes of choices of the others.
+Config with_groups_of(Config config, const Config& other);
+
 }  // namespace fomoe

@@ -74,6 +74,7 @@ Federation::Federation(const FederationConfig& config, const std::vector<Paramet
 void Federation::start(ConstTensor weights) {
     for (OuterStep& step : steps_) step.start(weights.as<float>());
     rounds_ = copies_age_ = 0;
+    committed_ = {};
     counts_ = TrainedCounts(counts_.n_choices());
     std::ranges::fill(exchanged_choices_, 0);
 }
@@ -126,7 +127,7 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
     result.failure = stage(arena, participants, products);
     result.committed = result.failure == Failure{};
     if (result.committed) {
-        commit(weights, participants, result);
+        commit(weights, participants, input.step, result);
         refresh_frozen(weights, participants, result);
     } else if (moments_) {
         moments_->discard();
@@ -225,7 +226,8 @@ Failure Federation::stage(const float* weights, const Participants& participants
     return failure_of(worst(agreement_.share({word_of(failure)}, kStagedWords, worst))[0]);
 }
 
-void Federation::commit(Tensor weights, const Participants& participants, RoundResult& result) {
+void Federation::commit(Tensor weights, const Participants& participants, int64_t behind,
+                        RoundResult& result) {
     for (OuterStep& step : steps_) {
         const OwnedSpan& span = step.span();
         if (!participants.step(span)) continue;
@@ -243,6 +245,8 @@ void Federation::commit(Tensor weights, const Participants& participants, RoundR
             std::ranges::transform(exchanged_choices_, group.choices(ParamClass::router),
                                    exchanged_choices_.begin(), std::plus());
     }
+    for (size_t cls = 0; cls < committed_.size(); ++cls)
+        if (participants.classes[cls]) committed_[cls] = behind;
     ++rounds_;
 }
 
@@ -334,57 +338,6 @@ std::string Federation::first_difference(const float* weights, const OwnedSpan& 
         }
     }
     return span.parameters.front();
-}
-
-void Federation::write_anchors(Tensor weights) const {
-    for (const OuterStep& step : steps_)
-        step.spread(weights, step.span().cls == ParamClass::expert ? replicas_ : group_);
-}
-
-std::vector<StatePiece> Federation::anchor_lanes() {
-    std::vector<StatePiece> all;
-    for (OuterStep& step : steps_)
-        for (StatePiece& piece : step.anchor_lane()) all.push_back(std::move(piece));
-    return all;
-}
-
-std::vector<StatePiece> Federation::momentum() {
-    std::vector<StatePiece> all;
-    for (OuterStep& step : steps_)
-        for (StatePiece& piece : step.momentum()) all.push_back(std::move(piece));
-    return all;
-}
-
-std::vector<StatePiece> Federation::union_model(Tensor weights) {
-    std::vector<StatePiece> all;
-    for (OuterStep& step : steps_) {
-        for (StatePiece& piece : step.anchor_chunk()) all.push_back(std::move(piece));
-        const OwnedSpan& span = step.span();
-        if (step.rule().keeps_anchor || span.owner < 0) continue;
-        // One owner: its holders are the lanes.
-        for_each_segment(span, span.lane_range(span.lane()), [&](int64_t at, Range run) {
-            for_each_parameter(span, run, [&](size_t parameter, int64_t first, Range part) {
-                all.push_back({.parameter = span.parameters[parameter],
-                               .begin = first,
-                               .values = weights.slice(at + part.begin - run.begin, part.size())});
-            });
-        });
-    }
-    return all;
-}
-
-std::vector<std::string> Federation::momentum_parameters() const {
-    std::vector<std::string> names;
-    for (const OuterStep& step : steps_)
-        if (step.rule().keeps_momentum())
-            names.insert(names.end(), step.span().parameters.begin(), step.span().parameters.end());
-    return names;
-}
-
-int64_t Federation::bytes() const {
-    int64_t total = 0;
-    for (const OuterStep& step : steps_) total += step.bytes();
-    return total + (moments_ ? moments_->bytes() : 0);
 }
 
 }  // namespace fomoe

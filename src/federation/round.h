@@ -1,6 +1,7 @@
 // A round: prepare, verify, exchange, commit; one decision for all spans and groups.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct RoundResult {
 
 // What a rank brings to a round.
 struct RoundInput {
+    int64_t step = 0;              // that the round is behind
     Classes due = kAllClasses;     // the classes that are exchanged and may change
     Moments moments = kNoMoments;  // of these, the moments that are averaged, too
     bool stop = false;   // this rank was asked to stop; groups meet at no other place to say so
@@ -100,6 +102,12 @@ public:
     int64_t rounds() const { return rounds_; }  // committed
     void set_rounds(int64_t rounds) { rounds_ = rounds; }
 
+    // By class, the step behind which the last committed round has exchanged it; `step` where
+    // nothing of the class has an anchor. Part of the state.
+    using StepByClass = std::array<int64_t, std::tuple_size_v<Classes>>;
+    StepByClass committed_steps(int64_t step) const;
+    void set_committed_steps(const StepByClass& steps) { committed_ = steps; }
+
     // Since the classes were last exchanged. The same on all ranks of a group; part of its state.
     TrainedCounts& counts() { return counts_; }
     // With aux_scope `federation`: the choices (L, E) of all groups between the last two exchanges
@@ -126,7 +134,8 @@ private:
     double measure_drift(const float* weights) const;
     std::optional<double> compare(const ProbeChoices& probe);
     Failure stage(const float* weights, const Participants& participants, PairProducts& products);
-    void commit(Tensor weights, const Participants& participants, RoundResult& result);
+    void commit(Tensor weights, const Participants& participants, int64_t behind,
+                RoundResult& result);
     void refresh_frozen(Tensor weights, const Participants& participants, RoundResult& result);
     void verify_copies(const float* weights, const Participants& participants,
                        const PairProducts& products, RoundResult& result);
@@ -145,6 +154,7 @@ private:
     std::optional<MomentAverage> moments_;
     WireBuffers buffers_;
     int64_t rounds_ = 0;
+    StepByClass committed_{};
     TrainedCounts counts_;
     std::vector<TrainedCounts> heard_;  // by group, in the round that runs
     std::vector<int64_t> exchanged_choices_;

@@ -17,6 +17,7 @@ void check_tokens(const Config& config, int64_t most) {
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
                  const std::function<bool()>& stop_requested, Activity& activity) {
+    choose_checkpoint(plan, job);
     RunHold hold{.stop_requested = stop_requested, .activity = activity};
     const CallLimits limits(config);
     RunEnd end;

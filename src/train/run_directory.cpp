@@ -27,10 +27,13 @@ void check_writable(const RunPlan& plan) {
     if (access(there.c_str(), W_OK | X_OK) != 0) cannot_create(plan, std::strerror(errno));
 }
 
-// The run that stands in the directory must be this one. Its length, logging and ranks may change.
-void check_same_run(const RunPlan& plan, const Config& config) {
+// The run that stands in the directory must be this one. Its length, logging and ranks may change,
+// and its groups where they may go on from what was committed.
+enum class Groups { same, any };
+void check_same_run(const RunPlan& plan, const Config& config, Groups groups) {
     if (!std::filesystem::exists(plan.config_file())) return;
-    const Config saved = load_config({plan.config_file().string()});
+    Config saved = load_config({plan.config_file().string()});
+    if (groups == Groups::any) saved = with_groups_of(saved, config);
     if (config_fingerprint(saved) == config_fingerprint(config)) return;
     throw Error(Exit::usage,
                 concat(plan.directory.string(), " holds a run of another config (",
@@ -52,15 +55,16 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
     check_writable(plan);
     const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
     if (resume == "auto") {
-        check_same_run(plan, config);
+        check_same_run(plan, config, Groups::any);
         plan.checkpoint = newest;
+        plan.automatic = true;
         return plan;
     }
     if (newest)
         throw Error(Exit::usage, concat("--resume ", resume, ": ", plan.directory.string(),
                                         " has checkpoints of a run already; use --resume auto, or "
                                         "another name with --set name=..."));
-    check_same_run(plan, config);
+    check_same_run(plan, config, Groups::same);
     if (resume != "never") plan.checkpoint = find_checkpoint(resume);
     return plan;
 }

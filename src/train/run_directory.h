@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "config/config.h"
@@ -13,6 +14,8 @@ namespace fomoe {
 struct RunPlan {
     std::filesystem::path directory;                  // runs/NAME below the working directory
     std::optional<std::filesystem::path> checkpoint;  // to resume from
+    bool automatic = false;                           // an older one of the run may take its place
+    std::vector<std::filesystem::path> damaged;       // newer ones, which cannot be used
     std::string config_text;  // of config.yaml, with comments; empty: without
 
     std::filesystem::path checkpoints() const { return directory / "checkpoints"; }
@@ -30,7 +33,8 @@ struct RunPlan {
 
 // resume: `auto` takes the newest checkpoint of the run if there is one; `never` wants a new
 // directory; anything else is the path of a checkpoint to take. A directory that holds a run of
-// another config is refused with Error(usage).
+// another config is refused with Error(usage), but under `auto` its groups and which experts they
+// hold may be others.
 RunPlan plan_run(const Config& config, const std::string& resume);
 
 // Makes the directory, for one job at a time: while the lock is held, another gets Error(usage).

@@ -129,6 +129,126 @@ void copy_from_union(const RunState& run, const Checkpoint& checkpoint) {
     std::ranges::transform(values, run.step.copies_on_host().as<bf16>(), to_bf16);
 }
 
+// Groups of the saved run that have the parameter, by its name.
+using SavedOwners = std::unordered_map<std::string, const std::vector<int>*>;
+
+// Into the moments of this rank, each the mean over its saved owners.
+void read_mean_moments(const RunState& run, const Checkpoint& checkpoint,
+                       const std::vector<std::string>& groups, const SavedOwners& owners) {
+    for (int moment = 0; moment < 2; ++moment)
+        for (const InnerOptimizer::Slice& slice : run.step.optimizer().slices()) {
+            OnHost mean = run.step.optimizer().moment_on_host(slice, moment);
+            std::vector<float> read(slice.size);
+            std::ranges::fill(std::span(mean.tensor().as<float>(), read.size()), 0.0f);
+            const std::string prefix = kMoments[moment];
+            const auto sums = pieces_of(run.layout, prefix, slice.begin, mean.tensor());
+            const auto parts =
+                pieces_of(run.layout, prefix, slice.begin, view(read.data(), Shape(slice.size)));
+            const auto owners_of = [&](const TensorPiece& piece) -> const std::vector<int>& {
+                return *owners.at(piece.tensor.substr(prefix.size()));
+            };
+            for (size_t g = 0; g < groups.size(); ++g) {
+                const auto has = [&, g](const TensorPiece& piece) {
+                    return std::ranges::binary_search(owners_of(piece), static_cast<int>(g));
+                };
+                TensorSet set{.directory = group_directory(groups[g]), .tensors = {}, .pieces = {}};
+                std::ranges::copy_if(parts, std::back_inserter(set.pieces), has);
+                if (!set.pieces.empty()) checkpoint.read(set, Checkpoint::Tensors::some);
+                for (size_t i = 0; i < sums.size(); ++i) {
+                    if (!has(sums[i])) continue;
+                    float* sum = sums[i].data.as<float>();
+                    const float* part = parts[i].data.as<float>();
+                    for (int64_t k = 0; k < sums[i].data.count(); ++k) sum[k] += part[k];
+                }
+            }
+            for (const TensorPiece& piece : sums) {
+                const auto n = static_cast<float>(owners_of(piece).size());
+                for (int64_t k = 0; k < piece.data.count(); ++k) piece.data.as<float>()[k] /= n;
+            }
+            mean.write_back();
+        }
+}
+
+// By parameter of this rank, the step after which its moments would have started, had they come to
+// their age in a run that now stands at `step`.
+std::vector<int64_t> starts_by_age(const RunState& run, const Checkpoint& checkpoint,
+                                   const std::vector<Parameter>& saved, int64_t step) {
+    std::unordered_map<std::string, int64_t> ages;
+    for (const Manifest::Group& group : checkpoint.manifest().groups) {
+        const auto index = static_cast<int>(&group - checkpoint.manifest().groups.data());
+        std::vector<std::string> names;
+        for (const Parameter& p : saved)
+            if (std::ranges::binary_search(p.owners, index)) names.push_back(p.name);
+        std::vector<int64_t> starts(names.size());
+        const Shape n(std::ssize(starts));
+        checkpoint.read({.directory = group_directory(group.name),
+                         .tensors = {{kStarts, DType::i64, n}},
+                         .pieces = {{kStarts, 0, view(starts.data(), n)}}},
+                        Checkpoint::Tensors::some);
+        for (size_t i = 0; i < names.size(); ++i) {
+            const int64_t age = group.step - starts[i];
+            int64_t& least = ages.try_emplace(names[i], age).first->second;
+            least = std::min(least, age);
+        }
+    }
+    std::vector<int64_t> found;
+    for (const Parameter& p : run.layout.parameters) found.push_back(step - ages.at(p.name));
+    return found;
+}
+
+// The choices of a group's last step (L, E), as a mean over the groups.
+std::vector<float> mean_load(const RunState& run, const Checkpoint& checkpoint,
+                             const std::vector<std::string>& groups) {
+    const Shape shape(run.config.model.n_layers, run.config.model.moe.n_experts);
+    std::vector<float> sum(shape.count()), part(shape.count());
+    for (const std::string& group : groups) {
+        checkpoint.read({.directory = group_directory(group),
+                         .tensors = {{kLoad, DType::f32, shape}},
+                         .pieces = {load_piece(part)}},
+                        Checkpoint::Tensors::some);
+        std::ranges::transform(sum, part, sum.begin(), std::plus());
+    }
+    for (float& x : sum) x /= static_cast<float>(groups.size());
+    return sum;
+}
+
+// As restore() says, without the groups' own state.
+void restore_committed(const RunState& run, const Checkpoint& checkpoint, const ResumePoint& point,
+                       const std::vector<Parameter>& saved) {
+    std::vector<std::string> groups;
+    for (const Manifest::Group& group : checkpoint.manifest().groups) groups.push_back(group.name);
+    SavedOwners owners;
+    for (const Parameter& p : saved) owners.emplace(p.name, &p.owners);
+
+    run.step.weights().change_on_host(
+        [&](Tensor weights) { load_union(checkpoint, run.layout, weights); });
+    run.federation.start(run.step.weights().on_host());
+    TensorSet momentum{.directory = kAnchorDirectory, .tensors = {}, .pieces = {}};
+    for (TensorPiece& piece : pieces_of(run.federation.momentum(), kMomentum))
+        if (checkpoint.has(kAnchorDirectory, piece.tensor))
+            momentum.pieces.push_back(std::move(piece));
+    if (!momentum.pieces.empty()) checkpoint.read(momentum, Checkpoint::Tensors::some);
+
+    read_mean_moments(run, checkpoint, groups, owners);
+    run.step.optimizer().set_starts(starts_by_age(run, checkpoint, saved, point.step));
+    run.step.set_load(mean_load(run, checkpoint, groups));
+    std::vector<int64_t>& exchanged = run.federation.exchanged_choices();
+    checkpoint.read(
+        {.directory = group_directory(groups[0]),
+         .tensors = {},
+         .pieces = {{kExchanged, 0, view(exchanged.data(), Shape(std::ssize(exchanged)))}}},
+        Checkpoint::Tensors::some);
+    run.step.set_exchanged(exchanged);
+    if (keeps_copies(run.config, run.all)) {
+        copy_from_union(run, checkpoint);
+        run.step.upload_copies();
+    }
+    run.federation.set_rounds(checkpoint.manifest().round);
+    Federation::StepByClass committed;
+    committed.fill(point.step);
+    run.federation.set_committed_steps(committed);
+}
+
 }  // namespace
 
 StateToSave state_to_save(const RunState& run) {
@@ -170,15 +290,20 @@ StateToSave state_to_save(const RunState& run) {
     return state;
 }
 
-void restore(const RunState& run, const Checkpoint& checkpoint) {
+ResumePoint restore(const RunState& run, const Checkpoint& checkpoint) {
     check_same_model(checkpoint, run.config, run.all);
-    check_same_groups(checkpoint, run.config);
+    const Config then = checkpoint.config();
+    const ResumePoint point = resume_point(checkpoint.manifest(), then, run.config);
+    const std::vector<Parameter> saved =
+        all_parameters(run.config.model, Placement::in_step(then, checkpoint.manifest().step));
+    if (!point.own_state) {
+        restore_committed(run, checkpoint, point, saved);
+        return point;
+    }
     TensorSet model = model_set(run);
     model.pieces = pieces_of(run.federation.anchor_lanes(), "");
     checkpoint.read(model);
     const TensorSet anchor = anchor_set(run);
-    const std::vector<Parameter> saved = all_parameters(
-        run.config.model, Placement::in_step(checkpoint.config(), checkpoint.manifest().step));
     const bool same =
         std::ranges::equal(saved, run.all, [](const Parameter& then, const Parameter& now) {
             return then.name == now.name && then.owners == now.owners;
@@ -187,7 +312,7 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
         checkpoint.read(anchor, same ? Checkpoint::Tensors::exact : Checkpoint::Tensors::some);
 
     const bool copies = keeps_copies(run.config, run.all);
-    const bool saved_copies = keeps_copies(checkpoint.config(), saved);
+    const bool saved_copies = keeps_copies(then, saved);
     TensorSet group = group_set(run, saved, run.world.group, copies && saved_copies);
     std::vector<OnHost> moments = add_moments(run, group);
     std::vector<float> load(run.config.model.n_layers * run.config.model.moe.n_experts);
@@ -214,6 +339,8 @@ void restore(const RunState& run, const Checkpoint& checkpoint) {
     run.step.set_exchanged(run.federation.exchanged_choices());
     run.step.optimizer().set_starts(std::move(starts));
     run.federation.set_rounds(checkpoint.manifest().round);
+    run.federation.set_committed_steps(checkpoint.manifest().committed);
+    return point;
 }
 
 }  // namespace fomoe

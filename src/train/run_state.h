@@ -32,8 +32,14 @@ struct StateToSave {
 };
 StateToSave state_to_save(const RunState& run);
 
-// Fills the run from a checkpoint of the same groups that holds the same residents, or every
-// expert: then the state of those that a group no longer holds is left behind.
-void restore(const RunState& run, const Checkpoint& checkpoint);
-
+// Fills the run from a checkpoint of the same model. Where every group can go on with its own state
+// (resume_point) all of it comes back. Else every group starts a round from what was committed
+// last:
+// - weights, anchors and frozen copies are those of the union model;
+// - outer momentum is that of the parameter, 0 where none was saved;
+// - AdamW's moments, their age and the choices of the last step are the mean over the groups that
+//   had the parameter, of the age the least: a new owner takes them;
+// - the counts of tokens and choices since the last exchange are 0; the choices of that exchange
+//   are the federation's.
+ResumePoint restore(const RunState& run, const Checkpoint& checkpoint);
 }  // namespace fomoe

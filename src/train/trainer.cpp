@@ -17,8 +17,10 @@ int64_t memory_now() {
     return memory_use().resident_bytes;
 }
 
-int64_t first_step(const RunPlan& plan) {
-    return plan.checkpoint ? read_manifest(*plan.checkpoint).step + 1 : 1;
+int64_t first_step(const Config& config, const RunPlan& plan) {
+    if (!plan.checkpoint) return 1;
+    const Checkpoint checkpoint(*plan.checkpoint);
+    return resume_point(checkpoint.manifest(), checkpoint.config(), config).step + 1;
 }
 
 }  // namespace
@@ -32,7 +34,7 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       threads_(device.threads),
       hold_(hold),
       limits_(config),
-      first_step_(first_step(plan)),
+      first_step_(first_step(config, plan)),
       phase_(phase_of(config, first_step_)),
       last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       world_(config.topology, job.rank(), job.size()),
@@ -85,25 +87,21 @@ void Trainer::start_or_resume() {
     int64_t recorded = MetricsWriter::kNewRun;  // the metrics of this run so far
     if (plan_.checkpoint) {
         const Checkpoint checkpoint(*plan_.checkpoint);
-        restore(state(), checkpoint);
-        const int64_t resumed = checkpoint.manifest().step;
+        const ResumePoint point = restore(state(), checkpoint);
         report_.sent() = checkpoint.manifest().bytes;
-        skipped_batches_ = checkpoint.manifest().groups[world_.group].skipped_batches;
-        if (plan_.checkpoint->parent_path() == plan_.checkpoints())
-            recorded = saved_step_ = resumed;
-        if (speaks() && !hold_.begun) {
-            log_info(
-                fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
-            for (const std::string& why :
-                 bit_changes(checkpoint, config_, threads_.count, backend_.name()))
-                log_warning("the bits will not be those of a run that never stopped: " + why);
-        }
+        if (point.own_state)
+            skipped_batches_ = checkpoint.manifest().groups[world_.group].skipped_batches;
+        if (plan_.checkpoint->parent_path() == plan_.checkpoints()) recorded = point.step;
+        if (recorded >= 0 && point.own_state) saved_step_ = point.step;
+        if (speaks() && !hold_.begun)
+            say_what_is_resumed(checkpoint, point, config_, threads_.count, backend_.name());
     } else {
         federation_.start(step_.weights().on_host());
     }
     if (hold_.rollback) skipped_batches_ = hold_.rollback->skipped_batches;
     if (speaks() && !hold_.begun) {
         hold_.lock.emplace(claim_run(plan_));
+        set_damaged_aside(plan_);
         refuse_conflicts(plan_.checkpoints(),
                          describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
         atomic_write_file(plan_.config_file().string(), plan_.saved_config(config_));
@@ -142,7 +140,7 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     hold_.activity.at(fmt::format("round behind step {}", step), limits_.round);
     report_.round_begins(step);
     std::vector<double> router_entropy;
-    RoundInput input{.due = due, .stop = stop};
+    RoundInput input{.step = step, .due = due, .stop = stop};
     if (config_.federation.inner_state == InnerState::average)
         input.moments = step == config_.train.steps
                             ? kAllMoments
@@ -189,6 +187,7 @@ void Trainer::save(int64_t step) {
     for (Manifest::Group& group : about.groups) group.step = step;
     about.groups[world_.group].skipped_batches = skipped_batches_;
     about.round = federation_.rounds();
+    about.committed = federation_.committed_steps(step);
     about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
     const StateToSave saved = state_to_save(state());

@@ -14,7 +14,7 @@
 #include "train/evaluation.h"
 #include "train/probe.h"
 #include "train/reporter.h"
-#include "train/run_directory.h"
+#include "train/resume.h"
 #include "train/run_state.h"
 #include "train/start_block.h"
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <sstream>
 
+#include "checkpoint/manifest.h"
 #include "support/tiny_run.h"
 
 using namespace fomoe;
@@ -218,7 +219,8 @@ TEST_CASE("a calibrated union stands beside the other") {
         if (file.at("path").get<std::string>().starts_with("model/")) files.push_back(file);
     manifest["files"] = files;
     manifest["step"] = 13;
-    write_text(to / "manifest.json", manifest.dump());
+    manifest.erase("hash");
+    write_text(to / "manifest.json", with_hash(manifest.dump(2)));
 
     const Json after = scores(place, 1, "runs/tiny");
     for (const char* key : {"step", "union", "groups"}) CHECK(after.at(key) == before.at(key));
@@ -276,4 +278,70 @@ TEST_CASE("full replicas that just met are the union model", "[mpi]") {
     place.trained(place.train(kSingles, {"--set", "federation.replication=2"}));
     const Json json = scores(place, 1, "runs/tiny");
     for (const char* group : {"west", "east"}) CHECK(json["groups"].at(group) == json["union"]);
+}
+
+TEST_CASE("what a checkpoint holds is told without data") {
+    const Workplace place;
+    place.trained(place.train(kPair, {"--set", "checkpoint.every=10"}));
+    for (const char* name : {"one", "two"})
+        for (const char* part : {".train.bin", ".valid.bin"})
+            fs::remove(place.path(concat(name, part)));
+    const Command eval{program("fomoe-eval"), "runs/tiny", "--info"};
+    const Outcome text = place.run(eval);
+    INFO(text.err);
+    REQUIRE(text.exit == 0);
+    for (const char* part : {"run tiny | step 12 | round 3 |", "committed up to step 12", "\nwest",
+                             "0-3 of 8", "\neast", "4-7 of 8", "written by fomoe"}) {
+        CAPTURE(part);
+        CHECK(text.out.find(part) != std::string::npos);
+    }
+    const Outcome json = place.run({eval[0], place.checkpoint("tiny", 10), "--info", "--json"});
+    REQUIRE(json.exit == 0);
+    const Json info = Json::parse(json.out);
+    CHECK(info.at("step") == 10);
+    CHECK(info.at("round") == 2);
+    CHECK(info.at("committed_step") == 8);
+    CHECK(info.at("groups").size() == 2);
+    CHECK(info["groups"][1].at("step") == 10);
+    int64_t bytes = 0;
+    for (const auto& [name, content] : tree(place.checkpoint("tiny", 10)))
+        if (name != "manifest.json") bytes += std::ssize(content);
+    CHECK(info.at("bytes").at("total") == bytes);
+    CHECK(info["bytes"]["model"].get<int64_t>() > 4 * info["parameters"]["total"].get<int64_t>());
+
+    // Before a checkpoint exists there is nothing to tell.
+    const Outcome none = place.run({eval[0], "runs", "--info"});
+    CHECK(none.exit == 3);
+    CHECK(place.run({eval[0], "runs/tiny", "--info", "--verify"}).exit == 2);
+    CHECK(place.run({eval[0], "runs/tiny", "--info", "--mode", "own"}).exit == 2);
+}
+
+TEST_CASE("every file of every checkpoint of a run is compared with what was written") {
+    const Workplace place;
+    place.trained(place.train(kSolo, {"--set", "checkpoint.every=4"}));
+    const Command verify{program("fomoe-eval"), "runs/tiny", "--verify"};
+    const Outcome good = place.run(verify);
+    INFO(good.out);
+    CHECK(good.exit == 0);
+    for (int step : {4, 8, 12}) {
+        const std::string at = place.checkpoint("tiny", step).lexically_relative(place.path());
+        CHECK(count(good.out, at + ": whole, ") == 1);
+    }
+    const fs::path model = place.checkpoint("tiny", 8) / "model/model.safetensors";
+    std::string bytes = read_text(model);
+    bytes[bytes.size() / 2] ^= 1;
+    write_text(model, bytes);
+    fs::remove(place.checkpoint("tiny", 4) / "manifest.json");
+    const Outcome bad = place.run(verify);
+    CHECK(bad.exit == 3);
+    CHECK(count(bad.out, "step-00000008/model/model.safetensors is damaged") == 1);
+    CHECK(count(bad.out, "step-00000004/manifest.json") == 1);
+    CHECK(count(bad.out, "step-00000012: whole, ") == 1);
+    const Outcome one = place.run({verify[0], place.checkpoint("tiny", 8), "--verify", "--json"});
+    CHECK(one.exit == 3);
+    const Json found = Json::parse(one.out);
+    CHECK(found.at("whole") == false);
+    CHECK(found.at("checkpoints").at(0).at("damages").size() == 1);
+    CHECK(place.run({verify[0], place.checkpoint("tiny", 12), "--verify"}).exit == 0);
+    CHECK(place.run({verify[0], "runs/nothing", "--verify"}).exit == 3);
 }

@@ -143,7 +143,6 @@ TEST_CASE("a checkpoint of another shape names the tensor and the key") {
         check_same_model(checkpoint, now, SmallRank(now, 0).all);
     };
     check(config);
-    check_same_groups(checkpoint, config);
 
     Config wide = config;
     wide.model.d_model = 8;
@@ -158,30 +157,52 @@ TEST_CASE("a checkpoint of another shape names the tensor and the key") {
     shallow.model.n_layers = 1;
     CHECK_THAT(refusal([&] { check(shallow); }),
                Contains("has a tensor 'model.layers.1.") && Contains("model.n_layers: 2 then"));
+}
+
+TEST_CASE("groups go on with their own state where each has the experts that it had") {
+    const Config config = small_config(1);
+    Manifest manifest = describe_run(config, 1);
+    manifest.step = 30;
+    manifest.committed = {20, 30, 30};
+    for (Manifest::Group& group : manifest.groups) group.step = 30;
+    const auto point = [&](const Config& now) { return resume_point(manifest, config, now); };
+    CHECK(point(config).own_state);
+    CHECK(point(config).step == 30);
 
     Config renamed = config;
     renamed.topology.groups[1].name = "north";
-    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, renamed); }),
-               Contains("the groups are west, east in the checkpoint and west, north") &&
-                   Contains("set topology.groups as"));
-    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, small_config(2)); }),
-               Contains("the experts of 'west' in layer 0 are 0-2 in the checkpoint and 0-5") &&
-                   Contains("federation.replication"));
+    CHECK_FALSE(point(renamed).own_state);
+    CHECK(point(renamed).why_not == "the groups were west, east and are now west, north");
+    CHECK(point(renamed).step == 20);
+    CHECK(point(renamed).dropped == 10);
+    manifest.groups[1].step = 33;
+    CHECK(point(renamed).dropped == 13);
+    manifest.groups[1].step = 15;
+    CHECK(point(renamed).step == 15);
+    manifest.groups[1].step = 30;
+    CHECK(point(small_config(2)).why_not ==
+          "the experts of 'west' in layer 0 were 0-2 and are now 0-5");
     Config more_ranks = config;
     more_ranks.topology.groups[1].ranks = 2;
-    check_same_groups(checkpoint, more_ranks);
+    CHECK(point(more_ranks).own_state);
 
     // What counts are the experts of each layer, not how they were asked for.
     Config rotated = config;
     rotated.federation.placement = PlacementKind::rotate;
-    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, rotated); }),
-               Contains("the experts of 'west' in layer 1 are 0-2 in the checkpoint and 3-5"));
+    CHECK(point(rotated).why_not == "the experts of 'west' in layer 1 were 0-2 and are now 3-5");
     Config listed = config;
     listed.federation.placement = PlacementKind::explicit_lists;
     listed.topology.experts = {{"west", {0, 1, 2}}, {"east", {3, 4, 5}}};
-    check_same_groups(checkpoint, listed);
+    CHECK(point(listed).own_state);
     listed.topology.experts["east"] = {1, 3, 4, 5};
-    CHECK_THAT(refusal([&] { check_same_groups(checkpoint, listed); }),
-               Contains("the experts of 'east' in layer 0 are 3-5 in the checkpoint and 1, 3-5") &&
-                   Contains("topology.experts"));
+    CHECK(point(listed).why_not == "the experts of 'east' in layer 0 were 3-5 and are now 1, 3-5");
+
+    // After a warm-up the next phase of the saved run decides, and no other.
+    Config warm = config;
+    warm.federation.replication_warmup = 1;
+    warm.federation.local_steps = 30;
+    CHECK(resume_point(manifest, warm, warm).own_state);
+    rotated.federation.replication_warmup = 1;
+    rotated.federation.local_steps = 30;
+    CHECK_FALSE(resume_point(manifest, warm, rotated).own_state);
 }

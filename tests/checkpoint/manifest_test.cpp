@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "checkpoint/support.h"
+#include "checkpoint/verify.h"
 
 using namespace fomoe;
 using namespace fomoe::test;
@@ -37,6 +38,7 @@ TEST_CASE("a manifest says what was written and comes back") {
     manifest.step = 640;
     manifest.round = 20;
     manifest.tokens = 1 << 20;
+    manifest.committed = {608, 640, 632};
     manifest.groups[1].step = 639;
     manifest.bytes = {.sent = {int64_t{1} << 40, 2, 3, 4, 5}, .received = {6, 7, 8, 9, 10}};
     manifest.files = {{"model/model.safetensors", 5'000'000'000, 0xfedcba9876543210}};
@@ -50,11 +52,18 @@ TEST_CASE("a manifest that is damaged or leads elsewhere is refused") {
     manifest.files = {{"model/a", 5, 7}};
     const std::string good = to_json(manifest);
     const auto refused = [&](const std::string& from, const std::string& to) {
-        put_bytes(directory / "manifest.json", replaced(good, from, to));
+        std::string text = replaced(good, from, to);
+        text = text.substr(0, text.rfind(",\n  \"hash\"")) + "\n}";
+        put_bytes(directory / "manifest.json", with_hash(text));
         return refusal([&] { read_manifest(directory); });
     };
+    CHECK(good == with_hash(good.substr(0, good.rfind(",\n  \"hash\"")) + "\n}"));
+    // Whatever was changed since it was written, though the fields are all right.
+    put_bytes(directory / "manifest.json", replaced(good, "\"round\": 0", "\"round\": 1"));
+    CHECK_THAT(refusal([&] { read_manifest(directory); }), Contains("its own hash is another"));
+    std::filesystem::remove(directory / "manifest.json");
     CHECK_THAT(refusal([&] { read_manifest(directory); }), Contains("manifest.json"));
-    CHECK_THAT(refused("\"format\": 2", "\"format\": 1"), Contains("format 1"));
+    CHECK_THAT(refused("\"format\": 3", "\"format\": 1"), Contains("format 1"));
     CHECK_THAT(refused("\"round\"", "\"rounds\""), Contains("round is missing"));
     CHECK_THAT(refused("\"control\"", "\"kontrol\""), Contains("sent_bytes: control is missing"));
     CHECK_THAT(refused("\"step\": 0", "\"step\": -1"), Contains("step is no whole number"));

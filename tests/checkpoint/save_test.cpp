@@ -13,6 +13,7 @@
 #include "checkpoint/load.h"
 #include "checkpoint/small_run.h"
 #include "checkpoint/support.h"
+#include "checkpoint/verify.h"
 
 using namespace fomoe;
 using namespace fomoe::test;
