@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,10 +31,11 @@ struct Manifest {
         bool operator==(const Group&) const = default;
     };
 
-    int64_t step = 0;    // the first group's
-    int64_t round = 0;   // rounds committed
-    int64_t tokens = 0;  // trained on, by all groups
-    TrafficBytes bytes;  // between groups so far, all together
+    int64_t step = 0;                  // the first group's
+    int64_t round = 0;                 // rounds committed
+    int64_t tokens = 0;                // trained on, by all groups
+    TrafficBytes bytes;                // between groups so far, all together
+    std::optional<double> valid_loss;  // held-out, of the union model, where it was measured
     std::vector<Group> groups;
     int threads_per_rank = 1;
     std::string config;           // hash of the effective config

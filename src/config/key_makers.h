@@ -108,5 +108,6 @@ inline Effect with_sharded_experts() {
 
 void add_federation_keys(Keys& keys);
 void add_calibration_keys(Keys& keys);
+void add_checkpoint_keys(Keys& keys);
 
 }  // namespace fomoe

@@ -51,7 +51,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
                   *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
-      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1) {
+      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1),
+      saver_(config_, plan_.checkpoints(), job_, backend_, report_) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
@@ -65,6 +66,8 @@ MemoryPlan Trainer::planned_memory() const {
     MemoryPlan plan =
         memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
                     plan_threads(), outer_bytes(phase_.federation, federation_.spans(), layout_));
+    plan.snapshot = snapshot_bytes(config_, phase_.federation, world_, placement_, layout_,
+                                   federation_.spans(), keeps_copies(config_) ? &frozen_ : nullptr);
     if (evaluation_)
         plan.evaluation =
             evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
@@ -87,8 +90,10 @@ void Trainer::start_or_resume() {
         restore(state(), checkpoint);
         const int64_t resumed = checkpoint.manifest().step;
         report_.sent() = checkpoint.manifest().bytes;
-        if (plan_.checkpoint->parent_path() == plan_.checkpoints())
-            recorded = saved_step_ = resumed;
+        if (plan_.checkpoint->parent_path() == plan_.checkpoints()) {
+            recorded = resumed;
+            saver_.resumed(checkpoint.manifest());
+        }
         if (speaks() && !hold_.begun) {
             log_info(
                 fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
@@ -168,27 +173,20 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
-    if (evaluation_ && evaluation_->due(result, step))
-        report_.evaluation(evaluation_->run(result, due, step));
+    if (!evaluation_ || !evaluation_->due(result, step)) return;
+    const EvaluationMetrics metrics = evaluation_->run(result, due, step);
+    report_.evaluation(metrics);
+    saver_.evaluated(step, metrics.results.union_model->pooled.loss());
 }
 
-void Trainer::save(int64_t step) {
-    if (step == saved_step_) return;
-    if (speaks()) show_live(fmt::format("checkpoint of step {}", step));
-    const Timer timer;
+void Trainer::save(int64_t step, Saver::Write write) {
     Manifest about = describe_run(config_, threads_.count, backend_.name());
     about.step = step;
     for (Manifest::Group& group : about.groups) group.step = step;
     about.round = federation_.rounds();
     about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
-    const StateToSave saved = state_to_save(state());
-    const std::filesystem::path path = save_checkpoint(
-        job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
-        {.keep = config_.checkpoint.keep});
-    saved_step_ = step;
-    if (report_.metrics()) report_.metrics()->checkpoint(step, path.string(), timer.seconds());
-    if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
+    saver_.save(state(), about, write);
 }
 
 Exit Trainer::run() {
@@ -222,15 +220,17 @@ Exit Trainer::train() {
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
         report_.step(step, result, step_.load(), timer.seconds());
         ++hold_.steps_done;
+        saver_.poll(step);
         federation_.count(result.valid_tokens, step_.load());
         // Groups agree to stop where they meet: at the end of a round.
         const Classes due =
             step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
         if (due != Classes{}) stop = round(step, due, hold_.stop_requested());
         stop = stop || (alone && result.stop);
-        if (stop || step == last_step_ ||
-            (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
-            save(step);
+        if (stop || step == last_step_)
+            save(step, Saver::Write::now);
+        else if (saver_.due(step, alone || due != Classes{}))
+            save(step, Saver::Write::behind);
     }
     return end(stop);
 }

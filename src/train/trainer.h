@@ -14,6 +14,7 @@
 #include "train/reporter.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
+#include "train/saver.h"
 #include "train/start_block.h"
 
 namespace fomoe {
@@ -50,7 +51,7 @@ private:
     void enter_phase(int64_t step);
     bool round(int64_t step, const Classes& due, bool stop);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
-    void save(int64_t step);
+    void save(int64_t step, Saver::Write write);
     Exit end(bool stopped);
     bool speaks() const { return report_.speaks(); }
     RunState state() {
@@ -82,9 +83,9 @@ private:
     std::optional<Probe> probe_;  // with several groups
     std::optional<TrainingEvaluation> evaluation_;
     Reporter report_;
+    Saver saver_;
 
-    int64_t saved_step_ = -1;  // of the last checkpoint
-    int64_t step_now_ = 0;     // at work, or the last one
+    int64_t step_now_ = 0;  // at work, or the last one
 };
 
 }  // namespace fomoe
