@@ -67,6 +67,10 @@ public:
         if (value > 1'000'000'000) fail(key, "is too large");
         return static_cast<int>(value);
     }
+    double real(const char* key) const {
+        if (!at(key).is_number()) fail(key, "is no number");
+        return at(key).get<double>();
+    }
     std::string text(const char* key) const {
         const json& value = at(key);
         if (!value.is_string()) fail(key, "is no text");
@@ -141,6 +145,7 @@ std::string to_json(const Manifest& manifest) {
     out["tokens"] = manifest.tokens;
     out["sent_bytes"] = json_of(manifest.bytes.sent);
     out["received_bytes"] = json_of(manifest.bytes.received);
+    if (manifest.valid_loss) out["valid_loss"] = *manifest.valid_loss;
     out["config"] = manifest.config;
     out["config_without_groups"] = manifest.config_without_groups;
     out["build"] = manifest.build;
@@ -201,6 +206,7 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
     manifest.tokens = in.number("tokens");
     read(Fields(in.at("sent_bytes"), path + ": sent_bytes"), manifest.bytes.sent);
     read(Fields(in.at("received_bytes"), path + ": received_bytes"), manifest.bytes.received);
+    if (parsed.contains("valid_loss")) manifest.valid_loss = in.real("valid_loss");
     manifest.config = in.text("config");
     manifest.config_without_groups = in.text("config_without_groups");
     manifest.build = in.text("build");

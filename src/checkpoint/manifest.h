@@ -4,6 +4,7 @@
 
 #include <array>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,8 +39,9 @@ struct Manifest {
     // where nothing of a class has an anchor, `step`: the union has all that the groups have
     // learned.
     std::array<int64_t, 3> committed{};
-    int64_t tokens = 0;  // trained on, by all groups
-    TrafficBytes bytes;  // between groups so far, all together
+    int64_t tokens = 0;                // trained on, by all groups
+    TrafficBytes bytes;                // between groups so far, all together
+    std::optional<double> valid_loss;  // held-out, of the union model, where it was measured
     std::vector<Group> groups;
     int threads_per_rank = 1;
     std::string config;                 // hash of the effective config

@@ -60,7 +60,7 @@ std::string model_json(const Config& config) {
                 using Field = std::decay_t<decltype(field)>;
                 if constexpr (std::is_same_v<Field, ChoiceField>)
                     value = key.values.at(field.get());
-                else if constexpr (std::is_pointer_v<Field>)
+                else if constexpr (requires { value = *field; })
                     value = *field;
             },
             key.field(copy, 0));
@@ -183,17 +183,25 @@ void point_latest_at(const fs::path& final) {
     sync_directory(final.parent_path().string());
 }
 
-void remove_old(const fs::path& directory, const fs::path& newest, int keep) {
-    if (keep <= 0) return;
-    auto complete = complete_checkpoints(directory);
-    std::erase_if(complete, [&](const auto& entry) { return entry.second == newest; });
-    while (static_cast<int>(complete.size()) > keep - 1) {
+// A checkpoint that cannot be read is nobody's best.
+std::optional<double> loss_of(const fs::path& checkpoint) {
+    try {
+        return read_manifest(checkpoint).valid_loss;
+    } catch (const Error&) {
+        return {};
+    }
+}
+
+void remove_old(const fs::path& directory, int64_t written, const Retention& keep) {
+    const auto complete = complete_checkpoints(directory);
+    std::vector<StoredCheckpoint> stored;
+    for (const auto& [step, path] : complete)
+        stored.push_back({step, keep.best > 0 ? loss_of(path) : std::nullopt});
+    for (int64_t step : superseded(stored, written, keep)) {
         // Renamed first: a removal that is killed leaves nothing that looks complete.
-        const fs::path path = complete.begin()->second;
-        const fs::path going = path.string() + kUnfinished;
+        const fs::path path = complete.at(step), going = path.string() + kUnfinished;
         fs::rename(path, going);
         fs::remove_all(going);
-        complete.erase(complete.begin());
     }
 }
 
@@ -244,7 +252,7 @@ fs::path save_checkpoint(Communicator& comm, const fs::path& directory,
                 fs::remove_all(old);
             }
             point_latest_at(final);
-            remove_old(directory, final, options.keep);
+            remove_old(directory, state.about.step, options.keep);
         });
     }
     comm.barrier();

@@ -6,6 +6,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/pieces.h"
+#include "checkpoint/retention.h"
 
 namespace fomoe {
 
@@ -16,7 +17,7 @@ struct CheckpointState {
 };
 
 struct SaveOptions {
-    int keep = 3;  // newest complete checkpoints that stay, 0: all
+    Retention keep;  // of complete checkpoints
     int64_t max_file_bytes = int64_t{4} << 30;
 };
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 
 #include "tensor/queue.h"
 #include "tensor/tensor.h"
@@ -56,6 +57,15 @@ public:
 
     // The ranks that pass the same color form a new communicator, ordered by their rank here.
     virtual std::unique_ptr<Communicator> split(int color) = 0;
+
+    // Collective. The same ranks once more, for one thread beside that of this communicator:
+    // barriers, broadcasts, gathers and all_reduce, which wait without burning a core. When
+    // `given_up` is asked to stop, they end as an Error although another rank is still to come; it
+    // is good for nothing after that.
+    virtual std::unique_ptr<Communicator> background(
+        [[maybe_unused]] std::stop_token given_up = {}) {
+        return split(0);
+    }
 };
 
 // Rank 0 of 1: every collective is a copy or nothing.

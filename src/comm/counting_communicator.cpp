@@ -66,6 +66,10 @@ public:
     std::unique_ptr<Communicator> split(int color) override {
         return std::make_unique<CountingCommunicator>(inner_.split(color), sent_);
     }
+    // Not counted: that would be two threads on the same figures.
+    std::unique_ptr<Communicator> background(std::stop_token given_up) override {
+        return inner_.background(std::move(given_up));
+    }
 
 private:
     int64_t others() const { return size() - 1; }

@@ -36,7 +36,7 @@ void in_pieces(int64_t bytes, F f) {
         f(offset, static_cast<int>(std::min(kPiece, bytes - offset)));
 }
 
-class MpiCommunicator final : public Communicator {
+class MpiCommunicator : public Communicator {
 public:
     explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
         check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -184,6 +184,12 @@ public:
         return std::make_unique<MpiCommunicator>(part);
     }
 
+    std::unique_ptr<Communicator> background(std::stop_token given_up) override;
+
+protected:
+    MPI_Comm comm_;
+    int rank_ = 0, size_ = 1;
+
 private:
     [[noreturn]] static void late(std::vector<MPI_Request>& requests, const std::vector<int>& peers,
                                   double timeout) {
@@ -209,11 +215,82 @@ private:
         }
     }
 
-    MPI_Comm comm_;
-    int rank_ = 0, size_ = 1;
     std::vector<float> staging_;
     std::vector<char> gathered_;
 };
+
+// Nothing here blocks in MPI, where it would keep a core busy; messages are small and far between.
+class BackgroundCommunicator final : public MpiCommunicator {
+public:
+    BackgroundCommunicator(MPI_Comm comm, std::stop_token given_up)
+        : MpiCommunicator(comm), given_up_(std::move(given_up)) {}
+
+    void barrier() override {
+        wait([&](MPI_Request* request) { return MPI_Ibarrier(comm_, request); }, "MPI_Ibarrier");
+    }
+    void broadcast(Tensor x, int root, Queue) override {
+        in_pieces(x.bytes(), [&](int64_t offset, int bytes) {
+            char* data = static_cast<char*>(x.data) + offset;
+            wait(
+                [&](MPI_Request* request) {
+                    return MPI_Ibcast(data, bytes, MPI_BYTE, root, comm_, request);
+                },
+                "MPI_Ibcast");
+        });
+    }
+    void all_gather(Tensor out, ConstTensor in, Queue) override {
+        check_all_gather(out, in, size_);
+        FOMOE_CHECK(in.bytes() <= kPiece);
+        const bool in_place = out.slice(rank_ * in.count(), in.count()).data == in.data;
+        const int bytes = static_cast<int>(in.bytes());
+        wait(
+            [&](MPI_Request* request) {
+                return MPI_Iallgather(in_place ? MPI_IN_PLACE : in.data, bytes, MPI_BYTE, out.data,
+                                      bytes, MPI_BYTE, comm_, request);
+            },
+            "MPI_Iallgather");
+    }
+    void reduce_scatter_sum(Tensor, ConstTensor, Queue) override { refuse(); }
+    void all_to_all_v(Tensor, std::span<const int64_t>, ConstTensor, std::span<const int64_t>,
+                      Queue) override {
+        refuse();
+    }
+    void exchange(std::span<const Send>, std::span<const Receive>, double) override { refuse(); }
+    std::unique_ptr<Communicator> split(int) override { refuse(); }
+
+private:
+    [[noreturn]] static void refuse() {
+        throw Error(Exit::internal, "this call is not for a background thread");
+    }
+
+    template <class Start>
+    void wait(const Start& start, const char* call) {
+        MPI_Request request;
+        check(start(&request), call);
+        const Timer timer;
+        for (int done = 0;;) {
+            check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+            if (done) return;
+            if (given_up_.stop_requested())
+                throw Error(Exit::communication, concat(call, ": given up"));
+            usleep(timer.seconds() < 0.02 ? 50 : 1000);
+        }
+    }
+
+    std::stop_token given_up_;
+};
+
+std::unique_ptr<Communicator> MpiCommunicator::background(std::stop_token given_up) {
+    int threads = 0;
+    check(MPI_Query_thread(&threads), "MPI_Query_thread");
+    if (threads < MPI_THREAD_MULTIPLE)
+        throw Error(Exit::usage,
+                    "this MPI does not serve several threads of a process; set checkpoint.async: "
+                    "false");
+    MPI_Comm same;
+    check(MPI_Comm_dup(comm_, &same), "MPI_Comm_dup");
+    return std::make_unique<BackgroundCommunicator>(same, std::move(given_up));
+}
 
 }  // namespace
 

@@ -30,6 +30,18 @@ bool set(const Key& key, Number* value, const YAML::Node& node) {
     return assign_number(key, *value, node);
 }
 
+bool set(const Key& key, Interval* value, const YAML::Node& node) {
+    int64_t steps = 0;
+    if (assign_number(key, steps, node)) {
+        *value = steps;
+        return true;
+    }
+    const std::optional<double> seconds = quoted(node) ? std::nullopt : read_seconds(node.Scalar());
+    if (!seconds || *seconds <= 0 || *seconds > key.limits.most) return false;
+    *value = Interval::time(*seconds);
+    return true;
+}
+
 template <class Name, class Value>
 bool set(const Key&, std::map<Name, Value>*, const YAML::Node&) {
     return false;
@@ -41,6 +53,7 @@ std::optional<double> read_with_unit(const std::string& text, Unit unit) {
     switch (unit) {
         case Unit::count:
         case Unit::steps:
+        case Unit::steps_or_time:
             return read_count(text);
         case Unit::seconds:
             return read_seconds(text);
@@ -51,7 +64,8 @@ std::optional<double> read_with_unit(const std::string& text, Unit unit) {
 }
 
 std::optional<double> tokens_of(const Key& key, const YAML::Node& node) {
-    if (key.unit != Unit::steps || !node.IsScalar() || quoted(node)) return {};
+    const bool steps = key.unit == Unit::steps || key.unit == Unit::steps_or_time;
+    if (!steps || !node.IsScalar() || quoted(node)) return {};
     return read_tokens(node.Scalar());
 }
 

@@ -182,9 +182,26 @@ struct FederationConfig {
     bool operator==(const FederationConfig&) const = default;
 };
 
+// So many steps, or so much time; 0: never.
+struct Interval {
+    int64_t steps = 0;
+    double seconds = 0;  // where it is above 0, steps mean nothing
+    Interval(int64_t steps = 0) : steps(steps) {}
+    static Interval time(double seconds) {
+        Interval interval;
+        interval.seconds = seconds;
+        return interval;
+    }
+    bool ever() const { return steps > 0 || seconds > 0; }
+    bool operator==(const Interval&) const = default;
+};
+
 struct CheckpointConfig {
-    int64_t every = 0;  // steps; 0: only at the end
-    int keep = 3;       // newest kept; 0: all
+    Interval every;          // 0: only at the end
+    int keep = 3;            // newest kept; 0: all
+    int64_t keep_every = 0;  // steps; the first at or behind each multiple stays; 0: none
+    int keep_best = 0;       // that stay with the least held-out loss
+    bool async = false;      // written behind training
     bool operator==(const CheckpointConfig&) const = default;
 };
 

@@ -34,6 +34,8 @@ const char* pattern(Unit unit) {
             return "^[0-9]+(\\.[0-9]*)?([kKMGBT]|[kKMGBT]?t)$";
         case Unit::seconds:
             return "^[0-9]+(\\.[0-9]*)?(s|min|h|d)$";
+        case Unit::steps_or_time:
+            return "^[0-9]+(\\.[0-9]*)?([kKMGBT]|[kKMGBT]?t|s|min|h|d)$";
         case Unit::none:
             break;
     }
@@ -61,6 +63,7 @@ struct TypeOf {
     Json operator()(int64_t*) const { return with_unit(number(key.limits, true), key.unit); }
     Json operator()(uint64_t*) const { return number(key.limits, true); }
     Json operator()(double*) const { return with_unit(number(key.limits, false), key.unit); }
+    Json operator()(Interval*) const { return with_unit(number(key.limits, true), key.unit); }
     Json operator()(const ChoiceField&) const { return {{"enum", key.values}}; }
     Json operator()(std::string*) const {
         if (!key.values.empty()) return {{"enum", key.values}};

@@ -111,5 +111,6 @@ inline Effect with_sharded_experts() {
 
 void add_federation_keys(Keys& keys);
 void add_calibration_keys(Keys& keys);
+void add_checkpoint_keys(Keys& keys);
 
 }  // namespace fomoe

@@ -117,12 +117,15 @@ private:
         const double per_step = static_cast<double>(config.train.batch) * config.data.seq_len;
         const double steps = std::ceil(tokens / per_step);
         const Key& key = *find_key(path);
-        if (in_limits(steps, key.limits))
-            *std::get<int64_t*>(key.field(config, 0)) = static_cast<int64_t>(steps);
-        else
+        const Field field = key.field(config, 0);
+        if (!in_limits(steps, key.limits))
             findings.error(findings.origin_of(path), path,
                            fmt::format("{} steps of {} tokens; {} is expected", steps, per_step,
                                        expected_value(key)));
+        else if (auto interval = std::get_if<Interval*>(&field))
+            **interval = static_cast<int64_t>(steps);
+        else
+            *std::get<int64_t*>(field) = static_cast<int64_t>(steps);
     }
 
     void inherit(const Key& key) {

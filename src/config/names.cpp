@@ -137,10 +137,10 @@ std::string plain_value(const Key& key) {
     if (std::holds_alternative<std::map<std::string, std::string>*>(field)) return "name: prefix";
     if (std::holds_alternative<std::map<std::string, std::vector<int>>*>(field))
         return "a list of different experts such as [0-7, 9]";
-    const bool whole = std::holds_alternative<int*>(field) ||
-                       std::holds_alternative<int64_t*>(field) ||
-                       std::holds_alternative<uint64_t*>(field) ||
-                       std::holds_alternative<std::map<int64_t, int>*>(field);
+    const bool whole =
+        std::holds_alternative<int*>(field) || std::holds_alternative<Interval*>(field) ||
+        std::holds_alternative<int64_t*>(field) || std::holds_alternative<uint64_t*>(field) ||
+        std::holds_alternative<std::map<int64_t, int>*>(field);
     const std::string kind = whole ? "an integer" : "a number";
     const auto& [least, most, above, far] = key.limits;
     const bool open_below = least == -std::numeric_limits<double>::infinity();
@@ -221,6 +221,9 @@ std::string value_text(const Key& key, const Config& config, int group) {
                 return key.values.at(value.get());
             else if constexpr (std::is_same_v<T, std::string*>)
                 return yaml_text(*value);
+            else if constexpr (std::is_same_v<T, Interval*>)
+                return value->seconds > 0 ? fmt::format("{}s", value->seconds)
+                                          : fmt::format("{}", value->steps);
             else if constexpr (requires { value->begin()->second; })
                 return map_text(*value);
             else

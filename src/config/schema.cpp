@@ -329,16 +329,7 @@ Keys make_keys() {
     add_class_optimizer_keys(keys, "expert", &OptimizerConfig::expert);
     add_topology_keys(keys);
     add_federation_keys(keys);
-    keys.push_back(key(
-                       "checkpoint.every", [](Config& c) { return &c.checkpoint.every; },
-                       steps_from(0),
-                       "steps between checkpoints; 0: only at the end, and at that of a warm-up")
-                       .in(Unit::steps)
-                       .untrained());
-    keys.push_back(key(
-                       "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, whole(0),
-                       "newest checkpoints that stay; 0: all")
-                       .untrained());
+    add_checkpoint_keys(keys);
     add_calibration_keys(keys);
     return keys;
 }

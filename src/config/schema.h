@@ -21,9 +21,10 @@ struct ChoiceField {
 };
 
 // Where a key goes. Maps take any name below the key, or any step.
-using Field = std::variant<bool*, int*, int64_t*, uint64_t*, double*, std::string*, ChoiceField,
-                           std::map<std::string, std::string>*, std::map<std::string, double>*,
-                           std::map<std::string, std::vector<int>>*, std::map<int64_t, int>*>;
+using Field =
+    std::variant<bool*, int*, int64_t*, uint64_t*, double*, Interval*, std::string*, ChoiceField,
+                 std::map<std::string, std::string>*, std::map<std::string, double>*,
+                 std::map<std::string, std::vector<int>>*, std::map<int64_t, int>*>;
 
 // Allowed numbers, both ends included unless `above` says that the least one is not.
 struct Limits {
@@ -47,9 +48,10 @@ struct Effect {
 // What a number may be written in beside the plain one; config/units.h reads it.
 enum class Unit {
     none,
-    count,    // 10k
-    steps,    // 10k, or tokens of one group: 5Mt
-    seconds,  // 30min
+    count,          // 10k
+    steps,          // 10k, or tokens of one group: 5Mt
+    seconds,        // 30min
+    steps_or_time,  // an Interval: as steps, or with a unit as seconds
 };
 
 struct Key {

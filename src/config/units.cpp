@@ -57,6 +57,8 @@ std::string_view forms_of(Unit unit) {
             return "or 10k, or 5Mt for tokens of one group";
         case Unit::seconds:
             return "seconds, or 45s, 30min, 2h, 1d";
+        case Unit::steps_or_time:
+            return "or 10k, or 5Mt for tokens of one group, or a time: 45s, 30min, 2h, 1d";
         case Unit::none:
             break;
     }

@@ -47,6 +47,7 @@ Json kind_json(const Config& config, const Plan& plan, const GroupKind& kind) {
           {"workspace", kind.workspace},
           {"evaluation", m.evaluation},
           {"page_ends", m.pages},
+          {"snapshot", m.snapshot},
           {"total", kind.device_bytes},
           {"host", kind.host_bytes}}},
         {"executed_choices_per_token", kind.choices},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoint/pieces.h"
 #include "federation/outer_optimizer.h"
 #include "federation/participants.h"
 #include "ops/scratch.h"
@@ -197,6 +198,27 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
             plan.pages += round_up(arena, page_of(arena)) - arena;
     plan.expert_state = (layout.expert.size + trained) * 4 + expert_slice * 8;
     return plan;
+}
+
+int64_t snapshot_bytes(const Config& config, const FederationConfig& federation, const World& world,
+                       const Placement& placement, const ArenaLayout& layout,
+                       const std::vector<OwnedSpan>& spans, const FrozenLayout* frozen) {
+    if (!config.checkpoint.async) return 0;
+    const World::Group& own = world.own();
+    int64_t values = 0;
+    for (const OwnedSpan& span : spans) {
+        if (span.owner < 0 || span.lane() < 0) continue;
+        const OuterRule rule = outer_rule(federation, span.cls, span.n_owners());
+        const Range part =
+            rule.keeps_anchor ? span.chunk(span.lane(), span.owner) : span.lane_range(span.lane());
+        values += part.size() * (rule.keeps_momentum() ? 2 : 1);
+    }
+    for (const Parameter& p : layout.parameters)
+        values += share_in_group(p, placement, world).size();
+    const int64_t trained = layout.trains_experts() ? layout.expert.size : 0;
+    values += 2 * (layout.dense.size / own.ranks + trained / (own.ranks / own.expert_parallel));
+    const int64_t copies = frozen ? frozen->size / (own.ranks / own.expert_parallel) : 0;
+    return values * size_of(DType::f32) + copies * size_of(DType::bf16);
 }
 
 int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,

@@ -21,11 +21,14 @@ struct MemoryPlan {
     int64_t copies = 0;        // frozen copies of absent experts
     int64_t pages = 0;         // what the CPU's huge pages add to all of these
     int64_t evaluation = 0;    // what an evaluation during the run takes until it is over
+    int64_t snapshot = 0;      // of a checkpoint on its way: snapshot_bytes(), of the host
     int64_t expert_state = 0;  // the routed experts' part of weights, gradients and moments
     int64_t total() const {
         return weights + rounded + gradients + moments + activations + scratch + outer + copies +
-               pages + evaluation;
+               pages + evaluation + snapshot;
     }
+    // Of the memory of the host where the ranks compute on a device.
+    int64_t beside_device() const { return outer + snapshot; }
 };
 
 // What the outer step holds on this rank during a round: anchors, momentum and staging, what
@@ -43,6 +46,12 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
 // `threads` as in memory_plan.
 int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLayout& layout,
                          const FrozenLayout& copies, int threads);
+
+// Of the field `snapshot`: what this rank writes of a checkpoint, without counts. 0 unless
+// checkpoint.async. `frozen` as in memory_plan.
+int64_t snapshot_bytes(const Config& config, const FederationConfig& federation, const World& world,
+                       const Placement& placement, const ArenaLayout& layout,
+                       const std::vector<OwnedSpan>& spans, const FrozenLayout* frozen);
 
 // What a routing that is the same to all experts brings to a rank, from a lane of a micro-batch of
 // each of its EP ranks.

@@ -75,14 +75,17 @@ GroupKind kind_of(const Config& config, const FederationConfig& federation,
         kind.memory.evaluation =
             evaluation_bytes(config, world, tables.layout,
                              frozen_layout(tables.all, tables.placement, world), threads);
+    kind.memory.snapshot = snapshot_bytes(config, federation, world, tables.placement,
+                                          tables.layout, tables.spans, frozen);
     kind.workspace =
         gpu ? device_scratch_bytes(config, world, tables.layout, frozen) : kind.memory.scratch;
     kind.recomputed = recomputed_bytes(config, world, tables.layout, frozen);
     kind.dispatch = dispatch_bytes(config, world, tables.layout, frozen);
     // With a GPU the weights lie on the host, too, on their way to and from other groups.
-    kind.host_bytes = gpu ? outer + (world.n_groups() > 1 ? kind.memory.weights : 0) : 0;
+    kind.host_bytes =
+        gpu ? kind.memory.beside_device() + (world.n_groups() > 1 ? kind.memory.weights : 0) : 0;
     kind.device_bytes =
-        kind.memory.total() + (gpu ? kind.workspace - kind.memory.outer : int64_t{0});
+        kind.memory.total() + (gpu ? kind.workspace - kind.memory.beside_device() : int64_t{0});
 
     kind.choices = choices.executed;
     kind.flops_per_token = flops_per_token(config.model, config.data.seq_len).of(choices.cost);

@@ -127,6 +127,7 @@ private:
             is_gpu() ? "estimate: of the largest op" : "of the largest op");
         if (!is_gpu())
             row("outer state", m.outer, "anchors, momentum, staging, messages of a round");
+        if (!is_gpu()) row("snapshot", m.snapshot, "of a checkpoint that is being written");
         line("  {:<18} {:>10}  {}", "total", size_text(kind.device_bytes),
              is_gpu() ? fmt::format("of the {} of {} that the driver, cuBLAS and NCCL leave "
                                     "(assumed)",
@@ -134,7 +135,10 @@ private:
                       : "beside what the process takes at its start");
         if (kind.host_bytes > 0)
             row("host memory", kind.host_bytes,
-                "outer state, messages of a round, weights on their way");
+                m.snapshot > 0 ? fmt::format("outer state, messages of a round, weights on their "
+                                             "way, {} for a checkpoint that is being written",
+                                             size_text(m.snapshot))
+                               : "outer state, messages of a round, weights on their way");
         line("");
     }
 
@@ -213,7 +217,7 @@ private:
         const int keep = config_.checkpoint.keep;
         line("a checkpoint: {} (model {}, outer momentum {}, state of the groups {}){}",
              size_text(c.total()), size_text(c.model), size_text(c.anchor), size_text(c.groups),
-             config_.checkpoint.every > 0 && keep > 1
+             config_.checkpoint.every.ever() && keep > 1
                  ? fmt::format("; {} are kept: {}", keep, size_text(double(keep) * c.total()))
                  : "");
         line("");

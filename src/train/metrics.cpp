@@ -100,6 +100,12 @@ std::string round_line(const RoundMetrics& m) {
     return line + fmt::format(" | hash {:04x}", m.hash & 0xffff);
 }
 
+std::string checkpoint_line(const CheckpointMetrics& m) {
+    const std::string behind =
+        m.seconds > m.stall_seconds ? fmt::format(", written in {:.2f} s", m.seconds) : "";
+    return fmt::format("checkpoint {} | {:.2f} s{}", m.path.string(), m.stall_seconds, behind);
+}
+
 std::string evaluation_line(const std::vector<std::string>& groups, const EvaluationMetrics& m) {
     const Evaluation& whole = *m.results.union_model;
     std::string line = fmt::format("eval after round {} | union {:.4f} bits/byte", m.round,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,6 +84,13 @@ struct EvaluationMetrics {
     double seconds = 0;
 };
 
+struct CheckpointMetrics {
+    std::filesystem::path path;
+    double stall_seconds = 0;  // for which training stood
+    double seconds = 0;        // until it was complete
+    int64_t bytes = 0;         // of its files
+};
+
 // step 1200/50000 | loss 3.1271 | aux 0.0102 | gnorm 0.84 | lr 3.00e-04 | 41.3k tok/s | ...
 // The name of the group stands before it.
 std::string step_line(const std::string& group, const StepMetrics& metrics);
@@ -95,6 +103,9 @@ std::string evaluation_line(const std::vector<std::string>& groups, const Evalua
 // sent 206.8 MiB in 22 rounds (shared 190.1, router 2.0, expert 14.1, control 0.6) | data-parallel
 // 36.2 GiB, 179x | full replicas 420 MiB, 2.03x: what a run has sent against what others would.
 std::string sent_line(int64_t rounds, const TrafficBytes& total, const BaselineBytes& baselines);
+// checkpoint runs/a/checkpoints/step-00000704 | 0.80 s; of one that was written beside training:
+// | 0.08 s, written in 0.80 s.
+std::string checkpoint_line(const CheckpointMetrics& metrics);
 // [west] step 347/704 49% | loss 1.8312 | 11.6k tok/s | eta 1m02s
 std::string live_line(const std::string& group, const StepMetrics& metrics);
 

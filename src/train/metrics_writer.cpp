@@ -148,10 +148,12 @@ void MetricsWriter::evaluation(const EvaluationMetrics& m, int group) {
     write(line);
 }
 
-void MetricsWriter::checkpoint(int64_t step, const std::string& path, double seconds) {
+void MetricsWriter::checkpoint(int64_t step, const CheckpointMetrics& m) {
     Json line = event("checkpoint", step, group_);
-    line["path"] = path;
-    line["seconds"] = seconds;
+    line["path"] = m.path.string();
+    line["stall_seconds"] = m.stall_seconds;
+    line["seconds"] = m.seconds;
+    line["bytes"] = m.bytes;
     write(line);
 }
 

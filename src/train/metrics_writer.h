@@ -9,7 +9,7 @@
 //   bad_step          in place of a step that changed nothing, and why
 //   round             where the groups met, and how the tokens were spread since the round before
 //   eval              of the union and the group's own model, with federation.evaluate_every
-//   checkpoint        that was written, where to, in how many seconds
+//   checkpoint        that became complete at this step: where it lies, what it took
 //   note              `text`: what happened besides
 //   end               `reason`: done, stopped on request, or failed with a `text`
 //   calibration_step, calibration_end   of a calibration, at the step of the run it follows
@@ -60,7 +60,7 @@ public:
     void round(const RoundMetrics& metrics);
     // `group`: the writer's, whose own model is told.
     void evaluation(const EvaluationMetrics& metrics, int group);
-    void checkpoint(int64_t step, const std::string& path, double seconds);
+    void checkpoint(int64_t step, const CheckpointMetrics& metrics);
     void note(int64_t step, const std::string& text);
     void end(int64_t step, const std::string& reason, const std::string& text = "");
     void calibration_step(const CalibrationStepMetrics& metrics);

@@ -152,6 +152,11 @@ void Reporter::evaluation(const EvaluationMetrics& metrics) {
     log_info(evaluation_line(groups, metrics));
 }
 
+void Reporter::checkpoint(int64_t step, const CheckpointMetrics& metrics) {
+    if (metrics_) metrics_->checkpoint(step, metrics);
+    if (speaks()) log_info(checkpoint_line(metrics));
+}
+
 void Reporter::summary(Communicator& job, int64_t steps_done, double seconds) const {
     double sum = 0;
     for (double loss : losses_) sum += loss;

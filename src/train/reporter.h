@@ -39,6 +39,7 @@ public:
     void round(int64_t step, const Classes& due, const RoundResult& result,
                const std::vector<double>& router_entropy);
     void evaluation(const EvaluationMetrics& metrics);
+    void checkpoint(int64_t step, const CheckpointMetrics& metrics);
     // All ranks of the job come here together. `done`: by this process, `seconds` in all.
     void summary(Communicator& job, int64_t steps_done, double seconds) const;
     // What went between the groups, if anything did.

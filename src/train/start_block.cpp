@@ -171,14 +171,15 @@ std::string memory_line(const MemoryPlan& plan, bool on_host) {
         if_any("bf16 weights", plan.rounded), if_any("frozen copies", plan.copies),
         if_any("evaluation", plan.evaluation), if_any("page ends", plan.pages));
     if (on_host)
-        return fmt::format("memory planned for rank 0: {} ({}, scratch {}, outer state {})",
+        return fmt::format("memory planned for rank 0: {} ({}, scratch {}, outer state {}{})",
                            mebibytes(plan.total()), parts, mebibytes(plan.scratch),
-                           mebibytes(plan.outer));
+                           mebibytes(plan.outer), if_any("snapshot", plan.snapshot));
     return fmt::format(
         "memory planned for rank 0: {} of the device ({}) beside the scratch of its ops, {} of "
-        "the host (outer state {}, weights on their way {})",
-        mebibytes(plan.total() - plan.outer), parts, mebibytes(plan.outer + plan.weights),
-        mebibytes(plan.outer), mebibytes(plan.weights));
+        "the host (outer state {}, weights on their way {}{})",
+        mebibytes(plan.total() - plan.beside_device()), parts,
+        mebibytes(plan.beside_device() + plan.weights), mebibytes(plan.outer),
+        mebibytes(plan.weights), if_any("snapshot", plan.snapshot));
 }
 
 std::vector<std::string> start_block(const StartFacts& facts) {

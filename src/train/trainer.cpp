@@ -54,7 +54,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
                   *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
-      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1) {
+      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1),
+      saver_(config_, plan_.checkpoints(), job_, backend_, report_) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
@@ -68,6 +69,8 @@ MemoryPlan Trainer::planned_memory() const {
     MemoryPlan plan =
         memory_plan(config_, world_, layout_, keeps_copies(config_) ? &frozen_ : nullptr,
                     plan_threads(), outer_bytes(phase_.federation, federation_.spans(), layout_));
+    plan.snapshot = snapshot_bytes(config_, phase_.federation, world_, placement_, layout_,
+                                   federation_.spans(), keeps_copies(config_) ? &frozen_ : nullptr);
     if (evaluation_)
         plan.evaluation =
             evaluation_bytes(config_, world_, layout_, evaluation_->copies(), plan_threads());
@@ -92,7 +95,7 @@ void Trainer::start_or_resume() {
         if (point.own_state)
             skipped_batches_ = checkpoint.manifest().groups[world_.group].skipped_batches;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints()) recorded = point.step;
-        if (recorded >= 0 && point.own_state) saved_step_ = point.step;
+        if (recorded >= 0 && point.own_state) saver_.resumed(checkpoint.manifest());
         if (speaks() && !hold_.begun)
             say_what_is_resumed(checkpoint, point, config_, threads_.count, backend_.name());
     } else {
@@ -173,15 +176,13 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
     if (!evaluation_ || !evaluation_->due(result, step)) return;
     hold_.activity.at(fmt::format("evaluation behind step {}", step), limits_.other);
-    report_.evaluation(evaluation_->run(result, due, step));
+    const EvaluationMetrics metrics = evaluation_->run(result, due, step);
+    report_.evaluation(metrics);
+    saver_.evaluated(step, metrics.results.union_model->pooled.loss());
 }
 
-void Trainer::save(int64_t step) {
-    if (step == saved_step_) return;
-    const std::string which = fmt::format("checkpoint of step {}", step);
-    hold_.activity.at(which, limits_.other);
-    if (speaks()) show_live(which);
-    const Timer timer;
+void Trainer::save(int64_t step, Saver::Write write) {
+    hold_.activity.at(fmt::format("checkpoint of step {}", step), limits_.other);
     Manifest about = describe_run(config_, threads_.count, backend_.name());
     about.step = step;
     for (Manifest::Group& group : about.groups) group.step = step;
@@ -190,13 +191,7 @@ void Trainer::save(int64_t step) {
     about.committed = federation_.committed_steps(step);
     about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
-    const StateToSave saved = state_to_save(state());
-    const std::filesystem::path path = save_checkpoint(
-        job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
-        {.keep = config_.checkpoint.keep});
-    saved_step_ = step;
-    if (report_.metrics()) report_.metrics()->checkpoint(step, path.string(), timer.seconds());
-    if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
+    saver_.save(state(), about, write);
 }
 
 Exit Trainer::run() {
@@ -230,6 +225,7 @@ Exit Trainer::train() {
         const Timer timer;
         const StepResult result = step_.run(step, batch, hold_.stop_requested());
         ++hold_.steps_done;
+        saver_.poll(step);
         if (result.bad.empty()) {
             report_.step(step, result, step_.load(), timer.seconds());
             federation_.count(result.valid_tokens, step_.load());
@@ -245,9 +241,10 @@ Exit Trainer::train() {
             step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
         if (due != Classes{}) stop = round(step, due, hold_.stop_requested());
         stop = stop || (alone && result.stop);
-        if (stop || step == last_step_ ||
-            (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
-            save(step);
+        if (stop || step == last_step_)
+            save(step, Saver::Write::now);
+        else if (saver_.due(step, alone || due != Classes{}))
+            save(step, Saver::Write::behind);
     }
     return end(stop);
 }

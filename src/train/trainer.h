@@ -16,6 +16,7 @@
 #include "train/reporter.h"
 #include "train/resume.h"
 #include "train/run_state.h"
+#include "train/saver.h"
 #include "train/start_block.h"
 
 namespace fomoe {
@@ -64,7 +65,7 @@ private:
     void enter_phase(int64_t step);
     bool round(int64_t step, const Classes& due, bool stop);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
-    void save(int64_t step);
+    void save(int64_t step, Saver::Write write);
     Rollback go_back(int64_t step, const std::string& why) const;
     Exit end(bool stopped);
     bool speaks() const { return report_.speaks(); }
@@ -98,8 +99,8 @@ private:
     std::optional<Probe> probe_;  // with several groups
     std::optional<TrainingEvaluation> evaluation_;
     Reporter report_;
+    Saver saver_;
 
-    int64_t saved_step_ = -1;      // of the last checkpoint
     int64_t skipped_batches_ = 0;  // that the group's data runs ahead of its steps
     std::optional<Rollback> rollback_;
     int64_t step_now_ = 0;  // at work, or the last one

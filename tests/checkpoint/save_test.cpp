@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -12,8 +13,10 @@
 #include "base/timer.h"
 #include "checkpoint/load.h"
 #include "checkpoint/small_run.h"
+#include "checkpoint/snapshot.h"
 #include "checkpoint/support.h"
 #include "checkpoint/verify.h"
+#include "ops/cpu/cpu_backend.h"
 
 using namespace fomoe;
 using namespace fomoe::test;
@@ -185,14 +188,102 @@ TEST_CASE("the newest checkpoints stay") {
         for (const auto& [step, path] : complete_checkpoints(checkpoints)) found.push_back(step);
         return found;
     };
-    for (int step : {10, 20, 30, 40}) save_small(checkpoints, step, config, {.keep = 2});
+    for (int step : {10, 20, 30, 40})
+        save_small(checkpoints, step, config, {.keep = {.newest = 2}});
     CHECK(steps() == std::vector<int64_t>{30, 40});
     // One that goes on from an earlier step is kept, whatever its number.
-    save_small(checkpoints, 5, config, {.keep = 2});
+    save_small(checkpoints, 5, config, {.keep = {.newest = 2}});
     CHECK(steps() == std::vector<int64_t>{5, 40});
     CHECK(find_checkpoint(checkpoints) == checkpoints / "step-00000005");
-    save_small(checkpoints, 50, config, {.keep = 0});
+    save_small(checkpoints, 50, config, {.keep = {.newest = 0}});
     CHECK(steps() == std::vector<int64_t>{5, 40, 50});
+}
+
+TEST_CASE("every checkpoint that a rule wants stays, and no other") {
+    using Steps = std::vector<int64_t>;
+    const auto going = [](const std::vector<StoredCheckpoint>& stored, int64_t written,
+                          const Retention& keep) { return superseded(stored, written, keep); };
+    const std::vector<StoredCheckpoint> stored{{10, 2.0}, {20, 1.5}, {30, {}}, {40, 1.7}, {50, {}}};
+    CHECK(going(stored, 50, {.newest = 0}) == Steps{});
+    CHECK(going(stored, 50, {.newest = 1}) == Steps{10, 20, 30, 40});
+    CHECK(going(stored, 50, {.newest = 9}) == Steps{});
+    // A run that went on from an earlier one: what it has just written is its newest.
+    CHECK(going(stored, 20, {.newest = 1}) == Steps{10, 30, 40, 50});
+    CHECK(going(stored, 20, {.newest = 2}) == Steps{10, 30, 40});
+
+    CHECK(going(stored, 50, {.newest = 1, .every = 20}) == Steps{10, 30});
+    CHECK(going(stored, 50, {.newest = 1, .every = 10}) == Steps{});
+    CHECK(going(stored, 50, {.newest = 1, .every = 100}) == Steps{10, 20, 30, 40});
+    // Steps of an interval in time hit no multiple: the first behind each one stays.
+    CHECK(going({{7, {}}, {13, {}}, {19, {}}, {31, {}}, {33, {}}}, 33,
+                {.newest = 1, .every = 10}) == Steps{7, 19});
+
+    CHECK(going(stored, 50, {.newest = 1, .best = 1}) == Steps{10, 30, 40});
+    CHECK(going(stored, 50, {.newest = 1, .best = 2}) == Steps{10, 30});
+    // Where none was measured, none is the best.
+    CHECK(going(stored, 50, {.newest = 1, .best = 9}) == Steps{30});
+    // A loss that is no number is not small; of equal ones the earlier stays.
+    CHECK(going({{10, std::nan("")}, {20, 1.0}, {30, 1.0}, {40, {}}}, 40,
+                {.newest = 1, .best = 1}) == Steps{10, 30});
+    CHECK(going(stored, 50, {.newest = 2, .every = 30, .best = 1}) == Steps{10});
+}
+
+TEST_CASE("the best checkpoints stay by the loss in their manifests") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    const std::map<int64_t, double> losses{{1, 3.0}, {2, 2.5}, {3, 2.75}, {4, 2.25}, {5, 4.0}};
+    for (const auto& [step, loss] : losses)
+        run_ranks(config.topology.n_ranks(), [&, at = step, of_union = loss](Communicator& comm) {
+            SmallRank self(config, comm.rank());
+            int64_t own_step = at;
+            CheckpointState state = small_state(config, self, own_step);
+            state.about.valid_loss = of_union;
+            save_checkpoint(comm, checkpoints, state, {.keep = {.newest = 1, .best = 2}});
+        });
+    std::vector<int64_t> steps;
+    for (const auto& [step, path] : complete_checkpoints(checkpoints)) {
+        steps.push_back(step);
+        CHECK(read_manifest(path).valid_loss == losses.at(step));
+    }
+    CHECK(steps == std::vector<int64_t>{2, 4, 5});
+    // One whose manifest is damaged is not the best, and no reason to fail.
+    put_bytes(checkpoints / "step-00000004/manifest.json", "{}");
+    save_small(checkpoints, 6, config, {.keep = {.newest = 1, .best = 1}});
+    CHECK(complete_checkpoints(checkpoints).size() == 2);
+    CHECK(fs::exists(checkpoints / "step-00000002"));
+    CHECK(fs::read_symlink(checkpoints / "latest") == "step-00000006");
+}
+
+TEST_CASE("a snapshot holds what the pieces held, whatever happens to them") {
+    const auto backend = make_cpu_backend(1);
+    Snapshot snapshot(*backend);
+    std::vector<float> a{1, 2, 3};
+    std::vector<int64_t> b{4, 5};
+    const auto sets = [&] {
+        return std::vector<TensorSet>{
+            {.directory = "x", .tensors = {}, .pieces = {{"a", 1, view(a.data(), Shape(3))}}},
+            {.directory = "y",
+             .tensors = {},
+             .pieces = {{"none", 0, Tensor{}}, {"b", 0, view(b.data(), Shape(2))}}}};
+    };
+    std::vector<TensorSet> taken = sets();
+    snapshot.take(taken);
+    const int64_t bytes = snapshot.bytes();
+    const void* memory = taken[0].pieces[0].data.data;
+    a = {7, 8, 9};
+    b = {10, 11};
+    const TensorPiece &of_a = taken[0].pieces[0], &of_b = taken[1].pieces[1];
+    CHECK(of_a.begin == 1);
+    CHECK(std::vector<float>(of_a.data.as<float>(), of_a.data.as<float>() + 3) ==
+          std::vector<float>{1, 2, 3});
+    CHECK(std::vector<int64_t>(of_b.data.as<int64_t>(), of_b.data.as<int64_t>() + 2) ==
+          std::vector<int64_t>{4, 5});
+    // The memory serves the next one.
+    taken = sets();
+    snapshot.take(taken);
+    CHECK(taken[0].pieces[0].data.data == memory);
+    CHECK(taken[0].pieces[0].data.as<float>()[0] == 7);
+    CHECK(snapshot.bytes() == bytes);
 }
 
 TEST_CASE("a directory that cannot be written is one clear error") {

@@ -99,7 +99,7 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     writer.evaluation(evaluated, 1);
     evaluated.results.own_models.clear();
     writer.evaluation(evaluated, 1);
-    writer.checkpoint(1, "checkpoints/step-00000001", 0.5);
+    writer.checkpoint(1, {"checkpoints/step-00000001", 0.25, 0.5, 1000});
     writer.note(1, "a group was late");
     writer.end(1, "failed", "no room");
 
