@@ -26,7 +26,8 @@ struct Manifest {
     struct Group {
         std::string name;
         int ranks = 1, expert_parallel = 1;
-        int64_t step = 0;  // groups need not stand at the same step
+        int64_t step = 0;            // groups need not stand at the same step
+        bool round_pending = false;  // the round of this step is still before the group
         bool operator==(const Group&) const = default;
     };
 

@@ -327,6 +327,19 @@ Keys make_keys() {
                        "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, whole(0),
                        "newest checkpoints that stay; 0: all")
                        .untrained());
+    const Limits seconds{.least = 0, .most = 1e9, .above = true, .far = true};
+    keys.push_back(key(
+                       "checkpoint.grace", [](Config& c) { return &c.checkpoint.grace; }, seconds,
+                       "seconds from a signal to stop until all ranks have come to save; later a "
+                       "rank ends at once with exit code 75, and the last checkpoint stands")
+                       .in(Unit::seconds)
+                       .untrained());
+    keys.push_back(key(
+                       "checkpoint.margin", [](Config& c) { return &c.checkpoint.margin; }, seconds,
+                       "seconds before the end of the time of --max-time or of the Slurm job at "
+                       "which a run saves and stops, at least; never in the first half of it")
+                       .in(Unit::seconds)
+                       .untrained());
     add_calibration_keys(keys);
     return keys;
 }

@@ -16,8 +16,8 @@ void check_tokens(const Config& config, int64_t most) {
 }
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                 const std::function<bool()>& stop_requested) {
-    RunHold hold{.stop_requested = stop_requested};
+                 StopRequests& stop) {
+    RunHold hold{.stop = stop};
     RunEnd end;
     int64_t step = 0;
     while (step < config.train.steps) {
@@ -30,7 +30,7 @@ RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const Ra
     }
     if (config.calibration.steps == 0) return end;
     Calibration calibration(config, plan, job, device);
-    end.exit = calibration.run(stop_requested);
+    end.exit = calibration.run(stop, hold.meetings);
     end.steps_done += config.calibration.steps;
     return end;
 }

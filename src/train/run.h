@@ -21,6 +21,6 @@ struct RunEnd {
 // that the one before has written, when its memory is free. Then the calibration, if the config
 // asks for one. Otherwise as Trainer and its run().
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                 const std::function<bool()>& stop_requested);
+                 StopRequests& stop);
 
 }  // namespace fomoe

@@ -17,8 +17,23 @@ int64_t memory_now() {
     return memory_use().resident_bytes;
 }
 
-int64_t first_step(const RunPlan& plan) {
-    return plan.checkpoint ? read_manifest(*plan.checkpoint).step + 1 : 1;
+Standing standing_of(const RunPlan& plan, const std::string& name) {
+    Standing standing;
+    if (!plan.checkpoint) return standing;
+    const Manifest manifest = read_manifest(*plan.checkpoint);
+    standing.step = manifest.step;
+    for (const Manifest::Group& group : manifest.groups) {
+        standing.farthest = std::max(standing.farthest, group.step);
+        if (group.name != name) continue;
+        standing.step = group.step;
+        standing.round_pending = group.round_pending;
+    }
+    return standing;
+}
+
+// A pending round is one of the phase that its step is in.
+Phase phase_at(const Config& config, const Standing& standing) {
+    return phase_of(config, standing.step + (standing.round_pending ? 0 : 1));
 }
 
 }  // namespace
@@ -31,10 +46,10 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       backend_(device.backend),
       threads_(device.threads),
       hold_(hold),
-      first_step_(first_step(plan)),
-      phase_(phase_of(config, first_step_)),
-      last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       world_(config.topology, job.rank(), job.size()),
+      start_(standing_of(plan, world_.own().name)),
+      phase_(phase_at(config, start_)),
+      last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       placement_(phase_.federation, config.topology, config.model.moe.n_experts),
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
@@ -51,7 +66,12 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
                   *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
-      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1) {
+      report_(config_, world_, placement_, all_, ceiling_, start_.step),
+      meeting_(
+          world_, link_, [&hold] { return hold.stop.asked(); }, config.federation.exchange_timeout,
+          hold.meetings),
+      step_now_(start_.step),
+      round_pending_(start_.round_pending) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
@@ -85,13 +105,12 @@ void Trainer::start_or_resume() {
     if (plan_.checkpoint) {
         const Checkpoint checkpoint(*plan_.checkpoint);
         restore(state(), checkpoint);
-        const int64_t resumed = checkpoint.manifest().step;
         report_.sent() = checkpoint.manifest().bytes;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
-            recorded = saved_step_ = resumed;
+            recorded = start_.step, saved_ = true;
         if (speaks() && !hold_.begun) {
-            log_info(
-                fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
+            log_info(fmt::format("resumed from {} at {}", plan_.checkpoint->string(),
+                                 where_groups_stand(checkpoint.manifest())));
             for (const std::string& why :
                  bit_changes(checkpoint, config_, threads_.count, backend_.name()))
                 log_warning("the bits will not be those of a run that never stopped: " + why);
@@ -102,7 +121,7 @@ void Trainer::start_or_resume() {
     if (speaks() && !hold_.begun) {
         hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(),
-                         describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
+                         describe_run(config_, threads_.count, backend_.name()), start_.step);
         atomic_write_file(plan_.config_file().string(), plan_.saved_config(config_));
     }
     job_.barrier();
@@ -113,12 +132,12 @@ void Trainer::start_or_resume() {
     hold_.begun = true;
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;
-        report_.write_to(
-            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded));
+        report_.write_to(std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group,
+                                                         recorded, round_pending_));
         StartMetrics start = start_metrics(
             config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
             std::string(backend_.name()));
-        start.step = first_step_ - 1;
+        start.step = start_.step;
         start.resumed = plan_.checkpoint.has_value();
         report_.metrics()->start(start);
         if (plan_.checkpoint)
@@ -133,11 +152,11 @@ void Trainer::enter_phase(int64_t step) {
     report_.note(step - 1, phase_line(phase_));
 }
 
-// Returns whether some rank of the federation was asked to stop.
-bool Trainer::round(int64_t step, const Classes& due, bool stop) {
+void Trainer::round(int64_t step, const Classes& due) {
+    const Timer timer;
     report_.round_begins(step);
     std::vector<double> router_entropy;
-    RoundInput input{.due = due, .stop = stop};
+    RoundInput input{.due = due, .met = world_.n_groups() > 1};
     if (config_.federation.inner_state == InnerState::average)
         input.moments = step == config_.train.steps
                             ? kAllMoments
@@ -164,7 +183,8 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     }
     report_.round(step, due, result, router_entropy);
     evaluate(step, due, result);
-    return result.stop;
+    hold_.stop.round_took(timer.seconds());
+    saved_ = false;
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
@@ -172,22 +192,34 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
         report_.evaluation(evaluation_->run(result, due, step));
 }
 
-void Trainer::save(int64_t step) {
-    if (step == saved_step_) return;
-    if (speaks()) show_live(fmt::format("checkpoint of step {}", step));
+// Collective over the job.
+void Trainer::save() {
+    hold_.stop.served();
+    if (saved_) return;
+    if (speaks()) show_live(fmt::format("checkpoint of step {}", step_now_));
     const Timer timer;
+    const int64_t mine[] = {step_now_, round_pending_};
+    std::vector<int64_t> all(2 * job_.size());
+    job_.all_gather(view(all.data(), Shape(std::ssize(all))), {mine, DType::i64, Shape(2)});
+
     Manifest about = describe_run(config_, threads_.count, backend_.name());
-    about.step = step;
-    for (Manifest::Group& group : about.groups) group.step = step;
+    for (int group = 0; group < world_.n_groups(); ++group) {
+        const int64_t* standing = &all[2 * world_.groups[group].first_rank];
+        about.groups[group].step = standing[0];
+        about.groups[group].round_pending = standing[1] != 0;
+        about.tokens += tokens_of_steps(config_, standing[0]) / world_.n_groups();
+    }
+    about.step = about.groups[0].step;
     about.round = federation_.rounds();
-    about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
     const StateToSave saved = state_to_save(state());
     const std::filesystem::path path = save_checkpoint(
         job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
         {.keep = config_.checkpoint.keep});
-    saved_step_ = step;
-    if (report_.metrics()) report_.metrics()->checkpoint(step, path.string(), timer.seconds());
+    saved_ = true;
+    saved_where_ = where_groups_stand(about);
+    hold_.stop.save_took(timer.seconds());
+    if (report_.metrics()) report_.metrics()->checkpoint(step_now_, path.string(), timer.seconds());
     if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
 }
 
@@ -209,48 +241,82 @@ Exit Trainer::train() {
                     threads_.count),
         LogTo::file);
     start_or_resume();
-    const int64_t steps = config_.train.steps;
-    const bool alone = world_.n_groups() == 1;
+    if (stopped_at_start()) return Exit::resumable;
     report_.begin();
-    bool stop = false;
-    int64_t& step = step_now_ = first_step_ - 1;
-    while (step < last_step_ && !stop) {
-        ++step;
-        if (step > phase_.end) enter_phase(step);
-        const Batch batch = loader_.get(step - 1);
-        const Timer timer;
-        const StepResult result = step_.run(step, batch, hold_.stop_requested());
-        report_.step(step, result, step_.load(), timer.seconds());
-        ++hold_.steps_done;
-        federation_.count(result.valid_tokens, step_.load());
-        // Groups agree to stop where they meet: at the end of a round.
-        const Classes due =
-            step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
-        if (due != Classes{}) stop = round(step, due, hold_.stop_requested());
-        stop = stop || (alone && result.stop);
-        if (stop || step == last_step_ ||
-            (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
-            save(step);
+    bool stopped = false;
+    while (!stopped && (round_pending_ || step_now_ < last_step_)) {
+        const bool called = !round_pending_ && take_step();
+        const Classes due = due_at(step_now_);
+        round_pending_ = due != Classes{};
+        const bool saves = saves_at(step_now_);
+        if (called || round_pending_ || saves)
+            stopped = meeting_.meet(called           ? Purpose::adjourn
+                                    : round_pending_ ? Purpose::round
+                                                     : Purpose::checkpoint) == Purpose::adjourn;
+        if (!stopped && round_pending_) {
+            round(step_now_, due);
+            round_pending_ = false;
+        }
+        if (const std::string why = hold_.stop.why(); stopped && speaks() && !why.empty())
+            log_info(why + ": saving");
+        if (stopped || saves || step_now_ == last_step_) save();
     }
-    return end(stop);
+    return end(stopped);
+}
+
+// Behind what may take long before the first step; then nothing is lost.
+bool Trainer::stopped_at_start() {
+    int64_t asked = hold_.stop.asked();
+    job_.all_reduce_max(view(&asked, Shape(1)));
+    if (!asked) return false;
+    hold_.stop.served();
+    if (report_.metrics()) report_.metrics()->end(step_now_, "stopped");
+    if (speaks()) log_info("stopped before the first step; run again to go on");
+    return true;
+}
+
+// Returns whether the group is to adjourn behind it.
+bool Trainer::take_step() {
+    const int64_t step = ++step_now_;
+    if (step > phase_.end) enter_phase(step);
+    const Batch batch = loader_.get(step - 1);
+    const Timer timer;
+    const StepResult result = step_.run(step, batch, meeting_.called());
+    hold_.stop.step_took(timer.seconds());
+    report_.step(step, result, step_.load(), timer.seconds());
+    ++hold_.steps_done;
+    federation_.count(result.valid_tokens, step_.load());
+    saved_ = false;
+    return result.stop;
+}
+
+Classes Trainer::due_at(int64_t step) const {
+    return step == config_.train.steps ? kAllClasses
+                                       : classes_due(phase_.federation, step - phase_.begin);
+}
+
+// Where there is no round, only if no group has been farther: all meet for a checkpoint.
+bool Trainer::saves_at(int64_t step) const {
+    const int64_t every = config_.checkpoint.every;
+    return every > 0 && step % every == 0 && (step > start_.farthest || due_at(step) != Classes{});
 }
 
 Exit Trainer::end(bool stopped) {
     const int64_t step = step_now_;
-    const bool finished = step >= config_.train.steps, last = finished || stopped;
+    const bool finished = step >= config_.train.steps && !stopped, last = finished || stopped;
     if (last && hold_.steps_done > 0)
         report_.summary(job_, hold_.steps_done, hold_.timer.seconds());
     const std::vector<RankMemory> memory =
         memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
                                .peak = memory_use().peak_bytes - memory_before_});
-    if (last) report_.traffic(step, federation_.rounds());
+    if (last) report_.traffic(round_pending_ ? step - 1 : step, federation_.rounds());
     if (speaks()) log_info(measured_memory_line(memory));
     if (!last) return Exit::done;  // another placement follows
     if (report_.metrics()) report_.metrics()->end(step, finished ? "done" : "stopped");
     if (speaks())
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,
                                         plan_.directory.string())
-                          : fmt::format("stopped at step {}; run again to go on", step));
+                          : fmt::format("stopped at {}; run again to go on", saved_where_));
     return finished ? Exit::done : Exit::resumable;
 }
 

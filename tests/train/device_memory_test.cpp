@@ -61,8 +61,9 @@ void train_in(const fs::path& directory, const Config& config, MakeBackend make,
     const RunPlan plan{.directory = directory, .checkpoint = from};
     run_ranks(2, [&](Communicator& job) {
         const auto backend = make();
-        const RunEnd end = train_run(config, plan, job, {*backend, {}, {.reason = "asked for"}},
-                                     [] { return false; });
+        StopRequests never;
+        const RunEnd end =
+            train_run(config, plan, job, {*backend, {}, {.reason = "asked for"}}, never);
         FOMOE_CHECK(end.exit == Exit::done);
     });
 }

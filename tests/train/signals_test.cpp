@@ -1,4 +1,4 @@
-// Save and stop when asked, end at a second Ctrl-C.
+// Save and stop when asked, end when asked again or when nobody does.
 #include "train/signals.h"
 
 #include <signal.h>
@@ -48,15 +48,45 @@ TEST_CASE("the same request may come twice") {
     CHECK(WEXITSTATUS(status) == 7);
 }
 
-TEST_CASE("a second Ctrl-C ends the process") {
+TEST_CASE("the same signal once more, when it is no duplicate, ends the process") {
+    for (int number : {SIGUSR1, SIGTERM, SIGINT}) {
+        const int status = status_of_child([&] {
+            StopSignals signals(0);
+            // Another one is the same request: Slurm sends SIGTERM at the end of the time.
+            for (int other : {SIGTERM, SIGINT, SIGUSR1})
+                if (other != number) raise(other);
+            raise(number);
+            if (!signals.requested()) _exit(1);
+            raise(number);
+        });
+        REQUIRE(WIFSIGNALED(status));
+        CHECK(WTERMSIG(status) == number);
+    }
+}
+
+TEST_CASE("a request that nobody serves ends the process with the code of one to run again") {
     const int status = status_of_child([] {
         StopSignals signals;
+        signals.set_grace(0.5);
         raise(SIGTERM);
-        raise(SIGINT);
-        raise(SIGINT);
+        for (;;) pause();
     });
-    REQUIRE(WIFSIGNALED(status));
-    CHECK(WTERMSIG(status) == SIGINT);
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 75);
+}
+
+TEST_CASE("a request from before the grace was known ends with it, too; one that is served waits") {
+    const auto child = [](bool serves) {
+        return status_of_child([&] {
+            StopSignals signals;
+            raise(SIGUSR1);
+            signals.set_grace(0.5);
+            if (serves) signals.served();
+            usleep(1500000);
+        });
+    };
+    CHECK(WEXITSTATUS(child(false)) == 75);
+    CHECK(WEXITSTATUS(child(true)) == 7);
 }
 
 TEST_CASE("the handlers that were there before come back") {
