@@ -272,7 +272,7 @@ TEST_CASE("a run stops by itself before its time is over", "[kill]") {
 TEST_CASE("asked to stop before the first step, a run ends with nothing begun", "[kill]") {
     const Workplace place;
     const Command words = place.train(kPair, {"--set", "name=early"});
-    // Handlers are there before MPI starts.
+    // Signals are taken before MPI starts.
     Process process(on_ranks(4, words), place.path());
     const auto ranks = [&] {
         std::vector<pid_t> pids;
@@ -281,13 +281,13 @@ TEST_CASE("asked to stop before the first step, a run ends with nothing begun", 
                 pids.push_back(pid);
         return pids;
     };
-    const auto handles = [](pid_t pid) {
+    const auto takes = [](pid_t pid) {
         const std::string status = read_text("/proc/" + std::to_string(pid) + "/status");
-        const size_t at = status.find("SigCgt:");
+        const size_t at = status.find("SigBlk:");
         return at != std::string::npos &&
                (std::stoull(status.substr(at + 7), nullptr, 16) >> (SIGUSR1 - 1) & 1);
     };
-    while (ranks().empty() || !handles(ranks()[0])) REQUIRE(process.running());
+    while (ranks().empty() || !takes(ranks()[0])) REQUIRE(process.running());
     kill(ranks()[0], SIGUSR1);
     const Outcome result = process.wait(60);
     INFO(result.err);

@@ -2,6 +2,7 @@
 #include "train/stop_requests.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -36,7 +37,8 @@ TEST_CASE("a signal asks, and is no matter of time") {
     StopSignals signals;
     StopRequests stop(signals, {}, {});
     CHECK_FALSE(stop.asked());
-    raise(SIGUSR1);
+    kill(getpid(), SIGUSR1);
+    while (!signals.requested()) usleep(1000);
     CHECK(stop.asked());
     CHECK(stop.why().empty());
     stop.served();
