@@ -71,6 +71,10 @@ public:
         if (!at(key).is_number()) fail(key, "is no number");
         return at(key).get<double>();
     }
+    bool flag(const char* key) const {
+        if (!at(key).is_boolean()) fail(key, "is neither true nor false");
+        return at(key).get<bool>();
+    }
     std::string text(const char* key) const {
         const json& value = at(key);
         if (!value.is_string()) fail(key, "is no text");
@@ -158,6 +162,7 @@ std::string to_json(const Manifest& manifest) {
                                  {"ranks", group.ranks},
                                  {"expert_parallel", group.expert_parallel},
                                  {"step", group.step},
+                                 {"round_pending", group.round_pending},
                                  {"skipped_batches", group.skipped_batches}});
     }
     out["files"] = ordered_json::array();
@@ -217,7 +222,7 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
         const Fields group(value, path + ": groups");
         manifest.groups.push_back({group.text("name"), group.small("ranks"),
                                    group.small("expert_parallel"), group.number("step"),
-                                   group.number("skipped_batches")});
+                                   group.flag("round_pending"), group.number("skipped_batches")});
     }
     std::set<std::string> seen;
     for (const json& value : in.list("files")) {

@@ -1,6 +1,8 @@
 #include "checkpoint/save.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <stdio.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -115,11 +117,8 @@ struct Plan {
     }
 };
 
-// What to do where a complete checkpoint may stand already.
-enum class Found { nothing, the_same, another };
-
-// Clears what killed saves left.
-Found prepare(const fs::path& directory, const fs::path& final, const Manifest& about) {
+// Clears what killed saves left. True when a complete checkpoint stands for the one to write.
+bool prepare(const fs::path& directory, const fs::path& final, const Manifest& about) {
     fs::create_directories(directory);
     std::vector<fs::path> leftovers, replaced;
     for (const auto& entry : fs::directory_iterator(directory)) {
@@ -134,13 +133,16 @@ Found prepare(const fs::path& directory, const fs::path& final, const Manifest& 
         if (!fs::exists(whole)) fs::rename(path, whole);
         fs::remove_all(path);
     }
-    if (!fs::exists(final)) return Found::nothing;
+    if (!fs::exists(final)) return false;
 
     std::string why = "is not a complete checkpoint";
     if (fs::exists(final / Manifest::kFile)) {
         const Manifest other = read_manifest(final);
-        if (other.config == about.config && other.groups == about.groups) return Found::the_same;
-        if (other.config_without_groups == about.config_without_groups) return Found::another;
+        // Its groups may stand elsewhere, or have the round of the step behind them.
+        if (other.config == about.config && other.groups == about.groups &&
+            other.round == about.round)
+            return true;
+        if (other.config_without_groups == about.config_without_groups) return false;
         why = "was written by another training";
     }
     throw Error(Exit::data, fmt::format("{} {}; nothing was overwritten: move it away, or give the "
@@ -169,6 +171,22 @@ void write(Communicator& comm, const fs::path& unfinished, const Plan& plan,
                 sync_directory((unfinished / below).string());
             atomic_write_file((unfinished / Manifest::kFile).string(), to_json(manifest));
         });
+}
+
+// Under the final name there is a complete checkpoint at any moment, where the file system can swap
+// two directories.
+void put_in_place(const fs::path& unfinished, const fs::path& final) {
+    const bool replaces = fs::exists(final);
+    if (!replaces ||
+        renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, final.c_str(), RENAME_EXCHANGE) != 0) {
+        if (replaces) fs::rename(final, final.string() + kReplaced);
+        fs::rename(unfinished, final);
+    }
+    sync_directory(final.parent_path().string());
+    if (replaces) {
+        fs::remove_all(unfinished);
+        fs::remove_all(final.string() + kReplaced);
+    }
 }
 
 void point_latest_at(const fs::path& final) {
@@ -234,23 +252,17 @@ void refuse_conflicts(const fs::path& directory, const Manifest& about, int64_t 
 fs::path save_checkpoint(Communicator& comm, const fs::path& directory,
                          const CheckpointState& state, const SaveOptions& options) {
     const fs::path final = directory / step_directory(state.about.step);
-    const fs::path unfinished = final.string() + kUnfinished, old = final.string() + kReplaced;
+    const fs::path unfinished = final.string() + kUnfinished;
     const bool leads = comm.rank() == 0;
     const Plan plan(state, options.max_file_bytes);
 
-    Found found = Found::nothing;
-    if (leads) checked([&] { found = prepare(directory, final, state.about); });
-    auto exists = static_cast<int64_t>(found == Found::the_same);
+    int64_t exists = 0;
+    if (leads) checked([&] { exists = prepare(directory, final, state.about); });
     comm.broadcast(view(&exists, Shape(1)), 0);
     if (!exists) write(comm, unfinished, plan, state.about);
     if (leads) {
         checked([&] {
-            if (!exists) {
-                if (found == Found::another) fs::rename(final, old);
-                fs::rename(unfinished, final);
-                sync_directory(directory.string());
-                fs::remove_all(old);
-            }
+            if (!exists) put_in_place(unfinished, final);
             point_latest_at(final);
             remove_old(directory, state.about.step, options.keep);
         });
@@ -272,13 +284,7 @@ void replace_checkpoint(Communicator& comm, const fs::path& final, const Checkpo
             fs::remove_all(old);
         });
     write(comm, unfinished, plan, state.about);
-    if (leads)
-        checked([&] {
-            if (fs::exists(final)) fs::rename(final, old);
-            fs::rename(unfinished, final);
-            sync_directory(final.parent_path().string());
-            fs::remove_all(old);
-        });
+    if (leads) checked([&] { put_in_place(unfinished, final); });
     comm.barrier();
 }
 

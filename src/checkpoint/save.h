@@ -27,8 +27,9 @@ struct SaveOptions {
 // All is written under step-00000640.tmp, made durable, and renamed: a directory under its final
 // name is complete. Then the link `latest` moves and old checkpoints go. Leftovers of saves that
 // were killed are removed first. A complete checkpoint of the same step stands for the new one when
-// config and groups are the same. The new one takes its place when the groups are others, or stand
-// at other steps: the run has gone on from before it. Any other is an Error(data).
+// config and groups are the same. The new one takes its place, when it is complete, where the
+// groups are others or stand at other steps: the run has gone on from before it. Any other is an
+// Error(data).
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory,
                                       const CheckpointState& state,
                                       const SaveOptions& options = {});

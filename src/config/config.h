@@ -202,6 +202,8 @@ struct CheckpointConfig {
     int64_t keep_every = 0;  // steps; the first at or behind each multiple stays; 0: none
     int keep_best = 0;       // that stay with the least held-out loss
     bool async = false;      // written behind training
+    double grace = 600;      // seconds from a request to stop to the end without a checkpoint
+    double margin = 300;  // seconds before the time limit at which a run stops by itself, at least
     bool operator==(const CheckpointConfig&) const = default;
 };
 

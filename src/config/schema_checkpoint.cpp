@@ -39,6 +39,19 @@ void add_checkpoint_keys(Keys& keys) {
                        "checkpoints are copied in memory and written while training goes on; "
                        "takes as much memory as a rank writes")
                        .untrained());
+    const Limits seconds{.least = 0, .most = 1e9, .above = true, .far = true};
+    keys.push_back(key(
+                       "checkpoint.grace", [](Config& c) { return &c.checkpoint.grace; }, seconds,
+                       "seconds from a signal to stop until all ranks have come to save; later a "
+                       "rank ends at once with exit code 75, and the last checkpoint stands")
+                       .in(Unit::seconds)
+                       .untrained());
+    keys.push_back(key(
+                       "checkpoint.margin", [](Config& c) { return &c.checkpoint.margin; }, seconds,
+                       "seconds before the end of the time of --max-time or of the Slurm job at "
+                       "which a run saves and stops, at least; never in the first half of it")
+                       .in(Unit::seconds)
+                       .untrained());
 }
 
 }  // namespace fomoe

@@ -78,8 +78,9 @@ void set_damaged_aside(const RunPlan& plan) {
 
 void say_what_is_resumed(const Checkpoint& checkpoint, const ResumePoint& point,
                          const Config& config, int threads_per_rank, std::string_view backend) {
-    log_info(
-        fmt::format("resumed from {} at step {}", checkpoint.directory().string(), point.step));
+    log_info(fmt::format("resumed from {} at {}", checkpoint.directory().string(),
+                         point.own_state ? where_groups_stand(checkpoint.manifest())
+                                         : fmt::format("step {}", point.step)));
     const std::vector<std::string> changes =
         bit_changes(checkpoint, config, threads_per_rank, backend);
     if (point.own_state) {
