@@ -194,7 +194,6 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
 
 // Collective over the job.
 void Trainer::save() {
-    hold_.stop.served();
     if (saved_) return;
     if (speaks()) show_live(fmt::format("checkpoint of step {}", step_now_));
     const Timer timer;
@@ -257,6 +256,7 @@ Exit Trainer::train() {
             round(step_now_, due);
             round_pending_ = false;
         }
+        if (stopped) hold_.stop.served();
         if (const std::string why = hold_.stop.why(); stopped && speaks() && !why.empty())
             log_info(why + ": saving");
         if (stopped || saves || step_now_ == last_step_) save();
