@@ -61,8 +61,8 @@ public:
     void post(int to, uint64_t word) override { inner_->post(to, word); }
     std::optional<Notice> poll() override { return inner_->poll(); }
     // Of another thread, which has no activity of the rank.
-    std::unique_ptr<Communicator> background(const std::stop_token& given_up) override {
-        return inner_->background(given_up);
+    std::unique_ptr<Communicator> background(std::stop_token given_up) override {
+        return inner_->background(std::move(given_up));
     }
     std::unique_ptr<Communicator> split(int color) override {
         const Activity::Call call(activity_, "split", ranks_, ++calls_);

@@ -205,7 +205,6 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
 // Collective over the job.
 void Trainer::save(Saver::Write write) {
     hold_.activity.at(fmt::format("checkpoint of step {}", step_now_), limits_.other);
-    hold_.stop.served();
     constexpr int64_t kFacts = 3;
     const int64_t mine[] = {step_now_, round_pending_, skipped_batches_};
     std::vector<int64_t> all(kFacts * job_.size());
@@ -262,6 +261,7 @@ Exit Trainer::train() {
             round_pending_ = false;
         }
         if (config_.checkpoint.every.seconds > 0) saves = saver_.due(step_now_, together);
+        if (stopped) hold_.stop.served();
         if (const std::string why = hold_.stop.why(); stopped && speaks() && !why.empty())
             log_info(why + ": saving");
         if (stopped || step_now_ == last_step_)

@@ -110,6 +110,33 @@ TEST_CASE("a save that fails leaves the last checkpoint as it was") {
     Checkpoint(checkpoints / "step-00000010", Verify::hashes);
 }
 
+TEST_CASE("a checkpoint takes the place of one of its step whose groups stood elsewhere") {
+    const TempDirectory checkpoints;
+    const Config config = small_config(1);
+    save_small(checkpoints, 9, config);
+    const fs::path step = save_small(checkpoints, 10, config);
+    const auto save_where = [&](bool pending) {
+        run_ranks(config.topology.n_ranks(), [&](Communicator& comm) {
+            SmallRank self(config, comm.rank());
+            self.fill(pending ? 11 : 12);
+            int64_t own_step = 10;
+            CheckpointState state = small_state(config, self, own_step);
+            state.about.groups.back().round_pending = pending;
+            save_checkpoint(comm, checkpoints, state);
+        });
+        const Manifest manifest = read_manifest(step);
+        CHECK(manifest.groups.back().round_pending == pending);
+        verify_files(step, manifest, Verify::hashes);
+        CHECK(fs::read_symlink(checkpoints / "latest") == "step-00000010");
+        for (const auto& entry : fs::directory_iterator(checkpoints))
+            CHECK(entry.path().extension() != ".tmp");
+        return bytes_of(step / "model/model.safetensors");
+    };
+    const std::string pending = save_where(true);
+    CHECK(save_where(true) == pending);
+    CHECK(save_where(false) != pending);
+}
+
 TEST_CASE("a complete checkpoint is never overwritten") {
     const TempDirectory checkpoints;
     Config config = small_config(1);

@@ -51,8 +51,8 @@ MpiDefault=pmix
 ReturnToService=2
 KillWait=30
 NodeName=$host NodeAddr=127.0.0.1 CPUs=4 Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=1000 State=UNKNOWN
-PartitionName=work Nodes=ALL Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=30
-PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=2 PreemptMode=off
+PartitionName=work Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=off
 END
     slurmctld -c -f "$SLURM_CONF"
     slurmd -c -f "$SLURM_CONF"

@@ -170,6 +170,27 @@ private:
     mutable int files_ = 0;
 };
 
+// Waits until the program has said this, or is done.
+inline bool has_said(Process& process, const std::string& text) {
+    while (process.err().find(text) == std::string::npos) {
+        if (!process.running()) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+}
+
+// The step of the newest line that a group wrote.
+inline bool reached(const Workplace& place, Process& process, const std::string& name, int step) {
+    while (true) {
+        const std::string text = read_text(place.run_directory(name) / "metrics" / "west.jsonl");
+        if (text.find("\"event\":\"step\",\"step\":" + std::to_string(step) + ",") !=
+            std::string::npos)
+            return true;
+        if (!process.running()) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
 inline std::vector<int> one_to(int n) {
     std::vector<int> numbers;
     for (int i = 1; i <= n; ++i) numbers.push_back(i);
