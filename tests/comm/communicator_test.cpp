@@ -7,13 +7,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <future>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
 #include "comm/counting_communicator.h"
+#include "comm/mpi_again.h"
 #include "comm/reduction.h"
 
 using namespace fomoe;
@@ -161,55 +161,12 @@ void check_communicator(Communicator& comm) {
     FOMOE_CHECK(sum[0] == (comm.rank() % 2) * half->size());
 }
 
-// A test about MPI runs this program again, with itself as the only test: these are its ranks.
-bool is_rank() { return std::getenv("FOMOE_TEST_RANK") != nullptr; }
-
-int run_again(const std::string& launcher) {
-    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);
-    const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-    const std::string test = Catch::getResultCapture().getCurrentTestName();
-    const std::string command = concat("FOMOE_TEST_RANK=1 timeout 100 ", launcher, " '", self,
-                                       "' '", test, "' >/dev/null 2>&1");
-    const int status = std::system(command.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-int mpirun(int n) { return run_again(concat("mpirun -n ", n, " --oversubscribe --bind-to none")); }
-
-// A second thread of every rank, which sums on its own while the first one does.
-void check_background(Communicator& comm) {
-    const std::unique_ptr<Communicator> behind = comm.background();
-    FOMOE_CHECK(behind->rank() == comm.rank() && behind->size() == comm.size());
-    const auto sums = [](Communicator& ranks, int64_t factor) {
-        const int64_t n = ranks.size(), all = factor * n * (n + 1) / 2;
-        for (int64_t i = 0; i < 50; ++i) {
-            std::vector<int64_t> x(1 + i, factor * (ranks.rank() + 1)), of_last(1, ranks.rank());
-            ranks.all_reduce_sum(all_of(x));
-            FOMOE_CHECK(x == std::vector<int64_t>(1 + i, all));
-            ranks.broadcast(all_of(of_last), static_cast<int>(n - 1));
-            FOMOE_CHECK(of_last[0] == n - 1);
-            ranks.barrier();
-        }
-    };
-    std::future<void> thread = std::async(std::launch::async, [&] { sums(*behind, 1000); });
-    sums(comm, 1);
-    thread.get();
-}
-
 }  // namespace
 
-TEST_CASE("a rank alone") {
-    check_communicator(*make_self_communicator());
-    check_background(*make_self_communicator());
-}
+TEST_CASE("a rank alone") { check_communicator(*make_self_communicator()); }
 
 TEST_CASE("ranks as threads") {
-    for (int n : {1, 2, 3, 4}) {
-        run_ranks(n, check_communicator);
-        run_ranks(n, check_background);
-    }
+    for (int n : {1, 2, 3, 4}) run_ranks(n, check_communicator);
 }
 
 TEST_CASE("ranks of an MPI job", "[mpi]") {
@@ -222,31 +179,6 @@ TEST_CASE("ranks of an MPI job", "[mpi]") {
     const MpiSession session;
     const std::unique_ptr<Communicator> comm = make_mpi_communicator();
     check_communicator(*comm);
-    check_background(*comm);
-}
-
-TEST_CASE("a thread that waits for another rank's can be told to give up", "[mpi]") {
-    if (!is_rank()) {
-        CHECK(mpirun(2) == 0);
-        return;
-    }
-    const MpiSession session;
-    const std::unique_ptr<Communicator> comm = make_mpi_communicator();
-    std::stop_source given_up;
-    const std::unique_ptr<Communicator> behind = comm->background(given_up.get_token());
-    if (comm->rank() == 0) {
-        std::future<void> thread = std::async(std::launch::async, [&] { behind->barrier(); });
-        given_up.request_stop();
-        bool ended = false;
-        try {
-            thread.get();
-        } catch (const Error& error) {
-            ended = error.exit == Exit::communication;
-        }
-        FOMOE_CHECK(ended);
-    }
-    comm->barrier();
-    if (comm->rank() == 1) behind->barrier();  // the other one had come to it
 }
 
 TEST_CASE("more than 2^31 bytes in one call", "[mpi]") {

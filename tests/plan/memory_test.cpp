@@ -173,7 +173,7 @@ TEST_CASE("the snapshots of all ranks are a checkpoint") {
     for (const bool proxy : {false, true}) {
         CAPTURE(proxy);
         Config config = tiny_config();
-        config.topology = tiny_topology({{2, 2}, {4, 2}, {1, 1}});
+        config.topology = tiny_topology({{2, 2}, {4, 2}, {1, 1}, {1, 1}});
         config.federation.replication = 2;
         if (proxy) config.federation.absent = AbsentPolicy::proxy;
         const auto sum = [&] {
