@@ -2,8 +2,8 @@
 """What checkpoints cost: bytes, how long training stands, and what the steps behind one lose.
 
 Trains a config three times for a few steps, on random tokens and in a directory that goes away:
-without checkpoints in between, with them, and with them behind training. Beside them stand dd, which
-writes as many bytes into the same directory, and one copy of as many bytes in memory.
+without checkpoints in between, with them, and with them behind training. Beside them stand dd,
+which writes as many bytes into the same directory, and one copy of as many bytes in memory.
 
     tools/bench_checkpoint.py build/fomoe-train configs/moe_190m.yaml [--set KEY=VALUE ...]
 """
@@ -49,8 +49,8 @@ def train(options, place, name, sets):
     """The metrics of the first group."""
     words = [os.path.abspath(options.program), os.path.abspath(options.config)]
     fixed = [f"name={name}", *(f"data.sources.{key}={place}/random" for key in sources(options)),
-             "train.optimizer.warmup=1", "train.log_every=1", f"train.steps={options.steps}", "data.valid_sequences=2", *sets,
-             *options.set]
+             "train.optimizer.warmup=1", "train.log_every=1", f"train.steps={options.steps}",
+             "data.valid_sequences=2", *sets, *options.set]
     for setting in fixed:
         words += ["--set", setting]
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
@@ -70,6 +70,11 @@ def step_seconds(events):
 def checkpoints(events):
     """Without the one at the end, which always waits."""
     return [event for event in events if event["event"] == "checkpoint"][:-1]
+
+
+def starts(options):
+    """The steps behind which a checkpoint begins."""
+    return range(options.every, options.steps, options.every)
 
 
 def dd_seconds(place, count):
@@ -123,22 +128,22 @@ def main():
     parameters = next(event for event in none if event["event"] == "start")["parameters"]["total"]
     print(f"{parameters / 1e6:.1f}M parameters, {size / MIB:.0f} MiB a checkpoint: "
           f"{size / parameters:.2f} bytes written for each")
-    dd_best, copy_best = min(dd), min(copies)
-    stall = [event["stall_seconds"] for event in checkpoints(waiting)]
     print(f"dd of as many bytes, conv=fsync: {several(dd)} s")
-    print(f"training waits: {several(stall)} s, median {statistics.median(stall) / dd_best:.2f} of dd")
-    stall = [event["stall_seconds"] for event in checkpoints(behind)]
-    whole = [event["seconds"] for event in checkpoints(behind)]
+    stall = [event["stall_seconds"] for event in checkpoints(waiting)]
+    print(f"training waits for a checkpoint: {several(stall)} s; median over dd's "
+          f"{statistics.median(stall) / statistics.median(dd):.2f}")
     print(f"one copy of as many bytes in memory: {several(copies)} s")
-    print(f"written behind training: {several(stall)} s of waiting, the first with new memory, the "
-          f"others {statistics.median(stall[1:]) / copy_best:.2f} of a copy; complete after "
-          f"{several(whole)} s")
+    events = checkpoints(behind)
+    stall = [event["stall_seconds"] for event in events]
+    print(f"written behind training it waits: {several(stall)} s, the first time for new memory, "
+          f"too; median of the others over the copy's "
+          f"{statistics.median(stall[1:]) / statistics.median(copies):.2f}")
+    print(f"  complete after {several(event['seconds'] for event in events)} s")
     plain = statistics.median(step_seconds(none).values())
-    busy = step_seconds(behind)
-    beside = [busy[step] for step in busy if step > options.every and
-              any(0 < step - at <= 2 for at in range(options.every, options.steps, options.every))]
-    print(f"a step: {plain:.2f} s without checkpoints; the two behind one that is being written: "
-          f"{several(beside)} s, median {100 * (statistics.median(beside) / plain - 1):+.1f} %")
+    beside = [seconds for step, seconds in step_seconds(behind).items()
+              if any(at < step <= event["step"] for at, event in zip(starts(options), events))]
+    print(f"a step: {plain:.2f} s without checkpoints, {several(beside)} s while one is written; "
+          f"median {100 * (statistics.median(beside) / plain - 1):+.1f} %")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 
 namespace fomoe {
 namespace {
@@ -36,7 +37,11 @@ bool set(const Key& key, Interval* value, const YAML::Node& node) {
         *value = steps;
         return true;
     }
-    const std::optional<double> seconds = quoted(node) ? std::nullopt : read_seconds(node.Scalar());
+    // A plain number is one of steps.
+    const std::string text = node.Scalar();
+    const bool has_unit = !text.empty() && std::isalpha(static_cast<unsigned char>(text.back()));
+    const std::optional<double> seconds =
+        quoted(node) || !has_unit ? std::nullopt : read_seconds(text);
     if (!seconds || *seconds <= 0 || *seconds > key.limits.most) return false;
     *value = Interval::time(*seconds);
     return true;

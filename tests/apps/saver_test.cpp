@@ -67,7 +67,8 @@ TEST_CASE("written behind training, checkpoints have the same bits") {
     check_same_run(place, "again", "waits", 13, {"west", "east"});
 }
 
-TEST_CASE("a time between checkpoints counts where the groups meet, or at any step of one group") {
+TEST_CASE("a time between checkpoints counts where the groups meet, or at any step of one group",
+          "[mpi]") {
     const Workplace place;
     place.trained(saving(place, kPair, "pair", {"checkpoint.every=0.000001s", "train.steps=10"}));
     CHECK(saved_steps(place, "pair") == std::vector<int>{4, 8, 10});
@@ -95,7 +96,7 @@ TEST_CASE(
     CHECK(manifest.at("valid_loss") == steps.begin()->first);
 }
 
-TEST_CASE("what a save behind training cannot write ends the run as any save does") {
+TEST_CASE("what a save behind training cannot write ends the run as any save does", "[mpi]") {
     const Workplace place;
     for (const std::string async : {"false", "true"}) {
         CAPTURE(async);
@@ -103,7 +104,7 @@ TEST_CASE("what a save behind training cannot write ends the run as any save doe
         fs::create_directories(place.checkpoint(name, 6));  // no checkpoint, and not ours
         const Command words =
             saving(place, kPair, name,
-                   {"checkpoint.every=3", "checkpoint.async=" + async, "train.steps=60"});
+                   {"checkpoint.every=3", "checkpoint.async=" + async, "train.steps=12"});
         const Outcome result = place.run(words);
         INFO(result.err);
         CHECK(result.exit == 3);

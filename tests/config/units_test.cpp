@@ -77,6 +77,29 @@ TEST_CASE("steps are counted in thousands, or in tokens of one group") {
     CHECK(timeout("0.25") == 0.25);
 }
 
+TEST_CASE("an interval is steps or a time") {
+    const auto every = [](const std::string& value) {
+        return load(kSources, {"checkpoint.every=" + value, "train.batch=4", "train.micro_batch=4",
+                               "data.seq_len=250"})
+            .checkpoint.every;
+    };
+    CHECK(every("500") == 500);
+    CHECK(every("5Mt") == 5000);
+    CHECK(every("30min") == Interval::time(1800));
+    CHECK(every("0.5s") == Interval::time(0.5));
+    CHECK(every("1d") == Interval::time(86400));
+    CHECK_FALSE(every("0").ever());
+    CHECK(every("1").ever());
+    CHECK(every("30min").ever());
+    for (const char* value : {"30min", "0.25s", "7", "5Mt"}) {
+        const Config config = load(kSources, {concat("checkpoint.every=", value)});
+        CHECK(load(dump_config(config)) == config);
+    }
+    for (const std::string value : {"0s", "30m", "-5", "'30min'", "1.5", "1e15d"})
+        CHECK(errors(kSources, {"checkpoint.every=" + value}).find("checkpoint.every: ") !=
+              std::string::npos);
+}
+
 TEST_CASE("the dump of a config with units has plain values") {
     const Config config = load(kSources + "train: {steps: 1Mt, log_every: 1k}\n",
                                {"federation.exchange_timeout=2h", "checkpoint.every=10k"});

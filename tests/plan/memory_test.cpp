@@ -6,6 +6,8 @@
 #include "federation/round.h"
 #include "ops/cpu/cpu_backend.h"
 #include "optim/inner_optimizer.h"
+#include "plan/plan.h"
+#include "plan/traffic.h"
 #include "support/tiny.h"
 
 using namespace fomoe;
@@ -164,6 +166,31 @@ TEST_CASE("an evaluation needs activations, and what of copies and weights is no
         CHECK(bytes(proxy, [](FederationConfig& f) { f.reject_above = 3; }) == bytes());
         CHECK(bytes([](FederationConfig& f) { f.router_steps = 8; }) ==
               bytes() + 4 * layout.size());
+    }
+}
+
+TEST_CASE("the snapshots of all ranks are a checkpoint") {
+    for (const bool proxy : {false, true}) {
+        CAPTURE(proxy);
+        Config config = tiny_config();
+        config.topology = tiny_topology({{2, 2}, {4, 2}, {1, 1}, {1, 1}});
+        config.federation.replication = 2;
+        if (proxy) config.federation.absent = AbsentPolicy::proxy;
+        const auto sum = [&] {
+            int64_t bytes = 0;
+            for (int rank = 0; rank < config.topology.n_ranks(); ++rank) {
+                const FederationTables tables(config, config.federation, rank);
+                bytes +=
+                    snapshot_bytes(config, config.federation, tables.world, tables.placement,
+                                   tables.layout, tables.spans, proxy ? &tables.frozen : nullptr);
+            }
+            return bytes;
+        };
+        CHECK(sum() == 0);
+        config.checkpoint.async = true;
+        const int64_t all =
+            checkpoint_bytes(config, config.federation, {config, config.federation, 0}).total();
+        CHECK(sum() == Approx(all).epsilon(0.03));
     }
 }
 
