@@ -43,6 +43,8 @@ public:
                   double timeout) override {
         host_.exchange(sends, receives, timeout);
     }
+    void post(int to, uint64_t word) override { host_.post(to, word); }
+    std::optional<Notice> poll() override { return host_.poll(); }
 
 private:
     NcclCommunicator(const NcclCommunicator& parent, std::unique_ptr<Communicator> host,

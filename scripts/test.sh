@@ -14,7 +14,7 @@ esac
 
 if [ "$*" = --all ]; then
     scripts/install_packages.sh clang-22 libclang-rt-22-dev chromium python3-venv \
-        python3-jsonschema jq
+        python3-jsonschema jq slurmctld slurmd slurm-client munge
     if ! command -v nvcc >/dev/null; then scripts/install_cuda.sh; fi
 else
     scripts/install_packages.sh

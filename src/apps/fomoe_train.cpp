@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "config/dump.h"
 #include "config/load.h"
+#include "config/units.h"
 #include "data/tokenizer.h"
 #include "device/device.h"
 #include "device/launch.h"
@@ -32,6 +33,7 @@ struct Options {
     std::string resume = "auto";
     std::string backend = "auto";
     std::optional<int64_t> calibrate;
+    std::optional<double> max_time;
     ConfigCommands commands;
     bool check_backend = false;
     bool profile = false;
@@ -59,6 +61,16 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--calibrate", options.calibrate,
                    "Calibrate the union behind the run: calibration.steps")
         ->check(CLI::NonNegativeNumber);
+    app.add_option_function<std::string>(
+        "--max-time",
+        [&options](const std::string& text) {
+            const std::optional<double> seconds = read_seconds(text);
+            if (!seconds || *seconds <= 0)
+                throw CLI::ValidationError("--max-time",
+                                           "takes a time such as 4h or 90min, not '" + text + "'");
+            options.max_time = seconds;
+        },
+        "Save and stop with exit code 75 before this time (90min, 4h) is over");
     app.add_option("--backend", options.backend, "cpu; cuda, or an error; auto: GPUs if there are")
         ->capture_default_str();
     app.option_defaults()->group("Output");
@@ -95,10 +107,20 @@ void say(const std::vector<std::string>& warnings) {
     for (const std::string& line : warnings) log_info(line);
 }
 
+// What came before may have taken long. Collective.
+bool asked_before_start(const StopRequests& stop, Communicator& job) {
+    int64_t asked = stop.asked();
+    job.all_reduce_max(view(&asked, Shape(1)));
+    if (asked && job.rank() == 0)
+        log_info("stopped before the run was begun; run again to begin it");
+    return asked != 0;
+}
+
 int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan& plan,
-               Communicator& job, Activity& activity) {
+               StopSignals& signals, Communicator& job, Activity& activity) {
     const Config& config = loaded.config;
-    const StopSignals signals;
+    StopRequests stop(signals, config.checkpoint, time_limit(options.max_time));
+    if (asked_before_start(stop, job)) return static_cast<int>(Exit::resumable);
     const Threads threads = threads_per_rank(job);
     const World world(config.topology, job.rank(), job.size());
     const Device device = make_device({.choice = backend_choice(options.backend),
@@ -129,9 +151,8 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
     }
-    const auto [exit, steps_done] = train_run(
-        config, plan, job, {*backend, device.connect, threads}, [&] { return signals.requested(); },
-        activity);
+    const auto [exit, steps_done] =
+        train_run(config, plan, job, {*backend, device.connect, threads}, stop, activity);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
@@ -176,6 +197,8 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
             return 0;
         });
     if (started_by_launcher()) {
+        std::optional<StopSignals> signals;
+        if (!options.commands.check) signals.emplace();
         LoadedConfig loaded;
         RunPlan plan;
         return run_ranks_of_job(
@@ -196,22 +219,24 @@ int run(const Options& options, const std::vector<std::string>& arguments) {
                 watchdog.record_in(
                     plan.ranks_file().string(),
                     std::min(config.train.collective_timeout, config.federation.exchange_timeout));
-                return train_rank(loaded, options, plan, job, watchdog.activity());
+                return train_rank(loaded, options, plan, *signals, job, watchdog.activity());
             });
     }
     return run_alone([&] {
         const LoadedConfig loaded = loaded_config(options);
         const Config& config = loaded.config;
+        const bool starts_ranks = config.topology.n_ranks() > 1;
+        std::optional<StopSignals> signals;
+        if (!starts_ranks && !options.commands.check) signals.emplace();
         backend_choice(options.backend);
         check_data(config);
         RunPlan plan = plan_run(config, options.resume);
         plan.config_text = dump_with_origins(config, loaded.origins);
         if (options.commands.check) return checked(loaded, plan, options);
-        if (config.topology.n_ranks() > 1)
-            return run_under_mpirun(config.topology.n_ranks(), arguments);
+        if (starts_ranks) return run_under_mpirun(config.topology.n_ranks(), arguments);
         check_tokens(config, kScanned);
         Activity unwatched;
-        return train_rank(loaded, options, plan, *make_self_communicator(), unwatched);
+        return train_rank(loaded, options, plan, *signals, *make_self_communicator(), unwatched);
     });
 }
 

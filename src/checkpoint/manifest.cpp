@@ -62,6 +62,10 @@ public:
         if (value > 1'000'000'000) fail(key, "is too large");
         return static_cast<int>(value);
     }
+    bool flag(const char* key) const {
+        if (!at(key).is_boolean()) fail(key, "is neither true nor false");
+        return at(key).get<bool>();
+    }
     std::string text(const char* key) const {
         const json& value = at(key);
         if (!value.is_string()) fail(key, "is no text");
@@ -144,6 +148,7 @@ std::string to_json(const Manifest& manifest) {
                                  {"ranks", group.ranks},
                                  {"expert_parallel", group.expert_parallel},
                                  {"step", group.step},
+                                 {"round_pending", group.round_pending},
                                  {"skipped_batches", group.skipped_batches}});
     }
     out["files"] = ordered_json::array();
@@ -184,6 +189,7 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
         const Fields group(value, path.string() + ": groups");
         manifest.groups.push_back({group.text("name"), group.small("ranks"),
                                    group.small("expert_parallel"), group.number("step"),
+                                   value.contains("round_pending") && group.flag("round_pending"),
                                    group.number("skipped_batches")});
     }
     std::set<std::string> seen;

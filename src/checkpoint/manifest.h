@@ -27,6 +27,7 @@ struct Manifest {
         std::string name;
         int ranks = 1, expert_parallel = 1;
         int64_t step = 0;             // groups need not stand at the same step
+        bool round_pending = false;   // the round of this step is still before the group
         int64_t skipped_batches = 0;  // that its data has run ahead of its steps
         bool operator==(const Group&) const = default;
     };

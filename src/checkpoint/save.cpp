@@ -1,6 +1,8 @@
 #include "checkpoint/save.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <stdio.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -31,7 +33,8 @@ int64_t step_of(const std::string& name) {
 
 bool is_leftover(const std::string& name) {
     if (!name.ends_with(kUnfinished)) return false;
-    const std::string stem = name.substr(0, name.size() - std::string(kUnfinished).size());
+    std::string stem = name.substr(0, name.size() - std::string(kUnfinished).size());
+    if (stem.ends_with(kReplaced)) stem.resize(stem.size() - std::string(kReplaced).size());
     return stem == kLatest || step_of(stem) >= 0;
 }
 
@@ -127,7 +130,10 @@ bool prepare(const fs::path& directory, const fs::path& final, const Manifest& a
 
     std::string why = "is not a complete checkpoint";
     if (fs::exists(final / Manifest::kFile)) {
-        if (read_manifest(final).config == about.config) return true;
+        const Manifest there = read_manifest(final);
+        // Its groups may stand elsewhere, or have the round of the step behind them.
+        if (there.config == about.config)
+            return there.groups == about.groups && there.round == about.round;
         why = "was written by another training";
     }
     throw Error(Exit::data, fmt::format("{} {}; nothing was overwritten: move it away, or give the "
@@ -156,6 +162,22 @@ void write(Communicator& comm, const fs::path& unfinished, const Plan& plan,
                 sync_directory((unfinished / below).string());
             atomic_write_file((unfinished / Manifest::kFile).string(), to_json(manifest));
         });
+}
+
+// Under the final name there is a complete checkpoint at any moment, where the file system can swap
+// two directories. What was there goes with the other leftovers of saves.
+void put_in_place(const fs::path& unfinished, const fs::path& final) {
+    const bool replaces = fs::exists(final);
+    if (!replaces ||
+        renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, final.c_str(), RENAME_EXCHANGE) != 0) {
+        if (replaces) fs::rename(final, final.string() + kReplaced + kUnfinished);
+        fs::rename(unfinished, final);
+    }
+    sync_directory(final.parent_path().string());
+    if (replaces) {
+        fs::remove_all(unfinished);
+        fs::remove_all(final.string() + kReplaced + kUnfinished);
+    }
 }
 
 void point_latest_at(const fs::path& final) {
@@ -222,10 +244,7 @@ fs::path save_checkpoint(Communicator& comm, const fs::path& directory,
     if (!exists) write(comm, unfinished, plan, state.about);
     if (leads) {
         checked([&] {
-            if (!exists) {
-                fs::rename(unfinished, final);
-                sync_directory(directory.string());
-            }
+            if (!exists) put_in_place(unfinished, final);
             point_latest_at(final);
             remove_old(directory, final, options.keep);
         });

@@ -25,8 +25,9 @@ struct SaveOptions {
 //
 // All is written under step-00000640.tmp, made durable, and renamed: a directory under its final
 // name is complete. Then the link `latest` moves and old checkpoints go. Leftovers of saves that
-// were killed are removed first. A complete checkpoint is never overwritten: one of the same step
-// and config stands for the new one, any other is an Error(data).
+// were killed are removed first. A complete checkpoint of the same step and config stands for the
+// new one; if its groups stood elsewhere, the new one takes its place when it is complete. Any
+// other is an Error(data).
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory,
                                       const CheckpointState& state,
                                       const SaveOptions& options = {});

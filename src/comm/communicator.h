@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "tensor/queue.h"
@@ -22,6 +23,12 @@ struct Send {
 struct Receive {
     int from;
     Tensor data;
+};
+
+// A word that some rank has posted.
+struct Notice {
+    int from;
+    uint64_t word;
 };
 
 // Collective calls: every rank of the communicator makes the same calls in the same order. Errors
@@ -53,6 +60,11 @@ public:
     virtual void exchange(std::span<const Send> sends, std::span<const Receive> receives,
                           double timeout = kForever) = 0;
     static constexpr double kForever = 0;
+
+    // For words that nobody waits for; not collective. What a rank posts to another arrives in
+    // order, beside all other messages. poll() gives the next that has arrived, or none, at once.
+    virtual void post(int to, uint64_t word) = 0;
+    virtual std::optional<Notice> poll() = 0;
 
     // The ranks that pass the same color form a new communicator, ordered by their rank here.
     virtual std::unique_ptr<Communicator> split(int color) = 0;

@@ -9,7 +9,8 @@ namespace fomoe {
 
 const char* name_of(CommCall call) {
     constexpr const char* names[kCommCalls] = {"broadcast",  "all_gather", "reduce_scatter",
-                                               "all_reduce", "all_to_all", "exchange"};
+                                               "all_reduce", "all_to_all", "exchange",
+                                               "post"};
     return names[static_cast<int>(call)];
 }
 
@@ -63,6 +64,11 @@ public:
         count(CommCall::exchange, bytes);
         inner_.exchange(sends, receives, timeout);
     }
+    void post(int to, uint64_t word) override {
+        count(CommCall::post, to == rank() ? 0 : sizeof(word));
+        inner_.post(to, word);
+    }
+    std::optional<Notice> poll() override { return inner_.poll(); }
     std::unique_ptr<Communicator> split(int color) override {
         return std::make_unique<CountingCommunicator>(inner_.split(color), sent_);
     }

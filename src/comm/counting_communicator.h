@@ -8,8 +8,16 @@
 
 namespace fomoe {
 
-enum class CommCall { broadcast, all_gather, reduce_scatter, all_reduce, all_to_all, exchange };
-inline constexpr int kCommCalls = 6;
+enum class CommCall {
+    broadcast,
+    all_gather,
+    reduce_scatter,
+    all_reduce,
+    all_to_all,
+    exchange,
+    post
+};
+inline constexpr int kCommCalls = 7;
 const char* name_of(CommCall call);
 
 // Bytes that leave this rank for another one when every message goes straight to where it is

@@ -7,6 +7,7 @@
 #include <climits>
 #include <cstdlib>
 #include <exception>
+#include <list>
 #include <vector>
 
 #include "base/timer.h"
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int64_t kPiece = int64_t{1} << 30;        // bytes of one MPI call
 constexpr int64_t kReducePiece = int64_t{1} << 19;  // floats that wait to be summed: 2 MiB
-constexpr int kExchangeTag = 1, kReduceTag = 2;
+constexpr int kExchangeTag = 1, kReduceTag = 2, kNoticeTag = 3;
 
 void check(int code, const char* call) {
     if (code == MPI_SUCCESS) return;
@@ -177,6 +178,30 @@ public:
         }
     }
 
+    void post(int to, uint64_t word) override {
+        std::erase_if(posted_, [](Posted& earlier) {
+            int done = 0;
+            check(MPI_Test(&earlier.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+            return done != 0;
+        });
+        Posted& now = posted_.emplace_back();
+        now.word = word;
+        check(MPI_Isend(&now.word, 1, MPI_UINT64_T, to, kNoticeTag, comm_, &now.request),
+              "MPI_Isend");
+    }
+
+    std::optional<Notice> poll() override {
+        int found = 0;
+        MPI_Status status;
+        check(MPI_Iprobe(MPI_ANY_SOURCE, kNoticeTag, comm_, &found, &status), "MPI_Iprobe");
+        if (!found) return {};
+        Notice notice{status.MPI_SOURCE, 0};
+        check(MPI_Recv(&notice.word, 1, MPI_UINT64_T, notice.from, kNoticeTag, comm_,
+                       MPI_STATUS_IGNORE),
+              "MPI_Recv");
+        return notice;
+    }
+
     std::unique_ptr<Communicator> split(int color) override {
         FOMOE_CHECK(color >= 0);
         MPI_Comm part;
@@ -213,6 +238,11 @@ private:
     int rank_ = 0, size_ = 1;
     std::vector<float> staging_;
     std::vector<char> gathered_;
+    struct Posted {
+        uint64_t word = 0;
+        MPI_Request request = MPI_REQUEST_NULL;
+    };
+    std::list<Posted> posted_;  // that may still be under way
 };
 
 }  // namespace

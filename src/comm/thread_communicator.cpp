@@ -45,6 +45,7 @@ struct Room {
     std::vector<int> members;  // job ranks
     std::vector<Post> posted;
     std::map<std::pair<int, int>, std::deque<std::vector<char>>> mail;  // (from, to)
+    std::map<int, std::deque<Notice>> notices;                          // by who gets them
     int arrived = 0;
     int64_t generation = 0;
 };
@@ -152,6 +153,23 @@ public:
             copy(receive.data.data, box.front().data(), receive.data.bytes());
             box.pop_front();
         }
+    }
+
+    void post(int to, uint64_t word) override {
+        std::lock_guard lock(room_->job.mutex);
+        room_->notices[to].push_back({rank_, word});
+    }
+
+    std::optional<Notice> poll() override {
+        std::lock_guard lock(room_->job.mutex);
+        std::deque<Notice>& box = room_->notices[rank_];
+        if (box.empty()) {
+            if (room_->job.first_error) fail("another rank has stopped");
+            return {};
+        }
+        const Notice first = box.front();
+        box.pop_front();
+        return first;
     }
 
     std::unique_ptr<Communicator> split(int color) override {

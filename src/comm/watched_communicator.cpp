@@ -58,6 +58,8 @@ public:
                                   timeout == kForever ? Activity::kStageLimit : Activity::kNoLimit);
         inner_->exchange(sends, receives, timeout);
     }
+    void post(int to, uint64_t word) override { inner_->post(to, word); }
+    std::optional<Notice> poll() override { return inner_->poll(); }
     std::unique_ptr<Communicator> split(int color) override {
         const Activity::Call call(activity_, "split", ranks_, ++calls_);
         std::unique_ptr<Communicator> part = inner_->split(color);

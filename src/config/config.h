@@ -183,8 +183,10 @@ struct FederationConfig {
 };
 
 struct CheckpointConfig {
-    int64_t every = 0;  // steps; 0: only at the end
-    int keep = 3;       // newest kept; 0: all
+    int64_t every = 0;    // steps; 0: only at the end
+    int keep = 3;         // newest kept; 0: all
+    double grace = 600;   // seconds from a request to stop to the end without a checkpoint
+    double margin = 300;  // seconds before the time limit at which a run stops by itself, at least
     bool operator==(const CheckpointConfig&) const = default;
 };
 

@@ -217,7 +217,8 @@ void add_train_keys(Keys& keys) {
                 "train.bad_step.action", [](Config& c) { return &c.train.bad_step.action; },
                 {"stop", "skip", "rollback"},
                 "of a step whose loss or gradient is not finite or a spike: end with exit code 4; "
-                "leave it out; or go back to the last checkpoint and pass over the batches since"),
+                "leave it out; or go back to the last checkpoint and pass over the group's batches "
+                "since"),
             key(
                 "train.bad_step.spike", [](Config& c) { return &c.train.bad_step.spike; },
                 at_least(0),
@@ -338,6 +339,19 @@ Keys make_keys() {
     keys.push_back(key(
                        "checkpoint.keep", [](Config& c) { return &c.checkpoint.keep; }, whole(0),
                        "newest checkpoints that stay; 0: all")
+                       .untrained());
+    const Limits seconds{.least = 0, .most = 1e9, .above = true, .far = true};
+    keys.push_back(key(
+                       "checkpoint.grace", [](Config& c) { return &c.checkpoint.grace; }, seconds,
+                       "seconds from a signal to stop until all ranks have come to save; later a "
+                       "rank ends at once with exit code 75, and the last checkpoint stands")
+                       .in(Unit::seconds)
+                       .untrained());
+    keys.push_back(key(
+                       "checkpoint.margin", [](Config& c) { return &c.checkpoint.margin; }, seconds,
+                       "seconds before the end of the time of --max-time or of the Slurm job at "
+                       "which a run saves and stops, at least; never in the first half of it")
+                       .in(Unit::seconds)
                        .untrained());
     add_calibration_keys(keys);
     return keys;

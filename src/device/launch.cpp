@@ -12,16 +12,20 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "base/error.h"
 #include "base/terminal.h"
+#include "base/timer.h"
 
 namespace fomoe {
 namespace {
 
 // Stops a program under an unknown launcher from starting itself for ever.
 constexpr const char* kLaunched = "FOMOE_LAUNCHED";
+// Seconds within which a signal that comes again is the same request.
+constexpr double kMoments = 2;
 
 // Slurm's batch and interactive steps are shells, not tasks; their ids are near 2^32.
 bool is_slurm_task() {
@@ -148,7 +152,7 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
     const int why = errno;
     close(relay.entry);
     int status = 0;
-    bool interrupted = false;
+    std::map<int, Timer> requests;  // by signal, since it came first
     while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
         // A job without voice ends.
         if (relay.process > 0 && waitpid(relay.process, nullptr, WNOHANG) != 0) {
@@ -157,8 +161,8 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
         }
         int number = 0;
         if (sigwait(&waited, &number) != 0 || number == SIGCHLD) continue;
-        kill(child, number == SIGINT && interrupted ? SIGTERM : SIGUSR1);
-        interrupted = interrupted || number == SIGINT;
+        if (requests.empty()) kill(child, SIGUSR1);
+        if (requests[number].seconds() >= kMoments) kill(child, SIGTERM);
     }
     if (relay.process > 0) waitpid(relay.process, nullptr, 0);
     sigprocmask(SIG_SETMASK, &before, nullptr);

@@ -10,11 +10,11 @@ namespace fomoe {
 bool started_by_launcher();
 
 // Runs this program again with these arguments (without argv[0]) under mpirun on this host and
-// waits for it. SIGTERM, SIGINT and SIGHUP reach every rank as SIGUSR1, as SIGUSR1 itself does:
-// mpirun would kill the ranks two seconds after a SIGTERM of its own, which is what a second SIGINT
-// becomes. Returns the exit code of the
-// job, 128 + signal for a rank that a signal ended. Throws Error(usage) when there is no mpirun.
-// Call it before the process has threads.
+// waits for it. The first SIGUSR1, SIGTERM, SIGINT or SIGHUP reaches every rank as SIGUSR1, since
+// mpirun would kill the ranks two seconds after a SIGTERM of its own: that is what the same signal
+// becomes when it comes again and is no duplicate. Returns the exit code of the job, 128 + signal
+// for a rank that a signal ended. Throws Error(usage) when there is no mpirun. Call it before the
+// process has threads.
 int run_under_mpirun(int ranks, const std::vector<std::string>& arguments);
 
 }  // namespace fomoe

@@ -20,6 +20,10 @@ public:
     // cross groups are counted.
     void exchange(Traffic traffic, std::span<const Send> sends, std::span<const Receive> receives);
 
+    // Words that nobody waits for, as of Communicator. Who posts one counts it.
+    virtual void post(int to, uint64_t word) = 0;
+    virtual std::optional<Notice> poll() = 0;
+
     Ledger& ledger() { return ledger_; }
 
 protected:
@@ -44,6 +48,9 @@ public:
     // rank may wait for one that waits for another group.
     JobLink(const World& world, Communicator& job, double timeout)
         : Link(world), job_(job), timeout_(timeout) {}
+
+    void post(int to, uint64_t word) override { job_.post(to, word); }
+    std::optional<Notice> poll() override { return job_.poll(); }
 
 protected:
     void carry(std::span<const Send> sends, std::span<const Receive> receives,

@@ -8,13 +8,14 @@
 #include <cmath>
 
 #include "base/timer.h"
+#include "federation/meeting.h"
 
 namespace fomoe {
 
 namespace {
 
 constexpr WireFormat kFormat = WireFormat::f32;
-constexpr size_t kStatusWords = 4;  // finite, rounds, stop, squared norm
+constexpr size_t kStatusWords = 3;  // finite, rounds, squared norm
 constexpr size_t kStagedWords = 1;  // failure
 
 constexpr uint64_t kDiffers = ~uint64_t{0};  // in place of a hash
@@ -48,8 +49,9 @@ uint64_t agree(std::span<const Words> rows, size_t column) {
 int64_t round_control_words(const CountUse& use, const Classes& due, int64_t n_choices,
                             size_t probe_ids, size_t n_spans, int n_groups) {
     const size_t counts = told_words(use, due, TrainedCounts(n_choices)).size();
-    return static_cast<int64_t>(kStatusWords + counts + packed_words(probe_ids) + kStagedWords +
-                                n_spans + kTrafficWords + PairProducts::n_words(n_groups));
+    return static_cast<int64_t>(kMeetingWords + kStatusWords + counts + packed_words(probe_ids) +
+                                kStagedWords + n_spans + kTrafficWords +
+                                PairProducts::n_words(n_groups));
 }
 
 Federation::Federation(const FederationConfig& config, const std::vector<Parameter>& all,
@@ -111,11 +113,11 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
     FOMOE_CHECK(moments_ || input.moments == kNoMoments, "the moments are not known");
     const Timer timer;
     const float* arena = weights.as<float>();
-    link_.ledger().begin_round();
+    if (!input.met) link_.ledger().begin_round();
 
     RoundResult result;
-    const Participants participants = prepare(
-        arena, {.classes = input.due, .moments = input.moments, .groups = {}}, input.stop, result);
+    const Participants participants =
+        prepare(arena, {.classes = input.due, .moments = input.moments, .groups = {}}, result);
     result.round = rounds_ + 1;
     result.groups = world_.n_groups();
     result.contributed = static_cast<int>(std::ranges::count(participants.groups, true));
@@ -134,7 +136,8 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
     verify_copies(arena, participants, products, result);
     const int64_t control_words =
         round_control_words(use_, input.due, counts_.n_choices(), input.probe.experts.size(),
-                            spans_.size(), world_.n_groups());
+                            spans_.size(), world_.n_groups()) -
+        (input.met ? 0 : kMeetingWords);
     for (const TrafficBytes& bytes : predict_round(spans_, participants, control_words, kFormat))
         result.predicted += bytes;
     for (int64_t n = std::ranges::count(input.moments, true); n > 0; --n)
@@ -146,7 +149,7 @@ RoundResult Federation::round(Tensor weights, const RoundInput& input) {
 
 // Which groups contribute: those whose every rank found its part finite, unless their norm is out
 // of line. Every group judges all by the same words. Behind them come a group's counts.
-Participants Federation::prepare(const float* weights, Participants participants, bool stop,
+Participants Federation::prepare(const float* weights, Participants participants,
                                  RoundResult& result) {
     bool finite = !moments_ || moments_->finite(participants);
     double squared = 0, squared_anchor = 0;
@@ -156,29 +159,27 @@ Participants Federation::prepare(const float* weights, Participants participants
         if (reject_above_ > 0) step.add_drift(weights, squared, squared_anchor);
     }
     const Words counts = told_words(use_, participants.classes, counts_);
-    const std::vector<Words> groups = agreement_.share(
-        {finite, static_cast<uint64_t>(rounds_), stop, std::bit_cast<uint64_t>(squared)},
-        kStatusWords + counts.size(), [&](std::span<const Words> rows) {
-            Words all = rows[0];
-            double sum = 0;
-            for (const Words& row : rows) {
-                all[0] = all[0] && row[0];
-                all[2] = all[2] || row[2];
-                sum += std::bit_cast<double>(row[3]);
-            }
-            all[3] = std::bit_cast<uint64_t>(sum);
-            all.insert(all.end(), counts.begin(), counts.end());
-            return all;
-        });
+    const std::vector<Words> groups =
+        agreement_.share({finite, static_cast<uint64_t>(rounds_), std::bit_cast<uint64_t>(squared)},
+                         kStatusWords + counts.size(), [&](std::span<const Words> rows) {
+                             Words all = rows[0];
+                             double sum = 0;
+                             for (const Words& row : rows) {
+                                 all[0] = all[0] && row[0];
+                                 sum += std::bit_cast<double>(row[2]);
+                             }
+                             all[2] = std::bit_cast<uint64_t>(sum);
+                             all.insert(all.end(), counts.begin(), counts.end());
+                             return all;
+                         });
     std::vector<Offer> offers;
     heard_.clear();
     for (const Words& status : groups) {
         FOMOE_CHECK(status[1] == groups[0][1], "the groups are in rounds ", status[1], " and ",
                     groups[0][1]);
         offers.push_back(
-            {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[3]))});
+            {.finite = status[0] != 0, .norm = std::sqrt(std::bit_cast<double>(status[2]))});
         result.finite = result.finite && status[0] != 0;
-        result.stop = result.stop || status[2] != 0;
         heard_.push_back(heard_counts(use_, participants.classes, counts_.n_choices(),
                                       std::span(status).subspan(kStatusWords)));
     }

@@ -25,7 +25,6 @@ struct RoundResult {
     bool refreshed = false;           // frozen copies were exchanged
     double drift = 0;       // ||local - anchor|| / ||anchor||, shared class, before the step
     uint64_t checksum = 0;  // of all committed spans; 0 when nothing was committed
-    bool stop = false;      // some rank was asked to stop
     // Mean cosine between the pseudo-gradients of two groups, over the elements of the class that
     // both contributed to and that were stepped from an anchor.
     ByClass cosine;
@@ -39,12 +38,13 @@ struct RoundResult {
 struct RoundInput {
     Classes due = kAllClasses;     // the classes that are exchanged and may change
     Moments moments = kNoMoments;  // of these, the moments that are averaged, too
-    bool stop = false;   // this rank was asked to stop; groups meet at no other place to say so
+    bool met = false;    // a Meeting was just held for this round: its word counts as the round's
     ProbeChoices probe;  // as many in every group; those of a group's first rank count
 };
 
-// Words that the leader of a group sends every other leader in a round of these classes: a pure
-// function of the config. `n_choices` as of TrainedCounts; `probe_ids` are those of ProbeChoices.
+// Words that the leader of a group sends every other leader in a round of these classes and in the
+// meeting before it: a pure function of the config. `n_choices` as of TrainedCounts; `probe_ids`
+// are those of ProbeChoices.
 int64_t round_control_words(const CountUse& use, const Classes& due, int64_t n_choices,
                             size_t probe_ids, size_t n_spans, int n_groups);
 
@@ -121,8 +121,7 @@ public:
     int64_t bytes() const;
 
 private:
-    Participants prepare(const float* weights, Participants participants, bool stop,
-                         RoundResult& result);
+    Participants prepare(const float* weights, Participants participants, RoundResult& result);
     double measure_drift(const float* weights) const;
     std::optional<double> compare(const ProbeChoices& probe);
     Failure stage(const float* weights, const Participants& participants, PairProducts& products);

@@ -162,13 +162,13 @@ void Calibration::report_step(int64_t step, const StepResult& result) {
     if (metrics_) metrics_->calibration_step(metrics);
 }
 
-// Returns whether some rank of the job was asked to stop.
-bool Calibration::round(int64_t step, bool stop) {
+void Calibration::round(int64_t step) {
     RoundResult result;
-    step_.weights().change_on_host(
-        [&](Tensor weights) { result = federation_.round(weights, {.stop = stop}); });
+    step_.weights().change_on_host([&](Tensor weights) {
+        result = federation_.round(weights, {.met = world_.n_groups() > 1});
+    });
     predicted_bytes_ += result.predicted.total_sent();
-    if (result.committed) return result.stop;
+    if (result.committed) return;
     if (step == config_.calibration.steps)
         throw Error(
             result.failure.kind == FailureKind::damaged ? Exit::communication : Exit::diverged,
@@ -179,7 +179,6 @@ bool Calibration::round(int64_t step, bool stop) {
     if (speaks())
         log_warning(fmt::format("calibration {}: the round changed nothing: {}", step,
                                 text_of(result.failure, world_)));
-    return result.stop;
 }
 
 // A scale of the gates is one of what the experts put out.
@@ -228,17 +227,23 @@ CalibrationMetrics Calibration::metrics_of_all() {
             .path = directory(plan_).string()};
 }
 
-Exit Calibration::run(const std::function<bool()>& stop_requested) {
+Exit Calibration::run(StopRequests& stop, uint64_t& meetings) {
+    Meeting meeting(
+        world_, link_, [&stop] { return stop.asked(); }, run_.federation.exchange_timeout,
+        meetings);
     start();
     const int64_t steps = config_.calibration.steps;
-    const bool alone = world_.n_groups() == 1;
     for (int64_t step = 1; step <= steps; ++step) {
-        const StepResult result = take_step(step, stop_requested());
+        const StepResult result = take_step(step, meeting.called());
         report_step(step, result);
-        bool stop = alone && result.stop;
-        if (step % config_.calibration.local_steps == 0 || step == steps)
-            stop = round(step, stop_requested()) || stop;
-        if (!stop || step == steps) continue;
+        const bool due = step % config_.calibration.local_steps == 0 || step == steps;
+        const bool called = result.stop && step < steps;
+        if (!due && !called) continue;
+        if (meeting.meet(called ? Purpose::adjourn : Purpose::round) != Purpose::adjourn) {
+            round(step);
+            continue;
+        }
+        stop.served();
         if (speaks())
             log_info(
                 fmt::format("calibration stopped at {}/{}; nothing was written, and run "

@@ -2,13 +2,13 @@
 // group has the whole model, and all groups together fit what ties the experts to each other.
 #pragma once
 
-#include <functional>
-
 #include "base/timer.h"
 #include "device/device.h"
+#include "federation/meeting.h"
 #include "train/metrics_writer.h"
 #include "train/run_directory.h"
 #include "train/run_state.h"
+#include "train/stop_requests.h"
 
 namespace fomoe {
 
@@ -27,8 +27,8 @@ public:
 
     // Exit::done when the model is written, in place of an older one. Exit::resumable when a rank
     // of the job was asked to stop: an older one stands, and the next run begins anew. Throws
-    // Error(diverged) and Error(communication).
-    Exit run(const std::function<bool()>& stop_requested);
+    // Error(diverged) and Error(communication). `meetings`: of the groups, held so far.
+    Exit run(StopRequests& stop, uint64_t& meetings);
 
     // What this rank holds; after run() with the scales, which the experts then have in them.
     const ArenaLayout& layout() const { return layout_; }
@@ -41,7 +41,7 @@ private:
     void describe() const;
     StepResult take_step(int64_t step, bool stop);
     void report_step(int64_t step, const StepResult& result);
-    bool round(int64_t step, bool stop);
+    void round(int64_t step);
     void fold_scales();
     void save();
     CalibrationMetrics metrics_of_all();

@@ -36,14 +36,18 @@ std::string text_of(const Json& line) {
     return line.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-// Bytes of the lines up to the first that is torn or of a later step. Steps never fall in a file.
-int64_t bytes_up_to(const std::string& path, int64_t step) {
+// Bytes of the lines up to the first that is torn, of a later step or of the pending round. Steps
+// never fall in a file.
+int64_t bytes_up_to(const std::string& path, int64_t step, bool round_pending) {
     if (step == MetricsWriter::kNewRun) return 0;
     std::ifstream file(path);
     int64_t kept = 0;
     for (std::string line; std::getline(file, line) && !file.eof();) {
         const Json object = Json::parse(line, nullptr, false);
         if (!object.is_object() || object.value("step", step + 1) > step) break;
+        if (round_pending && object.value("step", step) == step &&
+            object.value("event", "") == "round")
+            break;
         kept += static_cast<int64_t>(line.size()) + 1;
     }
     return kept;
@@ -52,8 +56,8 @@ int64_t bytes_up_to(const std::string& path, int64_t step) {
 }  // namespace
 
 MetricsWriter::MetricsWriter(const std::string& path, const std::string& group,
-                             int64_t resumed_step)
-    : file_(path, bytes_up_to(path, resumed_step)), group_(group) {}
+                             int64_t resumed_step, bool round_pending)
+    : file_(path, bytes_up_to(path, resumed_step, round_pending)), group_(group) {}
 
 void MetricsWriter::start(const StartMetrics& m) {
     Json line = event("start", m.step, group_);

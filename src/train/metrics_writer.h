@@ -48,10 +48,12 @@ struct StartMetrics {
 class MetricsWriter {
 public:
     // A run that starts anew begins an empty file; one that resumes after `resumed_step` takes away
-    // what was written for later steps, so that no step stands there twice. Makes the folder.
+    // what was written for later steps, so that no step stands there twice; and for its round, if
+    // that is still pending. Makes the folder.
     // Throws Error(data) when the file cannot be opened.
     static constexpr int64_t kNewRun = -1;
-    MetricsWriter(const std::string& path, const std::string& group, int64_t resumed_step);
+    MetricsWriter(const std::string& path, const std::string& group, int64_t resumed_step,
+                  bool round_pending = false);
 
     void start(const StartMetrics& metrics);
     void step(const StepMetrics& metrics);

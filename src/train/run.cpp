@@ -16,8 +16,8 @@ void check_tokens(const Config& config, int64_t most) {
 }
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                 const std::function<bool()>& stop_requested, Activity& activity) {
-    RunHold hold{.stop_requested = stop_requested, .activity = activity};
+                 StopRequests& stop, Activity& activity) {
+    RunHold hold{.stop = stop, .activity = activity};
     const CallLimits limits(config);
     RunEnd end;
     int64_t step = 0;
@@ -38,7 +38,7 @@ RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const Ra
     if (config.calibration.steps == 0) return end;
     activity.at("calibration", limits.other);
     Calibration calibration(config, plan, job, device);
-    end.exit = calibration.run(stop_requested);
+    end.exit = calibration.run(stop, hold.meetings);
     end.steps_done += config.calibration.steps;
     return end;
 }

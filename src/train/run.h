@@ -19,9 +19,9 @@ struct RunEnd {
 
 // One Trainer for each placement that the run's phases have; the next goes on from the checkpoint
 // that the one before has written, when its memory is free; and one more for each time that a bad
-// step leads back to a checkpoint. `activity` says what this rank is at. Then the calibration, if the config
-// asks for one. Otherwise as Trainer and its run().
+// step leads back to a checkpoint. `activity` says what this rank is at. Then the calibration, if
+// the config asks for one. Otherwise as Trainer and its run().
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                 const std::function<bool()>& stop_requested, Activity& activity);
+                 StopRequests& stop, Activity& activity);
 
 }  // namespace fomoe

@@ -153,6 +153,13 @@ double measure_ceiling(Communicator& job, Communicator& group, Backend& backend,
     return ceiling;
 }
 
+std::string where_groups_stand(const Manifest& manifest) {
+    const auto [least, most] =
+        std::ranges::minmax(manifest.groups, {}, [](const Manifest::Group& g) { return g.step; });
+    return least.step == most.step ? fmt::format("step {}", least.step)
+                                   : fmt::format("steps {} to {}", least.step, most.step);
+}
+
 std::string phase_line(const Phase& phase) {
     return fmt::format(
         "from step {}: rounds of {} steps{}", phase.begin + 1, phase.federation.local_steps,

@@ -1,6 +1,7 @@
 // What is known of a run before its first step: for the metrics, and in lines for people.
 #pragma once
 
+#include "checkpoint/manifest.h"
 #include "config/phases.h"
 #include "device/device.h"
 #include "model/parameters.h"
@@ -41,6 +42,9 @@ std::vector<std::string> start_block(const StartFacts& facts);
 
 // Of rank 0. `on_host`: its backend computes in the memory of the host.
 std::string memory_line(const MemoryPlan& plan, bool on_host);
+
+// "step 9", or "steps 7 to 9" where the groups do not stand at the same one.
+std::string where_groups_stand(const Manifest& manifest);
 
 std::string phase_line(const Phase& phase);
 

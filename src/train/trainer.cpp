@@ -17,8 +17,24 @@ int64_t memory_now() {
     return memory_use().resident_bytes;
 }
 
-int64_t first_step(const RunPlan& plan) {
-    return plan.checkpoint ? read_manifest(*plan.checkpoint).step + 1 : 1;
+Standing standing_of(const RunPlan& plan, const std::string& name) {
+    Standing standing;
+    if (!plan.checkpoint) return standing;
+    const Manifest manifest = read_manifest(*plan.checkpoint);
+    standing.step = manifest.step;
+    for (const Manifest::Group& group : manifest.groups) {
+        standing.farthest = std::max(standing.farthest, group.step);
+        if (group.name != name) continue;
+        standing.step = group.step;
+        standing.round_pending = group.round_pending;
+        standing.skipped_batches = group.skipped_batches;
+    }
+    return standing;
+}
+
+// A pending round is one of the phase that its step is in.
+Phase phase_at(const Config& config, const Standing& standing) {
+    return phase_of(config, standing.step + (standing.round_pending ? 0 : 1));
 }
 
 }  // namespace
@@ -32,10 +48,10 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       threads_(device.threads),
       hold_(hold),
       limits_(config),
-      first_step_(first_step(plan)),
-      phase_(phase_of(config, first_step_)),
-      last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       world_(config.topology, job.rank(), job.size()),
+      start_(standing_of(plan, world_.own().name)),
+      phase_(phase_at(config, start_)),
+      last_step_(phase_.full_replicas ? phase_.end : config.train.steps),
       placement_(phase_.federation, config.topology, config.model.moe.n_experts),
       all_(all_parameters(config.model, placement_)),
       layout_(arena_layout(all_, placement_, world_)),
@@ -52,7 +68,15 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
       federation_(phase_.federation, all_, layout_, placement_, world_, link_, *ranks_.group.host,
                   *ranks_.expert_replicas.host, config_.model),
       loader_(config_, world_.group, InnerStep::sequences(config_, world_)),
-      report_(config_, world_, placement_, all_, ceiling_, first_step_ - 1) {
+      report_(config_, world_, placement_, all_, ceiling_, start_.step),
+      meeting_(
+          world_, link_, [&hold] { return hold.stop.asked(); }, config.federation.exchange_timeout,
+          hold.meetings),
+      step_now_(start_.step),
+      round_pending_(start_.round_pending),
+      last_checkpoint_(plan.checkpoint),
+      last_saved_step_(start_.step),
+      skipped_batches_(hold.rollback ? hold.rollback->skipped_batches : start_.skipped_batches) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
     if (keeps_copies(config))
@@ -86,14 +110,12 @@ void Trainer::start_or_resume() {
     if (plan_.checkpoint) {
         const Checkpoint checkpoint(*plan_.checkpoint);
         restore(state(), checkpoint);
-        const int64_t resumed = checkpoint.manifest().step;
         report_.sent() = checkpoint.manifest().bytes;
-        skipped_batches_ = checkpoint.manifest().groups[world_.group].skipped_batches;
         if (plan_.checkpoint->parent_path() == plan_.checkpoints())
-            recorded = saved_step_ = resumed;
+            recorded = start_.step, saved_ = true;
         if (speaks() && !hold_.begun) {
-            log_info(
-                fmt::format("resumed from {} at step {}", plan_.checkpoint->string(), resumed));
+            log_info(fmt::format("resumed from {} at {}", plan_.checkpoint->string(),
+                                 where_groups_stand(checkpoint.manifest())));
             for (const std::string& why :
                  bit_changes(checkpoint, config_, threads_.count, backend_.name()))
                 log_warning("the bits will not be those of a run that never stopped: " + why);
@@ -101,11 +123,10 @@ void Trainer::start_or_resume() {
     } else {
         federation_.start(step_.weights().on_host());
     }
-    if (hold_.rollback) skipped_batches_ = hold_.rollback->skipped_batches;
     if (speaks() && !hold_.begun) {
         hold_.lock.emplace(claim_run(plan_));
         refuse_conflicts(plan_.checkpoints(),
-                         describe_run(config_, threads_.count, backend_.name()), first_step_ - 1);
+                         describe_run(config_, threads_.count, backend_.name()), start_.step);
         atomic_write_file(plan_.config_file().string(), plan_.saved_config(config_));
     }
     job_.barrier();
@@ -116,12 +137,12 @@ void Trainer::start_or_resume() {
     hold_.begun = true;
     if (world_.local_rank == 0) {
         const std::string& group = world_.own().name;
-        report_.write_to(
-            std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group, recorded));
+        report_.write_to(std::make_unique<MetricsWriter>(plan_.metrics_file(group).string(), group,
+                                                         recorded, round_pending_));
         StartMetrics start = start_metrics(
             config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
             std::string(backend_.name()));
-        start.step = first_step_ - 1;
+        start.step = start_.step;
         start.resumed = plan_.checkpoint.has_value();
         report_.metrics()->start(start);
         if (plan_.checkpoint)
@@ -137,12 +158,12 @@ void Trainer::enter_phase(int64_t step) {
     report_.note(step - 1, phase_line(phase_));
 }
 
-// Returns whether some rank of the federation was asked to stop.
-bool Trainer::round(int64_t step, const Classes& due, bool stop) {
+void Trainer::round(int64_t step, const Classes& due) {
+    const Timer timer;
     hold_.activity.at(fmt::format("round behind step {}", step), limits_.round);
     report_.round_begins(step);
     std::vector<double> router_entropy;
-    RoundInput input{.due = due, .stop = stop};
+    RoundInput input{.due = due, .met = world_.n_groups() > 1};
     if (config_.federation.inner_state == InnerState::average)
         input.moments = step == config_.train.steps
                             ? kAllMoments
@@ -169,7 +190,8 @@ bool Trainer::round(int64_t step, const Classes& due, bool stop) {
     }
     report_.round(step, due, result, router_entropy);
     evaluate(step, due, result);
-    return result.stop;
+    hold_.stop.round_took(timer.seconds());
+    saved_ = false;
 }
 
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
@@ -178,25 +200,39 @@ void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& resu
     report_.evaluation(evaluation_->run(result, due, step));
 }
 
-void Trainer::save(int64_t step) {
-    if (step == saved_step_) return;
-    const std::string which = fmt::format("checkpoint of step {}", step);
+// Collective over the job.
+void Trainer::save() {
+    hold_.stop.served();
+    if (saved_) return;
+    const std::string which = fmt::format("checkpoint of step {}", step_now_);
     hold_.activity.at(which, limits_.other);
     if (speaks()) show_live(which);
     const Timer timer;
+    const int64_t mine[] = {step_now_, round_pending_, skipped_batches_};
+    std::vector<int64_t> all(3 * job_.size());
+    job_.all_gather(view(all.data(), Shape(std::ssize(all))), {mine, DType::i64, Shape(3)});
+
     Manifest about = describe_run(config_, threads_.count, backend_.name());
-    about.step = step;
-    for (Manifest::Group& group : about.groups) group.step = step;
-    about.groups[world_.group].skipped_batches = skipped_batches_;
+    for (int group = 0; group < world_.n_groups(); ++group) {
+        const int64_t* standing = &all[3 * world_.groups[group].first_rank];
+        about.groups[group].step = standing[0];
+        about.groups[group].round_pending = standing[1] != 0;
+        about.groups[group].skipped_batches = standing[2];
+        about.tokens += tokens_of_steps(config_, standing[0]) / world_.n_groups();
+    }
+    about.step = about.groups[0].step;
     about.round = federation_.rounds();
-    about.tokens = tokens_of_steps(config_, step);
     about.bytes = report_.sent();
     const StateToSave saved = state_to_save(state());
     const std::filesystem::path path = save_checkpoint(
         job_, plan_.checkpoints(), {.about = about, .config = &config_, .sets = saved.sets},
         {.keep = config_.checkpoint.keep});
-    saved_step_ = step;
-    if (report_.metrics()) report_.metrics()->checkpoint(step, path.string(), timer.seconds());
+    saved_ = true;
+    saved_where_ = where_groups_stand(about);
+    last_checkpoint_ = path;
+    last_saved_step_ = step_now_;
+    hold_.stop.save_took(timer.seconds());
+    if (report_.metrics()) report_.metrics()->checkpoint(step_now_, path.string(), timer.seconds());
     if (speaks()) log_info(fmt::format("checkpoint {} | {:.2f} s", path.string(), timer.seconds()));
 }
 
@@ -218,77 +254,120 @@ Exit Trainer::train() {
                     threads_.count),
         LogTo::file);
     start_or_resume();
-    const int64_t steps = config_.train.steps;
-    const bool alone = world_.n_groups() == 1;
+    if (stopped_at_start()) return Exit::resumable;
     report_.begin();
-    bool stop = false;
-    int64_t& step = step_now_ = first_step_ - 1;
-    while (step < last_step_ && !stop) {
-        ++step;
-        if (step > phase_.end) enter_phase(step);
-        hold_.activity.at(fmt::format("step {}", step), limits_.step);
-        const Batch batch = loader_.get(step - 1 + skipped_batches_);
-        const Timer timer;
-        const StepResult result = step_.run(step, batch, hold_.stop_requested());
-        ++hold_.steps_done;
-        if (result.bad.empty()) {
-            report_.step(step, result, step_.load(), timer.seconds());
-            federation_.count(result.valid_tokens, step_.load());
-        } else {
-            report_.bad_step(step, result);
-            if (config_.train.bad_step.action == BadStepAction::rollback) {
-                rollback_ = go_back(step, result.bad);
+    bool stopped = false;
+    while (!stopped && (round_pending_ || step_now_ < last_step_)) {
+        const std::optional<Purpose> asks = round_pending_ ? std::nullopt : take_step();
+        const Classes due = due_at(step_now_);
+        round_pending_ = due != Classes{};
+        const bool saves = saves_at(step_now_);
+        if (asks || round_pending_ || saves) {
+            hold_.activity.at(fmt::format("meeting behind step {}", step_now_), limits_.round);
+            const Purpose all =
+                meeting_.meet(asks.value_or(round_pending_ ? Purpose::round : Purpose::checkpoint));
+            if (all == Purpose::go_back) {
+                rollback_ = go_back();
                 return Exit::done;
             }
+            stopped = all == Purpose::adjourn;
         }
-        // Groups agree to stop where they meet: at the end of a round.
-        const Classes due =
-            step == steps ? kAllClasses : classes_due(phase_.federation, step - phase_.begin);
-        if (due != Classes{}) stop = round(step, due, hold_.stop_requested());
-        stop = stop || (alone && result.stop);
-        if (stop || step == last_step_ ||
-            (config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0))
-            save(step);
+        if (!stopped && round_pending_) {
+            round(step_now_, due);
+            round_pending_ = false;
+        }
+        if (const std::string why = hold_.stop.why(); stopped && speaks() && !why.empty())
+            log_info(why + ": saving");
+        if (stopped || saves || step_now_ == last_step_) save();
     }
-    return end(stop);
+    return end(stopped);
 }
 
-// The batch of the bad step is the last that is passed over.
-Rollback Trainer::go_back(int64_t step, const std::string& why) const {
-    const bool saved = saved_step_ >= 0;
-    const int64_t to = saved ? saved_step_ : first_step_ - 1;
-    Rollback back{.checkpoint = plan_.checkpoint, .skipped_batches = skipped_batches_ + step - to};
-    if (saved) back.checkpoint = plan_.checkpoints() / step_directory(saved_step_);
-    const bool again = hold_.rollback && hold_.rollback->checkpoint == back.checkpoint;
-    back.times = again ? hold_.rollback->times + 1 : 1;
-    back.why = fmt::format("went back from step {} to {}, and passes over the batches between: {}",
-                           step, to, why);
+// Behind what may take long before the first step; then nothing is lost.
+bool Trainer::stopped_at_start() {
+    int64_t asked = hold_.stop.asked();
+    job_.all_reduce_max(view(&asked, Shape(1)));
+    if (!asked) return false;
+    hold_.stop.served();
+    if (report_.metrics()) report_.metrics()->end(step_now_, "stopped");
+    if (speaks()) log_info("stopped before the first step; run again to go on");
+    return true;
+}
+
+// Returns what the group is to meet the others for, beside what stands in the plan.
+std::optional<Purpose> Trainer::take_step() {
+    const int64_t step = ++step_now_;
+    if (step > phase_.end) enter_phase(step);
+    hold_.activity.at(fmt::format("step {}", step), limits_.step);
+    const Batch batch = loader_.get(step - 1 + skipped_batches_);
+    const Timer timer;
+    const StepResult result = step_.run(step, batch, meeting_.called());
+    hold_.stop.step_took(timer.seconds());
+    ++hold_.steps_done;
+    saved_ = false;
+    bad_ = result.bad;
+    if (bad_.empty()) {
+        report_.step(step, result, step_.load(), timer.seconds());
+        federation_.count(result.valid_tokens, step_.load());
+    } else {
+        report_.bad_step(step, result);
+        if (config_.train.bad_step.action == BadStepAction::rollback) return Purpose::go_back;
+    }
+    return result.stop ? std::optional(Purpose::adjourn) : std::nullopt;
+}
+
+// The batch of the bad step is the last that its group passes over; the others train on the same
+// once more.
+Rollback Trainer::go_back() const {
+    const bool again = hold_.rollback && hold_.rollback->checkpoint == last_checkpoint_;
+    Rollback back{.checkpoint = last_checkpoint_,
+                  .skipped_batches = skipped_batches_,
+                  .times = again ? hold_.rollback->times + 1 : 1};
+    back.why = fmt::format("went back from step {} to {}", step_now_, last_saved_step_);
+    if (bad_.empty()) {
+        back.why += " with a group that had a bad step";
+    } else {
+        back.why += ", and passes over the batches between: " + bad_;
+        back.skipped_batches += step_now_ - last_saved_step_;
+    }
     if (back.times > config_.train.bad_step.most)
         throw Error(Exit::diverged,
-                    fmt::format("step {} of group '{}': {}; the run has come back to step {} {} "
-                                "times, which is train.bad_step.most; lower train.optimizer.lr or "
-                                "raise warmup, and resume from the last checkpoint",
-                                step, world_.own().name, why, to, back.times - 1));
+                    fmt::format("step {}: {}; the run has come back to step {} {} times, which is "
+                                "train.bad_step.most; lower train.optimizer.lr or raise warmup, "
+                                "and resume from the last checkpoint",
+                                step_now_, bad_.empty() ? "another group had a bad step" : bad_,
+                                last_saved_step_, back.times - 1));
     return back;
+}
+
+Classes Trainer::due_at(int64_t step) const {
+    return step == config_.train.steps ? kAllClasses
+                                       : classes_due(phase_.federation, step - phase_.begin);
+}
+
+// Where there is no round, only if no group has been farther: all meet for a checkpoint.
+bool Trainer::saves_at(int64_t step) const {
+    const int64_t every = config_.checkpoint.every;
+    return every > 0 && step % every == 0 && (step > start_.farthest || due_at(step) != Classes{});
 }
 
 Exit Trainer::end(bool stopped) {
     const int64_t step = step_now_;
     hold_.activity.at("the end", limits_.other);
-    const bool finished = step >= config_.train.steps, last = finished || stopped;
+    const bool finished = step >= config_.train.steps && !stopped, last = finished || stopped;
     if (last && hold_.steps_done > 0)
         report_.summary(job_, hold_.steps_done, hold_.timer.seconds());
     const std::vector<RankMemory> memory =
         memory_of_ranks(job_, {.planned = plan_threads() > 0 ? planned_memory().total() : 0,
                                .peak = memory_use().peak_bytes - memory_before_});
-    if (last) report_.traffic(step, federation_.rounds());
+    if (last) report_.traffic(round_pending_ ? step - 1 : step, federation_.rounds());
     if (speaks()) log_info(measured_memory_line(memory));
     if (!last) return Exit::done;  // another placement follows
     if (report_.metrics()) report_.metrics()->end(step, finished ? "done" : "stopped");
     if (speaks())
         log_info(finished ? fmt::format("done at step {}; the run lies in {}", step,
                                         plan_.directory.string())
-                          : fmt::format("stopped at step {}; run again to go on", step));
+                          : fmt::format("stopped at {}; run again to go on", saved_where_));
     return finished ? Exit::done : Exit::resumable;
 }
 

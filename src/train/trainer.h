@@ -2,13 +2,12 @@
 // checkpoints, and what is said about it all.
 #pragma once
 
-#include <functional>
-
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/activity.h"
 #include "config/phases.h"
 #include "device/device.h"
+#include "federation/meeting.h"
 #include "plan/memory.h"
 #include "train/call_limits.h"
 #include "train/evaluation.h"
@@ -17,6 +16,7 @@
 #include "train/run_directory.h"
 #include "train/run_state.h"
 #include "train/start_block.h"
+#include "train/stop_requests.h"
 
 namespace fomoe {
 
@@ -30,13 +30,22 @@ struct Rollback {
 
 // What a process holds from the start of a run to its end.
 struct RunHold {
-    std::function<bool()> stop_requested;  // of this rank
-    Activity& activity;                    // of this rank
-    std::optional<FileLock> lock{};        // of the run's directory; rank 0
-    bool begun = false;                    // some Trainer of it has started
-    Timer timer{};                         // since the first step
-    int64_t steps_done = 0;                // by this process
-    std::optional<Rollback> rollback{};    // that led to the Trainer at work
+    StopRequests& stop;                  // of this rank
+    Activity& activity;                  // of this rank
+    uint64_t meetings = 0;               // of the groups, held so far
+    std::optional<FileLock> lock{};      // of the run's directory; rank 0
+    bool begun = false;                  // some Trainer of it has started
+    Timer timer{};                       // since the first step
+    int64_t steps_done = 0;              // by this process
+    std::optional<Rollback> rollback{};  // that led to the Trainer at work
+};
+
+// Where a group stands in a run.
+struct Standing {
+    int64_t step = 0;            // done
+    bool round_pending = false;  // the round of this step is still before it
+    int64_t farthest = 0;        // step that some group has done
+    int64_t skipped_batches = 0;
 };
 
 class Trainer {
@@ -46,9 +55,10 @@ public:
     Trainer(const Config& config, const RunPlan& plan, Communicator& job, const RankDevice& device,
             RunHold& hold);
 
-    // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then.
-    // Exit::done, too, where it left a bad step for rollback(): another Trainer has to go on from
-    // there. Throws Error(diverged) and Error(communication).
+    // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then, each
+    // group's as of its next step boundary. Exit::done, too, where a bad step of some group leads
+    // back to the checkpoint of rollback(): another Trainer has to go on from there.
+    // Throws Error(diverged) and Error(communication).
     Exit run();
     const std::optional<Rollback>& rollback() const { return rollback_; }
     // The last step of the run, or of the phases in which its groups hold the same experts.
@@ -62,10 +72,14 @@ private:
     void describe(const std::vector<RankPlace>& places) const;
     void start_or_resume();
     void enter_phase(int64_t step);
-    bool round(int64_t step, const Classes& due, bool stop);
+    bool stopped_at_start();
+    std::optional<Purpose> take_step();
+    Rollback go_back() const;
+    Classes due_at(int64_t step) const;
+    bool saves_at(int64_t step) const;
+    void round(int64_t step, const Classes& due);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
-    void save(int64_t step);
-    Rollback go_back(int64_t step, const std::string& why) const;
+    void save();
     Exit end(bool stopped);
     bool speaks() const { return report_.speaks(); }
     RunState state() {
@@ -79,10 +93,10 @@ private:
     Threads threads_;
     RunHold& hold_;
     const CallLimits limits_;
-    const int64_t first_step_;
+    World world_;
+    const Standing start_;
     Phase phase_;  // of the step at work
     const int64_t last_step_;
-    World world_;
     Placement placement_;
     std::vector<Parameter> all_;
     ArenaLayout layout_;
@@ -99,10 +113,17 @@ private:
     std::optional<TrainingEvaluation> evaluation_;
     Reporter report_;
 
-    int64_t saved_step_ = -1;      // of the last checkpoint
-    int64_t skipped_batches_ = 0;  // that the group's data runs ahead of its steps
+    Meeting meeting_;
+    int64_t step_now_;         // at work, or the last one
+    bool round_pending_;       // that of step_now_ is still before this group
+    bool saved_ = false;       // as it stands
+    std::string saved_where_;  // "step 9": where the groups stood then
+    // What a bad step leads back to, and where this group stood in it.
+    std::optional<std::filesystem::path> last_checkpoint_;
+    int64_t last_saved_step_;
+    int64_t skipped_batches_;  // that the group's data runs ahead of its steps
+    std::string bad_;          // why the last step was bad
     std::optional<Rollback> rollback_;
-    int64_t step_now_ = 0;  // at work, or the last one
 };
 
 }  // namespace fomoe

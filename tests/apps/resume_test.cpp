@@ -1,5 +1,6 @@
 // Stopped in whatever way and started again: the same bits as a run that never stopped.
-#include <optional>
+#include <array>
+#include <numeric>
 #include <random>
 
 #include "support/tiny_run.h"
@@ -36,101 +37,263 @@ bool reached(const Workplace& place, Process& process, const std::string& name, 
     }
 }
 
+// Where a SIGKILL hits.
+enum class Moment { training, one_process, saving, round, evaluation };
+constexpr int kMoments = 5;
+
+// Waits for the moment; false when the run ended first.
+bool await_moment(Process& process, Moment moment, const fs::path& run) {
+    const auto waits = [&](const auto& happened) {
+        while (!happened()) {
+            if (!process.running()) return false;
+            std::this_thread::yield();
+        }
+        return true;
+    };
+    const auto grows = [&](const fs::path& file, const std::string& text) {
+        const int before = count(read_text(file), text);
+        return waits([&] { return count(read_text(file), text) > before; });
+    };
+    switch (moment) {
+        case Moment::saving:
+            return waits([&] {
+                std::error_code gone;
+                for (const auto& entry : fs::directory_iterator(run / "checkpoints", gone))
+                    if (entry.path().extension() == ".tmp") return true;
+                return false;
+            });
+        case Moment::round:
+            return grows(run / "logs" / "rank-1.log", "begins");
+        case Moment::evaluation:  // follows on the round at once
+            return grows(run / "metrics" / "west.jsonl", "\"event\":\"round\"");
+        default:
+            return true;
+    }
+}
+
 }  // namespace
 
+// FOMOE_TEST_KILLS: how many, if not a few.
 TEST_CASE("killed at any moment and resumed is never stopped, bit for bit", "[kill]") {
     const Workplace place;
-    const int steps = 200;
-    place.trained(federation(place, "kept", steps));
+    const char* asked = std::getenv("FOMOE_TEST_KILLS");
+    const int wanted = asked ? std::atoi(asked) : 6, steps = 100 + 20 * wanted;
+    auto words = [&](const std::string& name) {
+        Command words = federation(place, name, steps);
+        words.insert(words.end(), {"--set", "federation.evaluate_every=1"});
+        return words;
+    };
+    place.trained(words("kept"));
 
     const unsigned seed = std::random_device()();
     CAPTURE(seed);
     std::mt19937 random(seed);
     auto below = [&](int n) { return static_cast<int>(random() % n); };
-    std::optional<Outcome> last;
-    int kills = 0, at = 0;
-    for (int life = 0; life < 30 && !last; ++life) {
+    std::array<int, kMoments> kills{};
+    for (int n = 0, at = 0; n < wanted; ++n) {
+        const Moment moment{n % kMoments};
         // Directly under mpirun in every other life, so that ranks can be killed one by one.
-        Command words = federation(place, "killed", steps);
-        if (life % 2) words = on_ranks(4, words);
-        Process process(words, place.path());
-        at += 5 + below(60);
-        if (life >= 6 || !reached(place, process, "killed", at)) {
-            last = process.wait();
+        Process process(n % 2 ? on_ranks(4, words("killed")) : words("killed"), place.path());
+        at += 2 + below(30);
+        if (!reached(place, process, "killed", at) ||
+            !await_moment(process, moment, place.run_directory("killed")))
             break;
-        }
-        const fs::path checkpoints = place.run_directory("killed") / "checkpoints";
-        if (life % 3 == 2) {
-            // In the middle of a save.
-            auto saves = [&] {
-                std::error_code gone;
-                for (const auto& entry : fs::directory_iterator(checkpoints, gone))
-                    if (entry.path().extension() == ".tmp") return true;
-                return false;
-            };
-            while (!saves() && process.running()) std::this_thread::yield();
-        } else {
-            std::this_thread::sleep_for(std::chrono::microseconds(below(30000)));
-        }
-        if (!process.running()) {
-            last = process.wait();
-            break;
-        }
-        if (life % 3 == 1) {
-            // One process of the job alone; the others must end as well.
+        std::this_thread::sleep_for(
+            std::chrono::microseconds(below(moment == Moment::training ? 30000 : 3000)));
+        if (!process.running()) break;
+        if (moment == Moment::one_process) {
+            // The others must end as well.
             const std::vector<pid_t> pids = process.descendants();
             REQUIRE(!pids.empty());
             kill(pids[below(static_cast<int>(pids.size()))], SIGKILL);
-            const Outcome result = process.wait(60);
-            CHECK(result.exit != 0);
+            CHECK(process.wait(60).exit != 0);
         } else {
             process.kill_all();
         }
-        ++kills;
+        ++kills[static_cast<int>(moment)];
     }
-    CHECK(kills >= 2);
-    REQUIRE(last);
-    INFO(last->err);
-    REQUIRE(last->exit == 0);
+    const int all = std::accumulate(kills.begin(), kills.end(), 0);
+    CHECK(all > wanted / 2);
+    place.trained(words("killed"));
     check_same_run(place, "killed", "kept", steps, {"west", "east"});
     for (const auto& [name, bytes] : tree(place.run_directory("killed") / "checkpoints"))
         CHECK(name.find(".tmp") == std::string::npos);
+    std::printf(
+        "%d SIGKILLs in %d steps on 4 ranks: %d in training, %d of one process alone, %d "
+        "while saving, %d in rounds, %d in evaluations\n",
+        all, steps, kills[0], kills[1], kills[2], kills[3], kills[4]);
 }
 
-TEST_CASE("asked to stop, a federation saves at the end of the round and goes on later", "[kill]") {
+namespace {
+
+// The process of a rank, which its log names.
+pid_t process_of(const Workplace& place, const std::string& name, int rank) {
+    const std::string log =
+        read_text(place.run_directory(name) / "logs" / ("rank-" + std::to_string(rank) + ".log"));
+    const size_t at = log.rfind(", process ");
+    REQUIRE(at != std::string::npos);
+    return std::atoi(log.c_str() + at + std::string(", process ").size());
+}
+
+// Step and pending round of each group in the newest checkpoint.
+struct Stood {
+    int64_t step;
+    bool round_pending;
+};
+std::map<std::string, Stood> stood(const Workplace& place, const std::string& name) {
+    const fs::path newest = place.run_directory(name) / "checkpoints" / "latest";
+    std::map<std::string, Stood> groups;
+    for (const Json& group : Json::parse(read_text(newest / "manifest.json")).at("groups"))
+        groups[group.at("name")] = {group.at("step"), group.at("round_pending")};
+    return groups;
+}
+
+void check_stopped(const Workplace& place, const std::string& name, const Outcome& result) {
+    INFO(result.err);
+    REQUIRE(result.exit == 75);
+    CHECK(count(result.err, "run again to go on") == 1);
+    for (const auto& [group, where] : stood(place, name)) {
+        const auto ends = place.metrics(name, group, "end");
+        REQUIRE(!ends.empty());
+        CHECK(ends.back().at("reason") == "stopped");
+        CHECK(ends.back().at("step") == where.step);
+        CHECK(place.steps(name, group) == one_to(static_cast<int>(where.step)));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("asked to stop, every group saves at its next step and goes on later", "[kill]") {
     const Workplace place;
-    const int steps = 120;
-    place.trained(federation(place, "kept", steps));
-    const Command words = federation(place, "stopped", steps);
-    int64_t before = 0;
+    const int steps = 240;
+    // Rounds that are long, and a step number that is saved twice: once where groups stand apart.
+    auto words = [&](const std::string& name) {
+        return place.train(
+            kPair, {"--set", "name=" + name, "--set", "checkpoint.every=20", "--set",
+                    "train.steps=" + std::to_string(steps), "--set", "federation.local_steps=80"});
+    };
+    place.trained(words("kept"));
     struct Request {
         int signal;
-        bool to_mpirun;
+        int rank;  // that gets it; -1: mpirun, -2: the program that has started the ranks
     };
-    for (const Request& request :
-         {Request{SIGUSR1, true}, Request{SIGTERM, false}, Request{SIGUSR1, false}}) {
-        Process process(request.to_mpirun ? on_ranks(4, words) : words, place.path());
+    int64_t before = 0;
+    for (const Request& request : {Request{SIGUSR1, -1}, Request{SIGTERM, -2}, Request{SIGUSR1, 0},
+                                   Request{SIGTERM, 1}, Request{SIGINT, 3}}) {
+        Process process(request.rank == -1 ? on_ranks(4, words("stopped")) : words("stopped"),
+                        place.path());
         REQUIRE(has_said(process, "step " + std::to_string(before + 2) + "/"));
-        kill(process.pid(), request.signal);
-        const Outcome result = process.wait(60);
-        INFO(result.err);
-        REQUIRE(result.exit == 75);
-        CHECK(count(result.err, "run again to go on") == 1);
-        for (const char* group : {"west", "east"}) {
-            const auto ends = place.metrics("stopped", group, "end");
-            REQUIRE(!ends.empty());
-            CHECK(ends.back().at("reason") == "stopped");
-            const int64_t step = ends.back().at("step");
-            CHECK(step % 4 == 0);
-            CHECK(fs::exists(place.checkpoint("stopped", static_cast<int>(step))));
-            if (group == std::string("east")) {
-                CHECK(step > before);
-                before = step;
-            }
+        kill(request.rank < 0 ? process.pid() : process_of(place, "stopped", request.rank),
+             request.signal);
+        check_stopped(place, "stopped", process.wait(60));
+        for (const auto& [group, where] : stood(place, "stopped")) {
+            CHECK(where.step > before);
+            CHECK(where.round_pending == (where.step % 80 == 0));
         }
+        before = stood(place, "stopped").at("west").step;
     }
-    place.trained(words);
+    place.trained(words("stopped"));
     check_same_run(place, "stopped", "kept", steps, {"west", "east"});
+}
+
+TEST_CASE("a group that waits for a slower one stops, with its round still before it", "[kill]") {
+    const Workplace place;
+    const int local = 60, steps = 4 * local;
+    auto words = [&](const std::string& name) {
+        return place.train(kPair, {"--set", "name=" + name, "--set", "checkpoint.every=240",
+                                   "--set", "train.steps=" + std::to_string(steps), "--set",
+                                   "federation.local_steps=" + std::to_string(local), "--set",
+                                   "federation.evaluate_every=1"});
+    };
+    place.trained(words("kept"));
+    // Of the group that waits and of the one that is waited for, first rank and another.
+    int round = 0;
+    for (int asked : {0, 1, 3}) {
+        Process process(words("slow"), place.path());
+        REQUIRE(reached(place, process, "slow", local * round + 2));
+        for (int rank : {2, 3}) kill(process_of(place, "slow", rank), SIGSTOP);
+        REQUIRE(reached(place, process, "slow", local * (round + 1)));
+        kill(process_of(place, "slow", asked), SIGUSR1);
+        for (int rank : {2, 3}) kill(process_of(place, "slow", rank), SIGCONT);
+        check_stopped(place, "slow", process.wait(60));
+        const auto groups = stood(place, "slow");
+        CHECK(groups.at("west").step == local * (round + 1));
+        CHECK(groups.at("west").round_pending);
+        CHECK(groups.at("east").step <= local * (round + 1));
+        CHECK(place.metrics("slow", "west", "round").size() == static_cast<size_t>(round));
+        if (asked == 0) {
+            // Killed behind the round that was pending: its metrics are not there twice.
+            Process again(words("slow"), place.path());
+            REQUIRE(reached(place, again, "slow", local * round + 10));
+            again.kill_all();
+        }
+        ++round;
+        if (asked == 3) break;
+        // On to the next round: asked as soon as the pending one is over.
+        Process on(words("slow"), place.path());
+        REQUIRE(reached(place, on, "slow", local * round + 1));
+        kill(on.pid(), SIGUSR1);
+        check_stopped(place, "slow", on.wait(60));
+    }
+    place.trained(words("slow"));
+    check_same_run(place, "slow", "kept", steps, {"west", "east"});
+}
+
+TEST_CASE("a run stops by itself before its time is over", "[kill]") {
+    const Workplace place;
+    auto words = [&](const std::string& name, const Command& more = {}) {
+        Command words =
+            place.train(kPair, {"--set", "name=" + name, "--set", "train.steps=20000", "--set",
+                                "federation.local_steps=4000", "--set", "checkpoint.margin=100"});
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    };
+    Process process(words("limited", {"--max-time", "12s"}), place.path());
+    const Outcome result = process.wait(60);
+    check_stopped(place, "limited", result);
+    CHECK(count(result.err, "the time of --max-time is over in ") == 1);
+    CHECK(stood(place, "limited").at("west").step < 20000);
+
+    const int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
+                            std::chrono::system_clock::now().time_since_epoch())
+                            .count();
+    const Outcome slurm =
+        place.run(words("limited"), {{"SLURM_JOB_END_TIME", std::to_string(now + 12)}});
+    check_stopped(place, "limited", slurm);
+    CHECK(count(slurm.err, "the time of SLURM_JOB_END_TIME is over in ") == 1);
+
+    for (const char* bad : {"4 hours", "-3", "0", "soon"}) {
+        const Outcome refused = place.run(words("limited", {"--max-time", bad}));
+        CHECK(refused.exit == 2);
+        CHECK(count(refused.err, "takes a time such as 4h") == 1);
+    }
+}
+
+TEST_CASE("asked to stop before the first step, a run ends with nothing begun", "[kill]") {
+    const Workplace place;
+    const Command words = place.train(kPair, {"--set", "name=early"});
+    // Signals are taken before MPI starts.
+    Process process(on_ranks(4, words), place.path());
+    const auto ranks = [&] {
+        std::vector<pid_t> pids;
+        for (const pid_t pid : process.descendants())
+            if (read_text("/proc/" + std::to_string(pid) + "/comm") == "fomoe-train\n")
+                pids.push_back(pid);
+        return pids;
+    };
+    const auto takes = [](pid_t pid) {
+        const std::string status = read_text("/proc/" + std::to_string(pid) + "/status");
+        const size_t at = status.find("SigBlk:");
+        return at != std::string::npos &&
+               (std::stoull(status.substr(at + 7), nullptr, 16) >> (SIGUSR1 - 1) & 1);
+    };
+    while (ranks().empty() || !takes(ranks()[0])) REQUIRE(process.running());
+    kill(ranks()[0], SIGUSR1);
+    const Outcome result = process.wait(60);
+    INFO(result.err);
+    CHECK(result.exit == 75);
+    place.trained(words);
+    CHECK(place.steps("early", "west") == one_to(12));
 }
 
 TEST_CASE("periods of the classes and restarted moments resume bit for bit, from any step",

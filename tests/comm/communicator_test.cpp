@@ -142,11 +142,31 @@ void check_exchange(Communicator& comm) {
     }
 }
 
+// Words from every rank to every rank, itself included, while messages travel.
+void check_notices(Communicator& comm) {
+    const int rank = comm.rank(), size = comm.size();
+    FOMOE_CHECK(!comm.poll());
+    comm.barrier();
+    for (uint64_t i = 0; i < 3; ++i)
+        for (int to = 0; to < size; ++to) comm.post(to, 100 * rank + i);
+    check_exchange(comm);
+    std::vector<uint64_t> next(size, 0);
+    for (int n = 0; n < 3 * size;) {
+        const std::optional<Notice> notice = comm.poll();
+        if (!notice) continue;
+        ++n;
+        FOMOE_CHECK(notice->word == 100 * notice->from + next[notice->from]++);
+    }
+    FOMOE_CHECK(!comm.poll());
+    comm.barrier();
+}
+
 void check_communicator(Communicator& comm) {
     for (int64_t n : {0, 1, 5, 5000, 300000}) check_reductions(comm, n);
     check_small(comm);
     check_all_to_all(comm);
     check_exchange(comm);
+    check_notices(comm);
     comm.barrier();
 
     const std::unique_ptr<Communicator> half = comm.split(comm.rank() % 2);
@@ -155,6 +175,7 @@ void check_communicator(Communicator& comm) {
     check_reductions(*half, 17);
     check_all_to_all(*half);
     check_exchange(*half);
+    check_notices(*half);
     std::vector<int32_t> sum{comm.rank() % 2};
     half->all_reduce_sum(all_of(sum));
     FOMOE_CHECK(sum[0] == (comm.rank() % 2) * half->size());

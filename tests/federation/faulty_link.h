@@ -36,6 +36,9 @@ public:
     }
     bool done() const { return fault_ == Fault::none; }
 
+    void post(int to, uint64_t word) override { inner_.post(to, word); }
+    std::optional<Notice> poll() override { return inner_.poll(); }
+
 protected:
     void carry(std::span<const Send> sends, std::span<const Receive> receives, bool) override {
         const bool control =

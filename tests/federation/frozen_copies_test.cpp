@@ -262,6 +262,9 @@ public:
     DamagingLink(const World& world, Link& inner, int64_t at_message)
         : Link(world), inner_(inner), left_(at_message) {}
 
+    void post(int to, uint64_t word) override { inner_.post(to, word); }
+    std::optional<Notice> poll() override { return inner_.poll(); }
+
 protected:
     void carry(std::span<const Send> sends, std::span<const Receive> receives, bool) override {
         inner_.exchange(Traffic::copies, sends, receives);

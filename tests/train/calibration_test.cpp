@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
@@ -80,14 +81,17 @@ struct Ended {
     std::map<int, Values> held;
 };
 
-Ended calibrated(const Config& config, const RunPlan& plan, int calls_before_stop = 1000) {
+Ended calibrated(const Config& config, const RunPlan& plan,
+                 int calls_before_stop = std::numeric_limits<int>::max()) {
     Ended ended;
     std::mutex mutex;
     run_ranks(config.topology.n_ranks(), [&](Communicator& job) {
         const auto backend = make_cpu_backend(1);
         Calibration calibration(config, plan, job, {*backend, {}, {.reason = "asked for"}});
         int calls = 0;
-        const Exit exit = calibration.run([&] { return calls++ >= calls_before_stop; });
+        StopRequests stop([&] { return calls++ >= calls_before_stop; });
+        uint64_t meetings = 0;
+        const Exit exit = calibration.run(stop, meetings);
         const World world(config.topology, job.rank(), job.size());
         std::lock_guard lock(mutex);
         ended.exit = exit;

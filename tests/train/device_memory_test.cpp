@@ -61,10 +61,10 @@ void train_in(const fs::path& directory, const Config& config, MakeBackend make,
     const RunPlan plan{.directory = directory, .checkpoint = from};
     run_ranks(2, [&](Communicator& job) {
         const auto backend = make();
+        StopRequests never;
         Activity activity;
-        const RunEnd end = train_run(
-            config, plan, job, {*backend, {}, {.reason = "asked for"}}, [] { return false; },
-            activity);
+        const RunEnd end =
+            train_run(config, plan, job, {*backend, {}, {.reason = "asked for"}}, never, activity);
         FOMOE_CHECK(end.exit == Exit::done);
     });
 }

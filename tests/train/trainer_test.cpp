@@ -57,10 +57,10 @@ Config averaging_config(const Elsewhere& place, int local_steps) {
 std::map<std::string, std::vector<float>> trained(const Config& config) {
     const auto backend = make_cpu_backend(1);
     const auto job = make_self_communicator();
+    StopRequests never;
     Activity activity;
-    const RunEnd end = train_run(
-        config, plan_run(config, "auto"), *job, {*backend, {}, {.reason = "asked for"}},
-        [] { return false; }, activity);
+    const RunEnd end = train_run(config, plan_run(config, "auto"), *job,
+                                 {*backend, {}, {.reason = "asked for"}}, never, activity);
     REQUIRE(end.exit == Exit::done);
     REQUIRE(end.steps_done == config.train.steps);
 
