@@ -217,7 +217,8 @@ void add_train_keys(Keys& keys) {
                 "train.bad_step.action", [](Config& c) { return &c.train.bad_step.action; },
                 {"stop", "skip", "rollback"},
                 "of a step whose loss or gradient is not finite or a spike: end with exit code 4; "
-                "leave it out; or go back to the last checkpoint and pass over the batches since"),
+                "leave it out; or go back to the last checkpoint and pass over the group's batches "
+                "since"),
             key(
                 "train.bad_step.spike", [](Config& c) { return &c.train.bad_step.spike; },
                 at_least(0),

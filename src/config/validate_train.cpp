@@ -25,10 +25,6 @@ std::vector<Problem> train_problems(const Config& config) {
                                         "for no rule",
                                         bad.spike),
                             {}});
-    if (bad.action == BadStepAction::rollback && config.topology.groups.size() > 1)
-        problems.push_back({"train.bad_step.action",
-                            "rollback is for a run of one group; several can skip or stop",
-                            {"topology.groups"}});
     return problems;
 }
 

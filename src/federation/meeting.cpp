@@ -17,7 +17,7 @@ constexpr uint64_t kKinds = 256, kOutcome = 128, kAsked = 255;
 uint64_t word_of(uint64_t meeting, uint64_t kind) { return meeting * kKinds + kind; }
 
 const char* name_of(Purpose purpose) {
-    constexpr const char* names[] = {"a round", "a checkpoint", "a stop"};
+    constexpr const char* names[] = {"a round", "a checkpoint", "a stop", "a return"};
     return names[static_cast<int>(purpose)];
 }
 

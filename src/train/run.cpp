@@ -16,7 +16,7 @@ void check_tokens(const Config& config, int64_t most) {
 }
 
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                  StopRequests& stop, Activity& activity) {
+                 StopRequests& stop, Activity& activity) {
     choose_checkpoint(plan, job);
     RunHold hold{.stop = stop, .activity = activity};
     const CallLimits limits(config);

@@ -41,8 +41,6 @@ public:
     // Waits for what is on its way.
     void finish(int64_t step);
 
-    // Of the last one that was begun or gone on from; -1: none.
-    int64_t saved_step() const { return saved_step_; }
     // From the copy to the end, of the last one; 0 before.
     double last_seconds() const { return last_.seconds; }
 

@@ -77,6 +77,8 @@ Trainer::Trainer(const Config& config, const RunPlan& plan, Communicator& job,
           hold.meetings),
       step_now_(start_.step),
       round_pending_(start_.round_pending),
+      last_checkpoint_(plan.checkpoint),
+      last_saved_step_(start_.step),
       skipped_batches_(hold.rollback ? hold.rollback->skipped_batches : start_.skipped_batches) {
     if (config_.federation.inner_state == InnerState::average)
         federation_.average_moments(step_.optimizer());
@@ -224,6 +226,8 @@ void Trainer::save(Saver::Write write) {
     about.bytes = report_.sent();
     saved_where_ = where_groups_stand(about);
     saver_.save(state(), about, write);
+    last_checkpoint_ = plan_.checkpoints() / step_directory(about.step);
+    last_saved_step_ = step_now_;
     if (saver_.last_seconds() > 0) hold_.stop.save_took(saver_.last_seconds());
 }
 
@@ -249,12 +253,20 @@ Exit Trainer::train() {
     report_.begin();
     bool stopped = false;
     while (!stopped && (round_pending_ || step_now_ < last_step_)) {
-        const bool called = !round_pending_ && take_step();
-        if (rollback_) return Exit::done;
+        const std::optional<Purpose> asks = round_pending_ ? std::nullopt : take_step();
         const Classes due = due_at(step_now_);
         round_pending_ = due != Classes{};
         bool saves = saves_at(step_now_);
-        if (called || round_pending_ || saves) stopped = adjourns(called);
+        if (asks || round_pending_ || saves) {
+            hold_.activity.at(fmt::format("meeting behind step {}", step_now_), limits_.round);
+            const Purpose all =
+                meeting_.meet(asks.value_or(round_pending_ ? Purpose::round : Purpose::checkpoint));
+            if (all == Purpose::go_back) {
+                rollback_ = go_back();
+                return Exit::done;
+            }
+            stopped = all == Purpose::adjourn;
+        }
         const bool together = !stopped && (round_pending_ || world_.n_groups() == 1);
         if (!stopped && round_pending_) {
             round(step_now_, due);
@@ -283,8 +295,8 @@ bool Trainer::stopped_at_start() {
     return true;
 }
 
-// Returns whether the group is to adjourn behind it.
-bool Trainer::take_step() {
+// Returns what the group is to meet the others for, beside what stands in the plan.
+std::optional<Purpose> Trainer::take_step() {
     const int64_t step = ++step_now_;
     if (step > phase_.end) enter_phase(step);
     hold_.activity.at(fmt::format("step {}", step), limits_.step);
@@ -294,44 +306,39 @@ bool Trainer::take_step() {
     hold_.stop.step_took(timer.seconds());
     ++hold_.steps_done;
     saver_.poll(step);
-    if (result.bad.empty()) {
+    bad_ = result.bad;
+    if (bad_.empty()) {
         report_.step(step, result, step_.load(), timer.seconds());
         federation_.count(result.valid_tokens, step_.load());
     } else {
         report_.bad_step(step, result);
-        if (config_.train.bad_step.action == BadStepAction::rollback)
-            rollback_ = go_back(result.bad);
+        if (config_.train.bad_step.action == BadStepAction::rollback) return Purpose::go_back;
     }
-    return result.stop;
+    return result.stop ? std::optional(Purpose::adjourn) : std::nullopt;
 }
 
-// What this group comes for is why it meets the others.
-bool Trainer::adjourns(bool called) {
-    hold_.activity.at(fmt::format("meeting behind step {}", step_now_), limits_.round);
-    const Purpose mine = called           ? Purpose::adjourn
-                         : round_pending_ ? Purpose::round
-                                          : Purpose::checkpoint;
-    return meeting_.meet(mine) == Purpose::adjourn;
-}
-
-// The batch of the bad step is the last that is passed over.
-Rollback Trainer::go_back(const std::string& why) {
+// The batch of the bad step is the last that its group passes over; the others train on the same
+// once more.
+Rollback Trainer::go_back() {
     saver_.finish(step_now_);
-    const bool saved = saver_.saved_step() >= 0;
-    const int64_t to = saved ? saver_.saved_step() : start_.step;
-    Rollback back{.checkpoint = plan_.checkpoint,
-                  .skipped_batches = skipped_batches_ + step_now_ - to};
-    if (saved) back.checkpoint = plan_.checkpoints() / step_directory(to);
-    const bool again = hold_.rollback && hold_.rollback->checkpoint == back.checkpoint;
-    back.times = again ? hold_.rollback->times + 1 : 1;
-    back.why = fmt::format("went back from step {} to {}, and passes over the batches between: {}",
-                           step_now_, to, why);
+    const bool again = hold_.rollback && hold_.rollback->checkpoint == last_checkpoint_;
+    Rollback back{.checkpoint = last_checkpoint_,
+                  .skipped_batches = skipped_batches_,
+                  .times = again ? hold_.rollback->times + 1 : 1};
+    back.why = fmt::format("went back from step {} to {}", step_now_, last_saved_step_);
+    if (bad_.empty()) {
+        back.why += " with a group that had a bad step";
+    } else {
+        back.why += ", and passes over the batches between: " + bad_;
+        back.skipped_batches += step_now_ - last_saved_step_;
+    }
     if (back.times > config_.train.bad_step.most)
         throw Error(Exit::diverged,
-                    fmt::format("step {} of group '{}': {}; the run has come back to step {} {} "
-                                "times, which is train.bad_step.most; lower train.optimizer.lr or "
-                                "raise warmup, and resume from the last checkpoint",
-                                step_now_, world_.own().name, why, to, back.times - 1));
+                    fmt::format("step {}: {}; the run has come back to step {} {} times, which is "
+                                "train.bad_step.most; lower train.optimizer.lr or raise warmup, "
+                                "and resume from the last checkpoint",
+                                step_now_, bad_.empty() ? "another group had a bad step" : bad_,
+                                last_saved_step_, back.times - 1));
     return back;
 }
 

@@ -57,9 +57,9 @@ public:
             RunHold& hold);
 
     // Exit::done at last_step(), Exit::resumable when asked to stop: the state is saved then, each
-    // group's as of its next step boundary. Exit::done, too, where it left a bad step for
-    // rollback(): another Trainer has to go on from there. Throws Error(diverged) and
-    // Error(communication).
+    // group's as of its next step boundary. Exit::done, too, where a bad step of some group leads
+    // back to the checkpoint of rollback(): another Trainer has to go on from there.
+    // Throws Error(diverged) and Error(communication).
     Exit run();
     const std::optional<Rollback>& rollback() const { return rollback_; }
     // The last step of the run, or of the phases in which its groups hold the same experts.
@@ -74,14 +74,13 @@ private:
     void start_or_resume();
     void enter_phase(int64_t step);
     bool stopped_at_start();
-    bool take_step();
-    bool adjourns(bool called);
+    std::optional<Purpose> take_step();
+    Rollback go_back();
     Classes due_at(int64_t step) const;
     bool saves_at(int64_t step) const;
     void round(int64_t step, const Classes& due);
     void evaluate(int64_t step, const Classes& due, const RoundResult& result);
     void save(Saver::Write write);
-    Rollback go_back(const std::string& why);
     Exit end(bool stopped);
     bool speaks() const { return report_.speaks(); }
     RunState state() {
@@ -121,6 +120,10 @@ private:
     bool round_pending_;       // that of step_now_ is still before this group
     int64_t skipped_batches_;  // that the group's data runs ahead of its steps
     std::string saved_where_;  // "step 9": where the groups stood then
+    // What a bad step leads back to, and where this group stood in it.
+    std::optional<std::filesystem::path> last_checkpoint_;
+    int64_t last_saved_step_;
+    std::string bad_;  // why the last step was bad
     std::optional<Rollback> rollback_;
 };
 

@@ -67,6 +67,8 @@ TEST_CASE("a split is watched under the numbers of the job") {
             void all_to_all_v(Tensor, std::span<const int64_t>, ConstTensor,
                               std::span<const int64_t>, Queue) override {}
             void exchange(std::span<const Send>, std::span<const Receive>, double) override {}
+            void post(int, uint64_t) override {}
+            std::optional<Notice> poll() override { return {}; }
             std::unique_ptr<Communicator> split(int color) override { return inner.split(color); }
         };
         const auto watched = make_watched_communicator(std::make_unique<Lent>(job), activity);
