@@ -160,9 +160,9 @@ TEST_CASE("a run directory is resumed or refused, never mixed") {
     const fs::path weights = fs::path(last) / "model";
     truncate(weights / "model.safetensors");
     check_refused(place, solo(place, {"--set", "train.steps=4"}), 3,
-                  {"step-00000002/model/", "goes on from the one before"});
+                  {"step-00000002/model/", "no checkpoint here is whole"});
     check_refused(place, {program("fomoe-eval"), run}, 3,
-                  {"step-00000002/model/", "goes on from the one before"});
+                  {"step-00000002/model/", "copy the checkpoint again"});
 }
 
 TEST_CASE("a topology of several ranks without mpirun") {
