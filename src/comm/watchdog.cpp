@@ -103,8 +103,7 @@ void Watchdog::watch() {
         const double tick = tick_;
         if (wake_.wait_for(lock, Seconds(tick), [this] { return over_; })) return;
         // Seconds in which this process itself did not run do not count.
-        const Activity::Picture picture = picture_ =
-            activity_.pass(std::min(timer.lap(), 2 * tick));
+        const Activity::Picture picture = activity_.pass(std::min(timer.lap(), 2 * tick));
         lock.unlock();
         // Of the ranks that wait for the same, the first speaks and ends the job.
         const double turn = rank_ == 0 ? 0 : 2 + 0.25 * std::min(rank_, 40);
@@ -138,12 +137,11 @@ void Watchdog::write_records() {
 // be written is not.
 void Watchdog::write_record(int64_t pulse) {
     std::string file;
-    Activity::Picture now;
     {
         const std::lock_guard lock(mutex_);
         file = file_;
-        now = picture_;
     }
+    const Activity::Picture now = activity_.pass(0);
     const int descriptor =
         file.empty() ? -1 : open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor < 0) return;

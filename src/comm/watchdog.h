@@ -57,7 +57,6 @@ private:
     bool over_ = false, renewed_ = false;
     std::string file_;
     double tick_ = 1, pulse_ = 5;  // seconds
-    Activity::Picture picture_;    // the last
     std::thread watcher_, writer_;
 };
 

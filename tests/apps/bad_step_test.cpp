@@ -155,7 +155,7 @@ TEST_CASE("all groups go back from a spike of one, which alone passes over its b
             "{name: odd, ranks: 2, expert_parallel: 2, data: {odd: 1.0}}, "
             "{name: even, ranks: 1, data: {one: 1.0}}",
             {"odd.yaml", "--set", "name=" + name, "--set", "train.batch=2", "--set",
-             "train.steps=100", "--set", "train.bad_step.spike=3", "--set",
+             "train.steps=100", "--set", "train.bad_step.spike=2", "--set",
              "train.bad_step.action=rollback", "--set", "federation.outer.optimizer=average",
              "--set", "federation.local_steps=8", "--set", "checkpoint.every=10"});
     };

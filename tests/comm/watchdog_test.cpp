@@ -128,7 +128,14 @@ TEST_CASE("a call that does not come back ends the process and names the rank th
     job->barrier();
     activity.at("step 3", 0.8);
     if (rank == 2) {
-        usleep(300000);
+        const auto said = [] {
+            std::ostringstream text;
+            text << std::ifstream(std::getenv("FOMOE_TEST_RECORDS")).rdbuf();
+            const size_t own = text.str().find("rank 2 | ");
+            return own != std::string::npos &&
+                   text.str().find("step 3 | no call", own) != std::string::npos;
+        };
+        while (!said()) usleep(10000);
         if (std::getenv("FOMOE_TEST_STOPPED")[0] == '1') raise(SIGSTOP);
         for (;;) usleep(100000);  // killed by the test
     }
