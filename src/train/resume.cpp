@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "checkpoint/save.h"
+#include "train/start_block.h"
 
 namespace fomoe {
 namespace {

@@ -204,7 +204,7 @@ std::vector<float> mean_load(const RunState& run, const Checkpoint& checkpoint,
     for (const std::string& group : groups) {
         checkpoint.read({.directory = group_directory(group),
                          .tensors = {{kLoad, DType::f32, shape}},
-                         .pieces = {load_piece(part)}},
+                         .pieces = {whole_piece(kLoad, part)}},
                         Checkpoint::Tensors::some);
         std::ranges::transform(sum, part, sum.begin(), std::plus());
     }

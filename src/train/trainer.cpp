@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "base/memory_use.h"
 #include "train/plan_check.h"
@@ -222,7 +224,8 @@ void Trainer::save(Saver::Write write) {
     }
     about.step = about.groups[0].step;
     about.round = federation_.rounds();
-    about.committed = federation_.committed_steps(about.step);
+    about.committed = federation_.committed_steps(
+        std::ranges::min(about.groups, {}, &Manifest::Group::step).step);
     about.bytes = report_.sent();
     saved_where_ = where_groups_stand(about);
     saver_.save(state(), about, write);
