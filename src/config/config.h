@@ -190,7 +190,8 @@ struct CheckpointConfig {
     int keep = 3;            // newest kept; 0: all
     int64_t keep_every = 0;  // steps; the first at or behind each multiple stays; 0: none
     int keep_best = 0;       // that stay with the least held-out loss
-    bool async = false;      // written behind training
+    bool async = false;      // written behind training, but for the last
+    bool writes_behind() const { return async && every.ever(); }
     bool operator==(const CheckpointConfig&) const = default;
 };
 

@@ -38,7 +38,9 @@ void add_checkpoint_keys(Keys& keys) {
                        "checkpoint.async", [](Config& c) { return &c.checkpoint.async; },
                        "checkpoints are copied in memory and written while training goes on; "
                        "takes as much memory as a rank writes")
-                       .untrained());
+                       .untrained()
+                       .only(acts_by({"checkpoint.every"},
+                                     [](const Config& c) { return c.checkpoint.every.ever(); })));
 }
 
 }  // namespace fomoe
