@@ -201,9 +201,10 @@ struct CheckpointConfig {
     int keep = 3;            // newest kept; 0: all
     int64_t keep_every = 0;  // steps; the first at or behind each multiple stays; 0: none
     int keep_best = 0;       // that stay with the least held-out loss
-    bool async = false;      // written behind training
+    bool async = false;      // written behind training, but for the last
     double grace = 600;      // seconds from a request to stop to the end without a checkpoint
     double margin = 300;  // seconds before the time limit at which a run stops by itself, at least
+    bool writes_behind() const { return async && every.ever(); }
     bool operator==(const CheckpointConfig&) const = default;
 };
 

@@ -38,7 +38,9 @@ void add_checkpoint_keys(Keys& keys) {
                        "checkpoint.async", [](Config& c) { return &c.checkpoint.async; },
                        "checkpoints are copied in memory and written while training goes on; "
                        "takes as much memory as a rank writes")
-                       .untrained());
+                       .untrained()
+                       .only(acts_by({"checkpoint.every"},
+                                     [](const Config& c) { return c.checkpoint.every.ever(); })));
     const Limits seconds{.least = 0, .most = 1e9, .above = true, .far = true};
     keys.push_back(key(
                        "checkpoint.grace", [](Config& c) { return &c.checkpoint.grace; }, seconds,

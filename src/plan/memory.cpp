@@ -203,7 +203,7 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
 int64_t snapshot_bytes(const Config& config, const FederationConfig& federation, const World& world,
                        const Placement& placement, const ArenaLayout& layout,
                        const std::vector<OwnedSpan>& spans, const FrozenLayout* frozen) {
-    if (!config.checkpoint.async) return 0;
+    if (!config.checkpoint.writes_behind()) return 0;
     const World::Group& own = world.own();
     int64_t values = 0;
     for (const OwnedSpan& span : spans) {

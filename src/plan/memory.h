@@ -48,7 +48,7 @@ int64_t evaluation_bytes(const Config& config, const World& world, const ArenaLa
                          const FrozenLayout& copies, int threads);
 
 // Of the field `snapshot`: what this rank writes of a checkpoint, without counts. 0 unless
-// checkpoint.async. `frozen` as in memory_plan.
+// they are written behind training. `frozen` as in memory_plan.
 int64_t snapshot_bytes(const Config& config, const FederationConfig& federation, const World& world,
                        const Placement& placement, const ArenaLayout& layout,
                        const std::vector<OwnedSpan>& spans, const FrozenLayout* frozen);

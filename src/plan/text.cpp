@@ -214,11 +214,16 @@ private:
 
     void checkpoint() {
         const CheckpointBytes& c = plan_.checkpoint;
-        const int keep = config_.checkpoint.keep;
+        const CheckpointConfig& rules = config_.checkpoint;
+        const int best = config_.federation.evaluate_every > 0 ? rules.keep_best : 0;
+        const int keep = rules.keep > 0 ? rules.keep + best : 0;
         line("a checkpoint: {} (model {}, outer momentum {}, state of the groups {}){}",
              size_text(c.total()), size_text(c.model), size_text(c.anchor), size_text(c.groups),
-             config_.checkpoint.every.ever() && keep > 1
-                 ? fmt::format("; {} are kept: {}", keep, size_text(double(keep) * c.total()))
+             rules.every.ever() && keep > 1
+                 ? fmt::format("; {} are kept: {}{}", keep, size_text(double(keep) * c.total()),
+                               rules.keep_every > 0
+                                   ? fmt::format(", and one for each {} steps", rules.keep_every)
+                                   : "")
                  : "");
         line("");
     }

@@ -24,7 +24,7 @@ Saver::Saver(const Config& config, std::filesystem::path directory, Communicator
       options_{
           .keep = {.newest = config_.keep, .every = config_.keep_every, .best = config_.keep_best}},
       snapshot_(backend) {
-    if (config_.async) background_ = job.background(given_up_.get_token());
+    if (config_.writes_behind()) background_ = job.background(given_up_.get_token());
 }
 
 Saver::~Saver() {

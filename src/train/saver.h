@@ -17,7 +17,8 @@ namespace fomoe {
 // call, as it would have been by a save that waits.
 class Saver {
 public:
-    // What is passed outlives it; with checkpoint.async it is collective over the job.
+    // What is passed outlives it; where checkpoints are written behind training, this is collective
+    // over the job.
     Saver(const Config& config, std::filesystem::path directory, Communicator& job,
           Backend& backend, Reporter& report);
     // Gives a checkpoint on its way some seconds, then gives it up.
@@ -62,7 +63,7 @@ private:
 
     Snapshot snapshot_;
     std::stop_source given_up_;
-    std::unique_ptr<Communicator> background_;  // with checkpoint.async
+    std::unique_ptr<Communicator> background_;  // or null
     std::future<double> writing_;               // the seconds that it took
 };
 

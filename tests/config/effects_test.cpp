@@ -73,6 +73,7 @@ const Case kWarnings[] = {
      {"model.moe.first_dense_layers=3"}},
     {{kTwo, kFull}, "federation.affinity_loss=0.1", kNothingAbsent, {"federation.replication=1"}},
     {{}, "federation.weights=tokens", kOneGroup, {kTwo}},
+    {{}, "checkpoint.async=true", "with checkpoint.every: 0", {"checkpoint.every=30min"}},
     {{"checkpoint.keep=0"},
      "checkpoint.keep_every=2",
      "with checkpoint.keep: 0",

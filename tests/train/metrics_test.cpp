@@ -101,6 +101,13 @@ TEST_CASE("a line about an evaluation has what there was") {
           "eval after round 12 | union 2.7811 bits/byte | 1.4 s");
 }
 
+TEST_CASE("a line about a checkpoint says how long training stood") {
+    CHECK(checkpoint_line({"runs/a/checkpoints/step-00000004", 0.8, 0.8, 1000}) ==
+          "checkpoint runs/a/checkpoints/step-00000004 | 0.80 s");
+    CHECK(checkpoint_line({"runs/a/checkpoints/step-00000004", 0.08, 0.8, 1000}) ==
+          "checkpoint runs/a/checkpoints/step-00000004 | 0.08 s, written in 0.80 s");
+}
+
 TEST_CASE("the line at the end compares what was sent") {
     const int64_t MiB = 1 << 20;
     const TrafficBytes total{.sent = {190 * MiB, 2 * MiB, 14 * MiB, 0, MiB / 2}, .received = {}};

@@ -173,6 +173,10 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
     CHECK(lines[3]["seconds"] == 2);
     CHECK(!lines[4].contains("own"));
     CHECK(!lines[4].contains("gap"));
+    CHECK(lines[5]["path"] == "checkpoints/step-00000001");
+    CHECK(lines[5]["stall_seconds"] == 0.25);
+    CHECK(lines[5]["seconds"] == 0.5);
+    CHECK(lines[5]["bytes"] == 1000);
     CHECK(lines[6]["text"] == "a group was late");
     CHECK(lines[7]["reason"] == "failed");
     CHECK(lines[7]["text"] == "no room");
