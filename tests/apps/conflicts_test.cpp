@@ -88,23 +88,6 @@ TEST_CASE("going on with another config says what changes the bits") {
     }
 }
 
-TEST_CASE("a second Ctrl-C does not wait for the round", "[mpi]") {
-    const Workplace place;
-    Process process(place.train(kTwo, {"--set", "train.steps=1000000", "--set",
-                                       "federation.local_steps=1000000"}),
-                    place.path());
-    wait_for(process, "step 3/");
-    kill(process.pid(), SIGINT);
-    // Within two seconds it would be the same request, which launchers send twice.
-    std::this_thread::sleep_for(std::chrono::milliseconds(2100));
-    REQUIRE(process.running());
-    kill(process.pid(), SIGINT);
-    const Outcome result = process.wait(30);
-    INFO(result.err);
-    CHECK(result.exit != 0);
-    CHECK(result.exit != 75);
-}
-
 TEST_CASE("what one group alone finds wrong is said once", "[mpi]") {
     const Workplace place;
     const std::string ids(fs::file_size(place.path("two.train.bin")), '\x7f');
