@@ -11,9 +11,9 @@
 
 namespace fomoe {
 
-// What a group comes for; `adjourn` saves and stops, `go_back` leads to the last checkpoint. The first two stand in the plan of the run: all groups come for the same
-// at the same step. The others overrule them, the later the stronger, wherever in its round a group
-// is.
+// What a group comes for; `adjourn` saves and stops, `go_back` leads to the last checkpoint. The
+// first two stand in the plan of the run: all groups come for the same at the same step. The others
+// overrule them, the later the stronger, wherever in its round a group is.
 enum class Purpose { round, checkpoint, adjourn, go_back };
 constexpr bool in_plan(Purpose purpose) { return purpose <= Purpose::checkpoint; }
 

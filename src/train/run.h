@@ -23,6 +23,6 @@ struct RunEnd {
 // the calibration, if the config asks for one. `activity` says what this rank is at. Otherwise as
 // Trainer and its run().
 RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const RankDevice& device,
-                  StopRequests& stop, Activity& activity);
+                 StopRequests& stop, Activity& activity);
 
 }  // namespace fomoe

@@ -90,6 +90,8 @@ inline std::vector<double> values(ConstTensor x) {
             case DType::bf16:
                 out[i] = to_f32(x.as<bf16>()[i]);
                 break;
+            case DType::f16:
+                FOMOE_CHECK(false, "nothing computes in f16");
         }
     return out;
 }
