@@ -118,12 +118,12 @@ private:
     Meeting meeting_;
     int64_t step_now_;         // at work, or the last one
     bool round_pending_;       // that of step_now_ is still before this group
-    int64_t skipped_batches_;  // that the group's data runs ahead of its steps
     std::string saved_where_;  // "step 9": where the groups stood then
     // What a bad step leads back to, and where this group stood in it.
     std::optional<std::filesystem::path> last_checkpoint_;
     int64_t last_saved_step_;
-    std::string bad_;  // why the last step was bad
+    int64_t skipped_batches_;  // that the group's data runs ahead of its steps
+    std::string bad_;          // why the last step was bad
     std::optional<Rollback> rollback_;
 };
 
