@@ -154,6 +154,7 @@ void Trainer::start_or_resume() {
         if (plan_.checkpoint)
             report_.metrics()->note(start.step,
                                     concat("goes on from ", plan_.checkpoint->string()));
+        if (hold_.rollback) report_.metrics()->note(start.step, hold_.rollback->why);
     }
 }
 
@@ -245,7 +246,7 @@ Exit Trainer::run() {
 
 Exit Trainer::train() {
     const std::vector<RankPlace> places = rank_places(job_, threads_);
-    if (speaks()) describe(places);
+    if (speaks() && !hold_.rollback) describe(places);
     log(LogLevel::info,
         fmt::format("rank {} is rank {} of {}, process {} on {}, {} threads", world_.rank,
                     world_.local_rank, world_.own().name, getpid(), places[world_.rank].host,
