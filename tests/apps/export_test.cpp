@@ -17,7 +17,9 @@ std::vector<float> values_of(const SafetensorsFile& file, const std::string& nam
 
 TEST_CASE("the union model is exported under the names of its architecture, in any type") {
     const Workplace place;
-    place.trained(place.train(kPair, {"--set", "name=pair", "--set", "federation.replication=2"}));
+    place.trained(
+        place.train(kPair, {"--set", "name=pair", "--set", "federation.replication=2", "--set",
+                            "model.qk_norm=none", "--set", "model.moe.bias_update=0"}));
     const auto exported = [&](const std::string& to, const std::string& dtype) {
         return place.run({program("fomoe-eval"), "runs/pair", "--export", to, "--dtype", dtype});
     };
@@ -66,7 +68,7 @@ TEST_CASE("the union model is exported under the names of its architecture, in a
 TEST_CASE("a model that no architecture computes says which keys are in the way") {
     const Workplace place;
     place.trained(place.train(
-        kSolo, {"--set", "name=odd", "--set", "model.moe.expert=mlp", "--set", "train.steps=1"}));
+        kSolo, {"--set", "name=odd", "--set", "model.moe.expert=mlp", "--set", "train.steps=2"}));
     const Outcome result = place.run({program("fomoe-eval"), "runs/odd", "--export", "out"});
     CHECK(result.exit == 2);
     CHECK_THAT(result.err, Contains("model.moe.expert: swiglu"));
