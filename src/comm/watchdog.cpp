@@ -18,7 +18,8 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-constexpr double kLastSeconds = 30;  // to say what is to be said
+constexpr double kLastSeconds = 30;    // to say what is to be said
+constexpr double kRetrySeconds = 0.1;  // behind a record that could not be written
 constexpr const char* kBar = " | ";
 constexpr const char* kNoCall = "no call";
 
@@ -125,17 +126,18 @@ void Watchdog::watch() {
 
 void Watchdog::write_records() {
     for (int64_t pulse = 1;; ++pulse) {
-        write_record(pulse);
+        const bool written = write_record(pulse);
         std::unique_lock lock(mutex_);
-        wake_.wait_for(lock, Seconds(pulse_), [this] { return over_ || renewed_; });
+        const double pause = written ? pulse_ : std::min(pulse_, kRetrySeconds);
+        wake_.wait_for(lock, Seconds(pause), [this] { return over_ || renewed_; });
         if (over_) return;
         renewed_ = false;
     }
 }
 
 // Opened anew each time, so that ranks on other hosts see it on a network file system. What cannot
-// be written is not.
-void Watchdog::write_record(int64_t pulse) {
+// be written is not: the directory may be still to come.
+bool Watchdog::write_record(int64_t pulse) {
     std::string file;
     {
         const std::lock_guard lock(mutex_);
@@ -144,15 +146,15 @@ void Watchdog::write_record(int64_t pulse) {
     const Activity::Picture now = activity_.pass(0);
     const int descriptor =
         file.empty() ? -1 : open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor < 0) return;
+    if (descriptor < 0) return false;
     std::string line = concat("rank ", rank_, kBar, place_, kBar, "pulse ", pulse, kBar, now.stage,
                               kBar, now.call.empty() ? kNoCall : text_of_call(now), kBar, "for ",
                               static_cast<int64_t>(now.seconds), " s", kBar);
     line.resize(kRecord - 1, ' ');
     line += '\n';
-    [[maybe_unused]] const ssize_t written =
-        pwrite(descriptor, line.data(), line.size(), int64_t{rank_} * kRecord);
+    const ssize_t written = pwrite(descriptor, line.data(), line.size(), int64_t{rank_} * kRecord);
     close(descriptor);
+    return written == std::ssize(line);
 }
 
 // What every rank was at; of those that share a line, the numbers stand before it. A rank whose

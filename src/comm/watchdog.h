@@ -39,7 +39,7 @@ public:
 private:
     void watch();
     void write_records();
-    void write_record(int64_t pulse);
+    bool write_record(int64_t pulse);
     struct Sight {
         std::string table;
         std::map<int, std::string> calls;  // that ranks were in

@@ -9,7 +9,7 @@ using Catch::Contains;
 
 namespace {
 
-constexpr int kSteps = 100;
+constexpr int kSteps = 200;
 
 Command federation(const Workplace& place, const std::string& name) {
     return place.train(
