@@ -143,9 +143,9 @@ bool Watchdog::write_record(int64_t pulse) {
         const std::lock_guard lock(mutex_);
         file = file_;
     }
+    if (file.empty()) return true;
     const Activity::Picture now = activity_.pass(0);
-    const int descriptor =
-        file.empty() ? -1 : open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor < 0) return false;
     std::string line = concat("rank ", rank_, kBar, place_, kBar, "pulse ", pulse, kBar, now.stage,
                               kBar, now.call.empty() ? kNoCall : text_of_call(now), kBar, "for ",
