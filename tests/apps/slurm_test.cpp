@@ -54,6 +54,8 @@ public:
     // A job that is queued again waits for two minutes unless it is told not to.
     void start_again(const std::string& job) const {
         wait("queued again", job, [&] { return state(job) == "PENDING"; });
+        // What the node has revoked stays so for jobs of the same second.
+        sleep(3);
         const Command now{"scontrol", "update", "JobId=" + job, "StartTime=now"};
         wait("startable", job, [&] { return place_.run(now, env_).exit == 0; });
     }
