@@ -111,6 +111,9 @@ int64_t bytes_of(const std::vector<TensorSpec>& tensors) {
     return bytes;
 }
 
+// What bad steps are judged by: losses and norms of 64 steps, and two counts, f32.
+constexpr int64_t kBadStepState = 130 * 4;
+
 }  // namespace
 
 CheckpointBytes checkpoint_bytes(const Config& config, const FederationConfig& federation,
@@ -132,7 +135,7 @@ CheckpointBytes checkpoint_bytes(const Config& config, const FederationConfig& f
     // Choices of the last step, those since the last exchanges by class, those exchanged.
     const int64_t of_group =
         n_choices * size_of(DType::f32) + (3 * (1 + n_choices) + n_choices) * size_of(DType::i64);
-    bytes.groups += n_groups * of_group;
+    bytes.groups += n_groups * (of_group + kBadStepState);
     if (copies > 0) bytes.groups += copies + n_groups * size_of(DType::i64);
     return bytes;
 }
