@@ -75,16 +75,30 @@ void add_options(CLI::App& app, Options& options) {
            "in; bf16: as a training in bf16 computes, with half the memory traffic; f16: --export")
         ->check(CLI::IsMember({"f32", "bf16", "f16"}))
         ->capture_default_str();
-    app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
-        ->excludes(mode)
-        ->excludes(info)
-        ->excludes(verify);
-    app.add_option("--export", options.export_to,
-                   "Write the union model in --dtype as a Hugging Face model into this directory");
-    app.add_option("--logits", options.logits_of,
-                   "Write the union model's logits of this file's token ids, a sequence a line, to "
-                   "--out");
-    app.add_option("--out", options.out, "logits: a .safetensors file");
+    auto* generate =
+        app.add_option("--generate", options.prompt, "Continue this text instead of evaluating")
+            ->excludes(mode)
+            ->excludes(info)
+            ->excludes(verify);
+    auto* exports =
+        app.add_option(
+               "--export", options.export_to,
+               "Write the union model in --dtype as a Hugging Face model into this directory")
+            ->excludes(mode)
+            ->excludes(info)
+            ->excludes(verify)
+            ->excludes(generate);
+    auto* logits =
+        app.add_option(
+               "--logits", options.logits_of,
+               "Write the union model's logits of this file's token ids, a sequence a line, "
+               "to --out")
+            ->excludes(mode)
+            ->excludes(info)
+            ->excludes(verify)
+            ->excludes(generate)
+            ->excludes(exports);
+    app.add_option("--out", options.out, "logits: a .safetensors file")->needs(logits);
     app.add_option("--max-tokens", options.generate.max_tokens, "Tokens to generate")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();

@@ -13,74 +13,42 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr Architecture kAll[] = {Architecture::mixtral, Architecture::olmoe,
-                                 Architecture::qwen3_moe, Architecture::glm4_moe,
-                                 Architecture::dots1};
+                                 Architecture::qwen3_moe, Architecture::glm4_moe};
 
 // What the architectures differ in.
 struct Traits {
     const char* class_name;
     const char* model_type;
-    RouterKind router;
+    RouterKind router = RouterKind::softmax;
     std::vector<QkNorm> qk_norm;
-    bool always_normalizes;  // the weights of the chosen experts sum to 1
-    bool any_head_size;      // else d_model / n_heads
-    bool partial_rotary;
-    bool dense_layers, shared_experts;
-    bool scales_top_k;
+    bool always_normalizes = false;  // the weights of the chosen experts sum to 1
+    bool any_head_size = true;       // else d_model / n_heads
+    bool dense_layers = false, shared_experts = false;
+    bool partial_rotary = false, scales_top_k = false;
 };
 
 const Traits& traits_of(Architecture architecture) {
     static const Traits all[] = {
-        {"MixtralForCausalLM",
-         "mixtral",
-         RouterKind::softmax,
-         {QkNorm::none},
-         true,
-         true,
-         false,
-         false,
-         false,
-         false},
-        {"OlmoeForCausalLM",
-         "olmoe",
-         RouterKind::softmax,
-         {QkNorm::full},
-         false,
-         false,
-         false,
-         false,
-         false,
-         false},
-        {"Qwen3MoeForCausalLM",
-         "qwen3_moe",
-         RouterKind::softmax,
-         {QkNorm::head},
-         false,
-         true,
-         false,
-         true,
-         false,
-         false},
-        {"Glm4MoeForCausalLM",
-         "glm4_moe",
-         RouterKind::sigmoid,
-         {QkNorm::none, QkNorm::head},
-         false,
-         true,
-         true,
-         true,
-         true,
-         true},
-        {"Dots1ForCausalLM",
-         "dots1",
-         RouterKind::sigmoid,
-         {QkNorm::head},
-         false,
-         true,
-         false,
-         true,
-         true,
-         true},
+        {.class_name = "MixtralForCausalLM",
+         .model_type = "mixtral",
+         .qk_norm = {QkNorm::none},
+         .always_normalizes = true},
+        {.class_name = "OlmoeForCausalLM",
+         .model_type = "olmoe",
+         .qk_norm = {QkNorm::full},
+         .any_head_size = false},
+        {.class_name = "Qwen3MoeForCausalLM",
+         .model_type = "qwen3_moe",
+         .qk_norm = {QkNorm::head},
+         .dense_layers = true},
+        {.class_name = "Glm4MoeForCausalLM",
+         .model_type = "glm4_moe",
+         .router = RouterKind::sigmoid,
+         .qk_norm = {QkNorm::none, QkNorm::head},
+         .dense_layers = true,
+         .shared_experts = true,
+         .partial_rotary = true,
+         .scales_top_k = true},
     };
     return all[static_cast<int>(architecture)];
 }
@@ -217,7 +185,6 @@ std::string hugging_face_config(Architecture architecture, const ModelConfig& mo
             break;
         }
         case Architecture::glm4_moe:
-        case Architecture::dots1:
             out["n_routed_experts"] = moe.n_experts;
             out["n_shared_experts"] = moe.n_shared_experts;
             out["moe_intermediate_size"] = moe.d_expert;
@@ -227,15 +194,8 @@ std::string hugging_face_config(Architecture architecture, const ModelConfig& mo
             out["routed_scaling_factor"] = moe.top_k_scale;
             out["n_group"] = 1;
             out["topk_group"] = 1;
-            if (architecture == Architecture::glm4_moe) {
-                out["use_qk_norm"] = model.qk_norm == QkNorm::head;
-                out["partial_rotary_factor"] = model.rotary_fraction;
-            } else {
-                out["layer_types"] = ordered_json::array();
-                for (int l = 0; l < model.n_layers; ++l)
-                    out["layer_types"].push_back("full_attention");
-                out["sliding_window"] = nullptr;
-            }
+            out["use_qk_norm"] = model.qk_norm == QkNorm::head;
+            out["partial_rotary_factor"] = model.rotary_fraction;
             break;
     }
     return out.dump(2) + "\n";

@@ -10,7 +10,7 @@
 
 namespace fomoe {
 
-enum class Architecture { mixtral, olmoe, qwen3_moe, glm4_moe, dots1 };
+enum class Architecture { mixtral, olmoe, qwen3_moe, glm4_moe };
 
 // "MixtralForCausalLM"
 std::string class_name(Architecture architecture);

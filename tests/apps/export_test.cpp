@@ -61,6 +61,13 @@ TEST_CASE("the union model is exported under the names of its architecture, in a
     const Outcome again = exported("hf/f32", "f32");
     CHECK(again.exit == 2);
     CHECK_THAT(again.err, Contains("is not empty"));
+    for (const Command& more :
+         {Command{"--generate", "A"}, {"--info"}, {"--out", "x.safetensors"}}) {
+        Command words{program("fomoe-eval"), "runs/pair", "--export", "hf/other"};
+        words.insert(words.end(), more.begin(), more.end());
+        CHECK(place.run(words).exit == 2);
+        CHECK_FALSE(fs::exists(home / "other"));
+    }
     const Outcome evaluated = place.run({program("fomoe-eval"), "runs/pair", "--dtype", "f16"});
     CHECK(evaluated.exit == 2);
 }

@@ -39,11 +39,12 @@ TEST_CASE("every model goes to the architecture that computes it, or says what i
     CHECK(architecture_of(model) == Architecture::qwen3_moe);
     model = with_shared_experts();
     CHECK(architecture_of(model) == Architecture::glm4_moe);
-    CHECK(obstacles(Architecture::dots1, model).empty());
     model.rotary_fraction = 0.5;
     CHECK(architecture_of(model) == Architecture::glm4_moe);
-    CHECK(obstacles(Architecture::dots1, model) ==
-          std::vector<std::string>{"model.rotary_fraction: 1"});
+    CHECK(obstacles(Architecture::qwen3_moe, model) ==
+          std::vector<std::string>{"model.moe.router: softmax", "model.rotary_fraction: 1",
+                                   "model.moe.n_shared_experts: 0", "model.moe.top_k_scale: 1",
+                                   "model.moe.bias_update: 0"});
 
     model = small();
     model.moe.normalize_top_k = false;
