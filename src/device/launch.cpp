@@ -44,10 +44,11 @@ std::string find_program(const std::string& name) {
     return "";
 }
 
-// A process between mpirun and stderr: mpirun crashes when nobody reads what it writes (4.1.4).
+// What stands between mpirun and stderr, since mpirun crashes or hangs when nobody reads what it
+// writes (4.1.4): a process of its own, which another one follows on if it is killed.
 struct Relay {
     pid_t process = -1;
-    int entry = -1;  // for what mpirun writes
+    int exit = -1, entry = -1;  // of the pipe; mpirun writes to the entry
 };
 
 [[noreturn]] void pass_on(int from) {
@@ -65,16 +66,19 @@ struct Relay {
     }
 }
 
+void start(Relay& relay) {
+    relay.process = fork();
+    if (relay.process != 0) return;
+    if (relay.entry >= 0) close(relay.entry);
+    pass_on(relay.exit);
+}
+
 Relay relay_stderr() {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) return {};
-    const pid_t process = fork();
-    if (process == 0) {
-        close(ends[1]);
-        pass_on(ends[0]);
-    }
-    close(ends[0]);
-    return {process, ends[1]};
+    Relay relay{.exit = ends[0], .entry = ends[1]};
+    start(relay);
+    return relay;
 }
 
 // Becomes mpirun in a process group of its own, so that a Ctrl-C of the terminal does not reach it.
@@ -150,14 +154,14 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
     const pid_t child = fork();
     if (child == 0) become(argv, before, parent, relay);
     const int why = errno;
-    close(relay.entry);
+    if (relay.entry >= 0) close(relay.entry);
+    relay.entry = -1;
     int status = 0;
     std::map<int, Timer> requests;  // by signal, since it came first
     while (child > 0 && waitpid(child, &status, WNOHANG) == 0) {
-        // A job without voice ends.
-        if (relay.process > 0 && waitpid(relay.process, nullptr, WNOHANG) != 0) {
+        if (int how = 0; relay.process > 0 && waitpid(relay.process, &how, WNOHANG) != 0) {
             relay.process = -1;
-            kill(child, SIGTERM);
+            if (WIFSIGNALED(how)) start(relay);
         }
         int number = 0;
         if (sigwait(&waited, &number) != 0 || number == SIGCHLD) continue;
@@ -165,6 +169,7 @@ int run_under_mpirun(int ranks, const std::vector<std::string>& arguments) {
         if (requests[number].seconds() >= kMoments) kill(child, SIGTERM);
     }
     if (relay.process > 0) waitpid(relay.process, nullptr, 0);
+    if (relay.exit >= 0) close(relay.exit);
     sigprocmask(SIG_SETMASK, &before, nullptr);
     if (child < 0) throw Error(Exit::internal, concat("cannot start mpirun: ", std::strerror(why)));
     return exit_code(status);

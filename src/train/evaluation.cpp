@@ -51,6 +51,7 @@ TrainingEvaluation::TrainingEvaluation(const RunState& run, Link& link, GroupCom
                                        Backend& backend)
     : run_(run),
       link_(link),
+      group_(*ranks.group.host),
       expert_parallel_(ranks.expert_parallel.on_device()),
       backend_(backend),
       data_(run.config),
@@ -70,8 +71,10 @@ bool TrainingEvaluation::due(const RoundResult& round, int64_t step) const {
 }
 
 EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classes& exchanged,
-                                          int64_t step) {
+                                          int64_t step, const std::function<bool()>& asked) {
     const Timer timer;
+    asked_ = asked;
+    given_up_ = false;
     const Config& config = run_.config;
     const World& world = run_.world;
     const std::vector<bool> all_groups(world.n_groups(), true);
@@ -124,6 +127,8 @@ EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classe
     }
 
     const std::vector<std::vector<Score>> groups = share(mine, result);
+    result.seconds = timer.seconds();
+    if (given_up_) return result;
     Evaluation& whole = result.results.union_model.emplace();
     if (own_models_) result.results.own_models.resize(groups.size());
     for (int source = 0; source < data_.n_sources(); ++source) {
@@ -134,50 +139,64 @@ EvaluationMetrics TrainingEvaluation::run(const RoundResult& round, const Classe
             result.results.own_models[g].put(data_.name(source),
                                              groups[g][data_.n_sources() + source]);
     }
-    result.seconds = timer.seconds();
     return result;
 }
 
+// The ranks of a group run in step, so they give up together.
+bool TrainingEvaluation::gives_up() {
+    int64_t asked = given_up_ || asked_();
+    group_.all_reduce_max(view(&asked, Shape(1)));
+    given_up_ = asked != 0;
+    return given_up_;
+}
+
 // By source, of this rank's part.
-std::vector<Score> TrainingEvaluation::score(Transformer& model, int parts, int part) const {
+std::vector<Score> TrainingEvaluation::score(Transformer& model, int parts, int part) {
     const Config& config = run_.config;
     const int64_t T = config.data.seq_len, size = config.train.micro_batch;
     std::vector<Score> scores(data_.n_sources());
     for (int source = 0; source < data_.n_sources(); ++source)
         for (Range run : runs_of_part(data_.n_sequences(source), parts, part, size)) {
+            if (gives_up()) return scores;
             const Batch batch = padded_batch(data_, source, run, size, config);
             scorer_.add(scores[source], forward_pass(model, batch), batch, {0, run.size() * T}, 0);
         }
     return scores;
 }
 
-// The sums of each group. The same message carries what each has counted, the message's own bytes,
-// known beforehand, included.
+// The sums of each group. The same message says who has given up, and carries what each has
+// counted, the message's own bytes, known beforehand, included.
 std::vector<std::vector<Score>> TrainingEvaluation::share(const std::vector<Score>& mine,
                                                           EvaluationMetrics& result) {
-    const auto append = [](Words words, const Words& more) {
-        words.insert(words.end(), more.begin(), more.end());
-        return words;
-    };
-    const size_t n = mine.size() * kScoreWords, n_words = n + kTrafficWords;
+    const size_t n = mine.size() * kScoreWords, n_words = n + 1 + kTrafficWords;
     const int64_t others = run_.world.n_groups() - 1;
+    const auto words = [](const std::vector<Score>& scores, bool given_up,
+                          const TrafficBytes& bytes) {
+        Words all = words_of(scores);
+        all.push_back(given_up);
+        for (uint64_t word : words_of(bytes)) all.push_back(word);
+        return all;
+    };
     const auto merge = [&](std::span<const Words> rows) {
         std::vector<Score> scores(mine.size());
+        bool given_up = false;
         TrafficBytes bytes;
         for (const Words& row : rows) {
             add(scores, std::span(row).first(n));
-            bytes += bytes_of(std::span(row).subspan(n));
+            given_up |= row[n] != 0;
+            bytes += bytes_of(std::span(row).subspan(n + 1));
         }
         const int control = static_cast<int>(Traffic::control);
         bytes.sent[control] += 8 * n_words * others;
         bytes.received[control] += 8 * n_words * others;
-        return append(words_of(scores), words_of(bytes));
+        return words(scores, given_up, bytes);
     };
     std::vector<std::vector<Score>> groups;
-    for (const Words& words : agreement_.share(
-             append(words_of(mine), words_of(link_.ledger().round())), n_words, merge)) {
-        add(groups.emplace_back(mine.size()), std::span(words).first(n));
-        result.counted += bytes_of(std::span(words).subspan(n));
+    for (const Words& row :
+         agreement_.share(words(mine, given_up_, link_.ledger().round()), n_words, merge)) {
+        add(groups.emplace_back(mine.size()), std::span(row).first(n));
+        given_up_ |= row[n] != 0;
+        result.counted += bytes_of(std::span(row).subspan(n + 1));
     }
     result.predicted_bytes += 8 * static_cast<int64_t>(n_words) * others * run_.world.n_groups();
     return groups;

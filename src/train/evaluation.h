@@ -1,6 +1,8 @@
 // Held-out loss during the run: of the union, which no group holds, and of the groups' own models.
 #pragma once
 
+#include <functional>
+
 #include "eval/score.h"
 #include "train/metrics.h"
 #include "train/run_state.h"
@@ -20,19 +22,23 @@ public:
     // Collective over the federation, right after a round of these classes. Changes no state. The
     // experts that a group lacks come to it in bf16, for as long as this takes. All ranks share the
     // union's sequences, those of a group its own model's; groups wait for each other at the end,
-    // for federation.exchange_timeout. Throws Error(communication) when a group stays silent.
-    EvaluationMetrics run(const RoundResult& round, const Classes& exchanged, int64_t step);
+    // for federation.exchange_timeout. A group of which a rank is `asked` to stop gives up, and the
+    // results are empty then. Throws Error(communication) when a group stays silent.
+    EvaluationMetrics run(const RoundResult& round, const Classes& exchanged, int64_t step,
+                          const std::function<bool()>& asked);
 
     // Where copies of all experts that the group lacks would lie.
     const FrozenLayout& copies() const { return layout_of_copies_; }
 
 private:
-    std::vector<Score> score(Transformer& model, int parts, int part) const;
+    bool gives_up();
+    std::vector<Score> score(Transformer& model, int parts, int part);
     std::vector<std::vector<Score>> share(const std::vector<Score>& mine,
                                           EvaluationMetrics& result);
 
     const RunState run_;
     Link& link_;
+    Communicator& group_;
     Communicator& expert_parallel_;
     Backend& backend_;
     const ValidLoader data_;
@@ -42,6 +48,8 @@ private:
     const FrozenLayout layout_of_copies_;
     FrozenCopies copies_;
     Agreement agreement_;
+    std::function<bool()> asked_;
+    bool given_up_ = false;  // the evaluation at work
 };
 
 }  // namespace fomoe

@@ -145,6 +145,10 @@ void Reporter::round(int64_t step, const Classes& due, const RoundResult& result
 
 void Reporter::evaluation(const EvaluationMetrics& metrics) {
     sent_ += metrics.counted;
+    if (!metrics.results.union_model)
+        return note(metrics.step, fmt::format("the evaluation behind step {} is left out: the run "
+                                              "was asked to stop",
+                                              metrics.step));
     if (metrics_) metrics_->evaluation(metrics, world_.group);
     if (!speaks()) return;
     std::vector<std::string> groups;

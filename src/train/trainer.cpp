@@ -202,9 +202,11 @@ void Trainer::round(int64_t step, const Classes& due) {
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
     if (!evaluation_ || !evaluation_->due(result, step)) return;
     hold_.activity.at(fmt::format("evaluation behind step {}", step), limits_.other);
-    const EvaluationMetrics metrics = evaluation_->run(result, due, step);
+    const EvaluationMetrics metrics =
+        evaluation_->run(result, due, step, [this] { return meeting_.called(); });
     report_.evaluation(metrics);
-    saver_.evaluated(step, metrics.results.union_model->pooled.loss());
+    if (metrics.results.union_model)
+        saver_.evaluated(step, metrics.results.union_model->pooled.loss());
 }
 
 // Collective over the job.

@@ -28,19 +28,6 @@ void reach(const Workplace& place, Process& process, const std::string& name, in
     }
 }
 
-// From the file in which ranks say what they are at.
-pid_t process_of(const Workplace& place, const std::string& name, int rank) {
-    for (int tries = 0; tries < 2000; ++tries) {
-        const std::string file = read_text(place.run_directory(name) / "logs" / "ranks");
-        const size_t line = file.find("rank " + std::to_string(rank) + " | ");
-        const size_t at = line == std::string::npos ? line : file.find("| process ", line);
-        if (at != std::string::npos) return std::stoi(file.substr(at + 10));
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    FAIL("rank " << rank << " has written nothing");
-    return 0;
-}
-
 // A file system in memory, or a view of a directory that cannot be written.
 class Mount {
 public:

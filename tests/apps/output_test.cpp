@@ -158,6 +158,22 @@ TEST_CASE("a federation goes on when nobody reads what it says", "[mpi]") {
     CHECK(place.steps("tiny", "east") == one_to(12));
 }
 
+TEST_CASE("what carries the words of a federation to stderr may be killed", "[mpi]") {
+    const Workplace place;
+    Process process(place.train(kPair, {"--set", "train.steps=60"}), place.path());
+    REQUIRE(has_said(process, "step 2/"));
+    // Of the program's two children the one that is not mpirun.
+    const pid_t rank = process_of(place, "tiny", 0);
+    int killed = 0;
+    for (pid_t child : process.children())
+        if (child != parent_of(rank)) killed += kill(child, SIGKILL) == 0;
+    CHECK(killed == 1);
+    const Outcome result = process.wait(60);
+    INFO(result.err);
+    CHECK(result.exit == 0);
+    CHECK(count(result.err, "done at step 60") == 1);
+}
+
 TEST_CASE("the file of rank 0 has what stderr shows, and more runs behind it") {
     const Workplace place;
     const fs::path file = place.run_directory("tiny") / "logs/rank-0.log";

@@ -87,13 +87,20 @@ Command with(const std::string& first, Command rest) {
 
 }  // namespace
 
-TEST_CASE("asked to stop and preempted, a job under srun is queued again and ends the same",
-          "[slurm]") {
+TEST_CASE("asked to stop, preempted or out of time, a job under srun is queued again", "[slurm]") {
     const Workplace place;
     const Slurm slurm(place);
     const int steps = 1000;
     place.trained(with(program("fomoe-train"), arguments(place, "kept", steps)));
 
+    // Beside it a job that would take longer than its minute.
+    const Command endless =
+        place.train("{name: solo}", {"--set", "name=endless", "--set", "train.steps=1000000",
+                                     "--set", "train.log_every=1000", "--set",
+                                     "federation.local_steps=1000", "--set", "checkpoint.every=0"});
+    const std::string limited =
+        slurm.submit({"--ntasks=1", "--time=1"},
+                     with(kScripts + "federation.sbatch", {endless.begin() + 1, endless.end()}));
     const std::string job = slurm.submit(
         {"--ntasks=4"}, with(kScripts + "federation.sbatch", arguments(place, "queued", steps)));
     // By hand.
@@ -101,6 +108,10 @@ TEST_CASE("asked to stop and preempted, a job under srun is queued again and end
     slurm.call({"scancel", "--signal=USR1", job});
     slurm.start_again(job);
     CHECK(count(slurm.said(job), "stopped at step") == 1);
+    slurm.wait("queued again", limited, [&] { return slurm.state(limited) == "PENDING"; });
+    CHECK(count(slurm.said(limited), "the time of SLURM_JOB_END_TIME is over in") == 1);
+    CHECK(count(slurm.said(limited), "stopped at step") == 1);
+    slurm.call({"scancel", limited});
     // By a job that goes first.
     const int stopped = place.steps("queued", "west").back();
     slurm.wait_for_step(job, "queued", stopped + 30);

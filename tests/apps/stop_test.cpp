@@ -7,15 +7,6 @@ using namespace fomoe;
 
 namespace {
 
-// The process of a rank, which its log names.
-pid_t process_of(const Workplace& place, const std::string& name, int rank) {
-    const std::string log =
-        read_text(place.run_directory(name) / "logs" / ("rank-" + std::to_string(rank) + ".log"));
-    const size_t at = log.rfind(", process ");
-    REQUIRE(at != std::string::npos);
-    return std::atoi(log.c_str() + at + std::string(", process ").size());
-}
-
 // Step and pending round of each group in the newest checkpoint.
 struct Stood {
     int64_t step;
@@ -115,6 +106,39 @@ TEST_CASE("a group that waits for a slower one stops, with its round still befor
     }
     place.trained(words("slow"));
     check_same_run(place, "slow", "kept", steps, {"west", "east"});
+}
+
+TEST_CASE("an evaluation is given up when a run is asked to stop", "[kill]") {
+    const Workplace place;
+    const int steps = 48;
+    auto words = [&](const std::string& name) {
+        return place.train(
+            kPair, {"--set", "name=" + name, "--set", "checkpoint.every=0", "--set",
+                    "train.steps=" + std::to_string(steps), "--set", "federation.evaluate_every=1",
+                    "--set", "data.valid_sequences=1000", "--set", "train.micro_batch=1"});
+    };
+    place.trained(words("kept"));
+    const auto n = [&](const std::string& event) {
+        return place.metrics("cut", "west", event).size();
+    };
+    // A rank that is held up right behind a round holds up the evaluation.
+    int left_out = 0;
+    for (size_t round = 1; round < 12 && left_out == 0; ++round) {
+        Process process(words("cut"), place.path());
+        while (n("round") < round) REQUIRE(process.running());
+        const pid_t held = process_of(place, "cut", 1);
+        kill(held, SIGSTOP);
+        kill(process_of(place, "cut", 3), SIGUSR1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        kill(held, SIGCONT);
+        const Outcome result = process.wait(60);
+        check_stopped(place, "cut", result);
+        left_out = count(result.err, "is left out: the run was asked to stop");
+        CHECK(n("eval") == n("round") - left_out);
+    }
+    CHECK(left_out == 1);
+    place.trained(words("cut"));
+    check_same_run(place, "cut", "kept", steps, {"west", "east"});
 }
 
 TEST_CASE("a second Ctrl-C does not wait for a rank that hangs, nor does the grace", "[kill]") {

@@ -1,21 +1,18 @@
 // libFuzzer: any bytes as a config file. Nothing but a config or Error(usage) with a message comes
 // out, and a config that is read is dumped to one that loads to the same.
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 
 #include "base/error.h"
 #include "config/dump.h"
 #include "config/load.h"
+#include "scratch.h"
 
 namespace {
 
-std::string file_with(const void* bytes, size_t n) {
-    static const std::string path = "/dev/shm/fomoe-fuzz-" + std::to_string(getpid()) + ".yaml";
-    std::ofstream(path, std::ios::binary).write(static_cast<const char*>(bytes), n);
-    return path;
+const std::string& file_with(const void* bytes, size_t n) {
+    static const Scratch scratch(".yaml");
+    return scratch.with(bytes, n);
 }
 
 // Whether the bytes are a config. Whatever else is thrown ends the process.

@@ -1,20 +1,16 @@
 // libFuzzer: any bytes as a file of tensors. Nothing but its entries, all inside the file, or
 // Error(data) that names the file comes out; every tensor of a type that is read can be read.
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 
 #include "checkpoint/safetensors.h"
+#include "scratch.h"
 
 namespace {
 
-std::string file_with(const void* bytes, size_t n) {
-    static const std::string path =
-        "/dev/shm/fomoe-fuzz-" + std::to_string(getpid()) + ".safetensors";
-    std::ofstream(path, std::ios::binary).write(static_cast<const char*>(bytes), n);
-    return path;
+const std::string& file_with(const void* bytes, size_t n) {
+    static const Scratch scratch(".safetensors");
+    return scratch.with(bytes, n);
 }
 
 }  // namespace

@@ -1,23 +1,20 @@
 // libFuzzer: any bytes as the index of a token file, behind two that say how long the tokens are.
 // Nothing but Error(data) with a message, or an index whose every document can be found and read,
 // comes out.
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 
 #include "base/error.h"
 #include "data/token_file.h"
+#include "scratch.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (size < 2) return 0;
-    static const std::string prefix = "/dev/shm/fomoe-fuzz-" + std::to_string(getpid());
-    const size_t n_bytes = data[0] + 256 * data[1];
-    std::ofstream(prefix + ".idx", std::ios::binary)
-        .write(reinterpret_cast<const char*>(data + 2), size - 2);
-    std::ofstream(prefix + ".bin", std::ios::binary) << std::string(n_bytes, '\1');
+    static const Scratch index(".idx"), tokens(".bin");
+    const std::string ids(data[0] + 256 * data[1], '\1');
+    tokens.with(ids.data(), ids.size());
+    const std::string path = index.with(data + 2, size - 2);
+    const std::string prefix = path.substr(0, path.size() - std::string(".idx").size());
     try {
         const fomoe::TokenFile file(prefix);
         int64_t before = 0;

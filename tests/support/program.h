@@ -86,8 +86,9 @@ public:
                 read_text(out_), read_text(err_)};
     }
 
+    std::vector<pid_t> children() const { return children_of(pid_); }
     // Its children, and theirs: of mpirun, the ranks.
-    std::vector<pid_t> descendants() const { return children_of(pid_); }
+    std::vector<pid_t> descendants() const { return descendants_of(pid_); }
 
     // SIGKILL to it and all its descendants, and waits until none is left.
     void kill_all() {
@@ -114,11 +115,14 @@ private:
         std::error_code gone;
         for (const auto& task : std::filesystem::directory_iterator(tasks, gone)) {
             std::ifstream file(task.path() / "children");
-            for (pid_t child; file >> child;) {
-                all.push_back(child);
-                for (pid_t below : children_of(child)) all.push_back(below);
-            }
+            for (pid_t child; file >> child;) all.push_back(child);
         }
+        return all;
+    }
+    static std::vector<pid_t> descendants_of(pid_t parent) {
+        std::vector<pid_t> all = children_of(parent);
+        for (size_t i = 0; i < all.size(); ++i)
+            for (pid_t below : children_of(all[i])) all.push_back(below);
         return all;
     }
     static bool is_zombie(pid_t pid) {
@@ -132,6 +136,12 @@ private:
     int status_ = 0;
     bool done_ = false;
 };
+
+inline pid_t parent_of(pid_t pid) {
+    const std::string status = read_text("/proc/" + std::to_string(pid) + "/status");
+    const size_t at = status.find("\nPPid:");
+    return at == std::string::npos ? -1 : std::atoi(&status[at + 6]);
+}
 
 inline Outcome run_program(const Command& words, const std::string& home,
                            const std::map<std::string, std::string>& environment = {}) {

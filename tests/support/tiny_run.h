@@ -191,6 +191,15 @@ inline bool reached(const Workplace& place, Process& process, const std::string&
     }
 }
 
+// The process of a rank, which its log names.
+inline pid_t process_of(const Workplace& place, const std::string& name, int rank) {
+    const std::string log =
+        read_text(place.run_directory(name) / "logs" / ("rank-" + std::to_string(rank) + ".log"));
+    const size_t at = log.rfind(", process ");
+    REQUIRE(at != std::string::npos);
+    return std::atoi(log.c_str() + at + std::string(", process ").size());
+}
+
 inline std::vector<int> one_to(int n) {
     std::vector<int> numbers;
     for (int i = 1; i <= n; ++i) numbers.push_back(i);
