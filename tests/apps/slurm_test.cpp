@@ -93,14 +93,6 @@ TEST_CASE("asked to stop, preempted or out of time, a job under srun is queued a
     const int steps = 1000;
     place.trained(with(program("fomoe-train"), arguments(place, "kept", steps)));
 
-    // Beside it a job that would take longer than its minute.
-    const Command endless =
-        place.train("{name: solo}", {"--set", "name=endless", "--set", "train.steps=1000000",
-                                     "--set", "train.log_every=1000", "--set",
-                                     "federation.local_steps=1000", "--set", "checkpoint.every=0"});
-    const std::string limited =
-        slurm.submit({"--ntasks=1", "--time=1"},
-                     with(kScripts + "federation.sbatch", {endless.begin() + 1, endless.end()}));
     const std::string job = slurm.submit(
         {"--ntasks=4"}, with(kScripts + "federation.sbatch", arguments(place, "queued", steps)));
     // By hand.
@@ -108,10 +100,6 @@ TEST_CASE("asked to stop, preempted or out of time, a job under srun is queued a
     slurm.call({"scancel", "--signal=USR1", job});
     slurm.start_again(job);
     CHECK(count(slurm.said(job), "stopped at step") == 1);
-    slurm.wait("queued again", limited, [&] { return slurm.state(limited) == "PENDING"; });
-    CHECK(count(slurm.said(limited), "the time of SLURM_JOB_END_TIME is over in") == 1);
-    CHECK(count(slurm.said(limited), "stopped at step") == 1);
-    slurm.call({"scancel", limited});
     // By a job that goes first.
     const int stopped = place.steps("queued", "west").back();
     slurm.wait_for_step(job, "queued", stopped + 30);
@@ -120,11 +108,22 @@ TEST_CASE("asked to stop, preempted or out of time, a job under srun is queued a
     slurm.wait("done", urgent, [&] { return slurm.state(urgent) == "COMPLETED"; });
     slurm.start_again(job);
     CHECK(count(slurm.said(job), "stopped at step") == 2);
-
+    // Beside it a job that would take longer than its minute.
+    const Command endless =
+        place.train("{name: solo}", {"--set", "name=endless", "--set", "train.steps=1000000",
+                                     "--set", "train.log_every=1000", "--set",
+                                     "federation.local_steps=1000", "--set", "checkpoint.every=0"});
+    const std::string limited =
+        slurm.submit({"--ntasks=1", "--time=1"},
+                     with(kScripts + "federation.sbatch", {endless.begin() + 1, endless.end()}));
     slurm.wait("done", job, [&] { return slurm.state(job) == "COMPLETED"; });
     CHECK(count(slurm.said(job), "start 3") == 1);
     CHECK(count(slurm.said(job), "run again to go on") == 2);
     check_same_run(place, "queued", "kept", steps, {"west", "east"});
+    slurm.wait("queued again", limited, [&] { return slurm.state(limited) == "PENDING"; });
+    CHECK(count(slurm.said(limited), "the time of SLURM_JOB_END_TIME is over in") == 1);
+    CHECK(count(slurm.said(limited), "stopped at step") == 1);
+    slurm.call({"scancel", limited});
 }
 
 TEST_CASE("a job under mpirun that is asked to stop is queued again and ends the same", "[slurm]") {

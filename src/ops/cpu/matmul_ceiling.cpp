@@ -11,7 +11,8 @@ namespace fomoe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr double kSeconds = 0.15;  // for each size and way
+constexpr double kSeconds = 0.05;  // for each size and way
+constexpr double kGain = 1.02;  // of a size over the ones before, that makes the next worth a try
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -62,8 +63,11 @@ double cpu_matmul_ceiling(int threads) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);
     double best = 0.0;
-    for (const int64_t n : {512, 1024, 2048})
+    for (const int64_t n : {512, 1024, 2048}) {
+        const double before_it = best;
         best = std::max(best, 2e-9 * n * n * n / std::min(primitive_seconds(n), sgemm_seconds(n)));
+        if (best < kGain * before_it) break;
+    }
     omp_set_num_threads(before);
     return best;
 }
