@@ -61,7 +61,7 @@ void bench(const Options& options) {
     const bool on_cpu = options.backend == "cpu";
     const DType dtype = dtype_of(config.train.dtype);
     const double ceiling =
-        on_cpu ? cpu_matmul_ceiling(threads) : measured_ceilings(*backend, dtype, 8192).gflops;
+        on_cpu ? cpu_matmul_ceiling(dtype, threads) : measured_ceilings(*backend, dtype, 8192).gflops;
     const bool reset = reset_peak_memory();
     const int64_t before = memory_use().resident_bytes;
 

@@ -147,6 +147,12 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
     if (job.rank() == 0) {
         say(loaded.warnings);
         if (backend->name() == "cpu") say(gpu_only_warnings(loaded));
+        if (backend->name() == "cpu" && config.train.dtype == ComputeType::bf16 &&
+            !cpu_multiplies_bf16())
+            log_warning(
+                "train.dtype: bf16 will be slower than f32: this build has no matmuls in "
+                "bf16, for want of AVX512-BF16 in the processor it was built for, and "
+                "widens everything to f32");
         log_info(device.description);
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);

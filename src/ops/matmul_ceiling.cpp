@@ -37,7 +37,7 @@ double linear_seconds(Backend& backend, DType dtype, int64_t n) {
 }  // namespace
 
 double matmul_ceiling(Backend& backend, DType dtype, int threads) {
-    if (backend.host_memory()) return cpu_matmul_ceiling(threads);
+    if (backend.host_memory()) return cpu_matmul_ceiling(dtype, threads);
     double best = 0, seconds = 0;
     for (int64_t n = 128; n <= kLargest && seconds < kEnough; n *= 2) {
         seconds = linear_seconds(backend, dtype, n);

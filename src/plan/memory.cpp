@@ -6,6 +6,7 @@
 #include "checkpoint/pieces.h"
 #include "federation/outer_optimizer.h"
 #include "federation/participants.h"
+#include "ops/backend.h"
 #include "ops/scratch.h"
 
 namespace fomoe {
@@ -113,7 +114,8 @@ int64_t longest_stretch(const ArenaLayout& layout, int n_layers) {
     return longest;
 }
 
-// f32 of all bf16 operands of one op, of the one with the most.
+// f32 of all bf16 operands of one op, of the one with the most. Matmuls in bf16 read weights as
+// they are.
 int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const ArenaLayout& layout,
                       int among) {
     if (shape.dtype == DType::f32) return 0;
@@ -124,18 +126,22 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const A
     const int64_t U = moe.expert == ExpertKind::swiglu ? 2 : 1;
     const int64_t F = std::max<int64_t>(int64_t{moe.n_shared_experts} * moe.d_expert,
                                         moe.first_dense_layers ? moe.d_dense : 0);
-    const auto linear_backward = [&](int64_t I, int64_t O) { return 2 * N * I + N * O + O * I; };
+    const auto weights = [](int64_t n) { return cpu_multiplies_bf16() ? 0 : n; };
+    const auto linear_backward = [&](int64_t I, int64_t O) {
+        return 2 * N * I + N * O + weights(O * I);
+    };
     const int64_t rows = static_cast<int64_t>(even(moe, shape, among).rows);
     const int64_t choices = shape.expert_parallel > 1
                                 ? static_cast<int64_t>(even(moe, shape, among).choices)
                                 : rows * std::min(moe.top_k, shape.shard_experts);
     const bool routed = moe.first_dense_layers < model.n_layers;
-    const int64_t experts =
-        routed ? 3 * rows * D + choices * U * moe.d_expert + longest_stretch(layout, model.n_layers)
-               : 0;
-    return 4 * std::max({4 * N * D, 2 * N * D + V * D, linear_backward(D, W), linear_backward(A, D),
-                         2 * N * (W + A), F > 0 ? linear_backward(D, U * F) : 0,
-                         F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
+    const int64_t experts = routed ? 3 * rows * D + choices * U * moe.d_expert +
+                                         weights(longest_stretch(layout, model.n_layers))
+                                   : 0;
+    return 4 *
+           std::max({4 * N * D, 2 * N * D + weights(V * D), linear_backward(D, W),
+                     linear_backward(A, D), 2 * N * (W + A), F > 0 ? linear_backward(D, U * F) : 0,
+                     F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
 int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int among, bool frozen,

@@ -90,13 +90,15 @@ private:
     void compute(const ClipScale& op);
     void compute(const AdamW& op);
 
-    // Computes the op; if its activations are bf16, on f32 copies of them.
+    // Computes the op; if its activations are bf16, on f32 copies of them. Where the processor
+    // multiplies bf16, its matmuls do, and read the weights as they are.
     template <class Op>
     void in_f32(const Op& op);
 
     int threads_;
     Workspace workspace_;
-    Workspace widened_;  // the f32 copies
+    Workspace widened_;    // the f32 copies
+    bool narrow_ = false;  // the op at work has matmuls in bf16
 };
 
 }  // namespace fomoe

@@ -99,7 +99,7 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
     float* target_logit = pieces.take(chunk);
     float* partial_dx = pieces.take(plan.partial_dx);
 
-    const float *x = op.x.as<float>(), *weight = op.weight.as<float>();
+    const float* x = op.x.as<float>();
     const int32_t* all_targets = op.target.as<int32_t>();
     float* loss = op.loss.as<float>();
     float* dweight = gradients ? op.dweight.as<float>() : nullptr;
@@ -127,11 +127,12 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
                 float* z = tile_logits(tile);
                 multiply({.c = z,
                           .stride = rows,
-                          .a = {weight + word * D, D},
+                          .a = {op.weight, word * D, D},
                           .b = {input, D, true},
                           .m = words,
                           .n = rows,
-                          .k = D});
+                          .k = D,
+                          .narrow = narrow_});
                 for (int64_t i = 0; i < rows; ++i)
                     if (target[i] >= word && target[i] < word + words)
                         target_logit[i] = z[(target[i] - word) * rows + i];
@@ -160,11 +161,12 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
                     multiply({.c = dx,
                               .stride = D,
                               .a = {z, rows, true},
-                              .b = {weight + word * D, D},
+                              .b = {op.weight, word * D, D},
                               .m = rows,
                               .n = D,
                               .k = words,
-                              .accumulate = tile > first_tile});
+                              .accumulate = tile > first_tile,
+                              .narrow = narrow_});
                     multiply({.c = dweight + word * D,
                               .stride = D,
                               .a = {z, rows},
@@ -172,7 +174,8 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
                               .m = words,
                               .n = D,
                               .k = rows,
-                              .accumulate = true});
+                              .accumulate = true,
+                              .narrow = narrow_});
                 }
 #pragma omp barrier
                 const int64_t from = rows * t / threads_ * D, to = rows * (t + 1) / threads_ * D;

@@ -9,14 +9,12 @@
 namespace fomoe {
 
 void CpuBackend::compute(const Embedding& op) {
-    const int64_t N = op.y.shape[0], D = op.y.shape[1];
+    const int64_t N = op.y.shape[0], row = op.y.shape[1] * size_of(op.y.dtype);
     const int32_t* token = op.token.as<int32_t>();
-    const float* weight = op.weight.as<float>();
-    float* y = op.y.as<float>();
+    const char* weight = static_cast<const char*>(op.weight.data);
+    char* y = static_cast<char*>(op.y.data);
 #pragma omp parallel for num_threads(threads_)
-    for (int64_t n = 0; n < N; ++n) {
-        std::memcpy(y + n * D, weight + token[n] * D, D * sizeof(float));
-    }
+    for (int64_t n = 0; n < N; ++n) std::memcpy(y + n * row, weight + token[n] * row, row);
 }
 
 // A thread owns a range of columns, so that the order of the sums is that of the tokens.

@@ -67,28 +67,28 @@ void CpuBackend::compute(const ExpertsForward& op) {
         const int t = omp_get_thread_num();
         float* input = blocks + t * sizes.thread_block();
         float* active = input + kExpertBlock * D;
-        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
+        ExpertWeights weights(op, narrow_, decoded + t * sizes.thread_expert());
         const auto through_expert = [&](int64_t s, int64_t begin, int64_t end) {
-            const float* w_in = weights.of(s);
-            const float* w_out = w_in + wide * D;
             float* hidden = all_hidden + begin * wide;
             gather_rows(input, x, choice + begin, end - begin, K, D);
             multiply({.c = hidden,
                       .stride = wide,
                       .a = {input, D},
-                      .b = {w_in, D, true},
+                      .b = weights.in(s, true),
                       .m = end - begin,
                       .n = wide,
-                      .k = D});
+                      .k = D,
+                      .narrow = narrow_});
             for (int64_t i = 0; i < end - begin; ++i)
                 activate_row(op.activation, F, hidden + i * wide, active + i * F);
             multiply({.c = out + begin * D,
                       .stride = D,
                       .a = {active, F},
-                      .b = {w_out, F, true},
+                      .b = weights.out(s, true),
                       .m = end - begin,
                       .n = D,
-                      .k = F});
+                      .k = F,
+                      .narrow = narrow_});
         };
         for_expert_blocks(offset, R, rows * t / threads_, rows * (t + 1) / threads_, kExpertBlock,
                           through_expert);

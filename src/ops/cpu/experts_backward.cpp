@@ -29,8 +29,9 @@ int64_t batch_end(const int32_t* offset, int64_t R, int64_t begin, int64_t rows,
 
 class Backward {
 public:
-    Backward(const ExpertsBackward& op, float* dinput)
+    Backward(const ExpertsBackward& op, bool narrow, float* dinput)
         : op_(op),
+          narrow_(narrow),
           D_(op.x.shape[1]),
           K_(op.slot.shape[1]),
           F_(op.d_expert),
@@ -41,8 +42,6 @@ public:
     void through_expert(const Batch& batch, ExpertWeights& weights, int64_t s, int64_t begin,
                         int64_t end) const {
         const int64_t at = begin - batch.begin, rows = end - begin;
-        const float* w_in = weights.of(s);
-        const float* w_out = w_in + wide_ * D_;
         const int32_t* choice = op_.choice.as<int32_t>() + begin;
         float *dy = batch.dy + at * D_, *active = batch.active + at * F_;
         float* dhidden = batch.dhidden + at * wide_;
@@ -51,10 +50,11 @@ public:
         multiply({.c = active,
                   .stride = F_,
                   .a = {dy, D_},
-                  .b = {w_out, F_},
+                  .b = weights.out(s, false),
                   .m = rows,
                   .n = F_,
-                  .k = D_});
+                  .k = D_,
+                  .narrow = narrow_});
         const float* hidden = op_.hidden.as<float>() + begin * wide_;
         for (int64_t i = 0; i < rows; ++i) {
             op_.dgate.as<float>()[choice[i]] = activate_row_gated_backward(
@@ -64,10 +64,11 @@ public:
         multiply({.c = dinput_ + begin * D_,
                   .stride = D_,
                   .a = {dhidden, wide_},
-                  .b = {w_in, D_},
+                  .b = weights.in(s, false),
                   .m = rows,
                   .n = D_,
-                  .k = wide_});
+                  .k = wide_,
+                  .narrow = narrow_});
     }
 
     // This thread's part of the gradients of expert s from its rows [begin, end) in the batch; none
@@ -84,7 +85,8 @@ public:
                         .m = wide_,
                         .n = D_,
                         .k = end - begin,
-                        .accumulate = true};
+                        .accumulate = true,
+                        .narrow = narrow_};
         const Matmul out{.c = dw_in + wide_ * D_,
                          .stride = F_,
                          .a = {batch.dy + at * D_, D_, true},
@@ -92,13 +94,15 @@ public:
                          .m = D_,
                          .n = F_,
                          .k = end - begin,
-                         .accumulate = true};
+                         .accumulate = true,
+                         .narrow = narrow_};
         multiply(in.share(thread, threads));
         multiply(out.share(thread, threads));
     }
 
 private:
     const ExpertsBackward& op_;
+    bool narrow_;
     int64_t D_, K_, F_, wide_;
     float* dinput_;  // (M, D), the gradient of each row's input
 };
@@ -130,12 +134,12 @@ void CpuBackend::compute(const ExpertsBackward& op) {
     for (int64_t r = 0; r < rows; ++r) row_of[choice[r]] = static_cast<int32_t>(r);
     std::fill(dgate, dgate + N * K, 0.0f);
 
-    const Backward backward(op, dinput);
+    const Backward backward(op, narrow_, dinput);
 #pragma omp parallel num_threads(threads_)
     {
         const int t = omp_get_thread_num();
         Batch batch = memory;
-        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
+        ExpertWeights weights(op, narrow_, decoded + t * sizes.thread_expert());
         for (batch.begin = 0; batch.begin < rows; batch.begin = batch.end) {
             batch.end = batch_end(offset, R, batch.begin, rows, largest);
             const int64_t size = batch.end - batch.begin;

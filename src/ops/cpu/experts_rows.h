@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "ops/cpu/matmul.h"
 #include "ops/cpu/workspace.h"
 #include "ops/experts.h"
 
@@ -37,36 +38,44 @@ struct ExpertsSizes {
     }
 };
 
-// The weights of the experts for one thread, which decodes the frozen ones into memory of its own.
+// The weights of the experts for one thread, which decodes the frozen ones into memory of its own
+// unless the matmul takes them as they are.
 class ExpertWeights {
 public:
     // decoded (expert size) f32.
     template <class AnyExperts>
-    ExpertWeights(const AnyExperts& op, float* decoded)
-        : weights_(op.weights.template as<float>()),
-          frozen_(op.frozen ? op.frozen.template as<bf16>() : nullptr),
+    ExpertWeights(const AnyExperts& op, bool narrow, float* decoded)
+        : weights_(op.weights),
+          frozen_(op.frozen),
           offset_(op.expert_offset.template as<int64_t>()),
           first_frozen_(op.expert_offset.shape[0] - op.n_frozen),
-          size_((op.matrices() + 1) * op.d_expert * op.x.shape[1]),
+          D_(op.x.shape[1]),
+          F_(op.d_expert),
+          wide_(op.matrices() * op.d_expert),
+          narrow_(narrow),
           decoded_(decoded) {}
 
-    // W_in of slot s with W_out behind it; of a frozen one until the next call.
-    const float* of(int64_t s) {
-        if (s < first_frozen_) return weights_ + offset_[s];
-        if (s != last_) {
-            const bf16* from = frozen_ + offset_[s];
-#pragma omp simd
-            for (int64_t i = 0; i < size_; ++i) decoded_[i] = to_f32(from[i]);
-            last_ = s;
-        }
-        return decoded_;
-    }
+    // Of slot s, W_in (U F, D) and W_out (D, F); of a frozen one until the next call.
+    MatmulOperand in(int64_t s, bool transposed) { return of(s, 0, D_, transposed); }
+    MatmulOperand out(int64_t s, bool transposed) { return of(s, wide_ * D_, F_, transposed); }
 
 private:
-    const float* weights_;
-    const bf16* frozen_;
+    MatmulOperand of(int64_t s, int64_t at, int64_t stride, bool transposed) {
+        if (s < first_frozen_) return {weights_, offset_[s] + at, stride, transposed};
+        if (narrow_) return {frozen_, offset_[s] + at, stride, transposed};
+        if (s != last_) {
+            const bf16* from = frozen_.as<bf16>() + offset_[s];
+#pragma omp simd
+            for (int64_t i = 0; i < (wide_ + F_) * D_; ++i) decoded_[i] = to_f32(from[i]);
+            last_ = s;
+        }
+        return {decoded_ + at, stride, transposed};
+    }
+
+    ConstTensor weights_, frozen_;
     const int64_t* offset_;
-    int64_t first_frozen_, size_;
+    int64_t first_frozen_, D_, F_, wide_;
+    bool narrow_;
     float* decoded_;
     int64_t last_ = -1;  // the slot in decoded_
 };

@@ -8,11 +8,12 @@ void CpuBackend::compute(const Linear& op) {
     const Matmul y{.c = op.y.as<float>(),
                    .stride = O,
                    .a = {op.x.as<float>(), I},
-                   .b = {op.weight.as<float>(), I, true},
+                   .b = {op.weight, 0, I, true},
                    .m = N,
                    .n = O,
                    .k = I,
-                   .accumulate = op.accumulate};
+                   .accumulate = op.accumulate,
+                   .narrow = narrow_};
 #pragma omp parallel for num_threads(threads_) schedule(static, 1)
     for (int t = 0; t < threads_; ++t) multiply(y.share(t, threads_));
 }
@@ -26,15 +27,17 @@ void CpuBackend::compute(const LinearBackward& op) {
                          .m = O,
                          .n = I,
                          .k = N,
-                         .accumulate = true};
+                         .accumulate = true,
+                         .narrow = narrow_};
     Matmul dx{.c = nullptr,
               .stride = I,
               .a = {op.dy.as<float>(), O},
-              .b = {op.weight.as<float>(), I},
+              .b = {op.weight, 0, I},
               .m = op.dx ? N : 0,
               .n = I,
               .k = O,
-              .accumulate = op.accumulate_dx};
+              .accumulate = op.accumulate_dx,
+              .narrow = narrow_};
     if (op.dx) dx.c = op.dx.as<float>();
 #pragma omp parallel for num_threads(threads_) schedule(static, 1)
     for (int t = 0; t < threads_; ++t) {

@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "ops/cpu/tile.h"
+#include "ops/cpu/transpose.h"
 
 namespace fomoe {
 namespace {
@@ -79,21 +79,6 @@ TileKernel kernel_for(int64_t rows, int64_t vecs, bool packed) {
 
 constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-template <int kStep, size_t... kLane>
-void exchange(Vec& upper, Vec& lower, std::index_sequence<kLane...>) {
-    const Vec a = upper, b = lower;
-    upper = __builtin_shufflevector(a, b, int(kLane & kStep ? kLanes + kLane - kStep : kLane)...);
-    lower = __builtin_shufflevector(a, b, int(kLane & kStep ? kLanes + kLane : kLane + kStep)...);
-}
-
-template <int kStep>
-void transpose_steps(Vec* rows) {
-    for (int i = 0; i < kLanes; ++i)
-        if (!(i & kStep))
-            exchange<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>{});
-    if constexpr (kStep > 1) transpose_steps<kStep / 2>(rows);
-}
-
 // to[p * width + j] = from[j * stride + p] for p < k and j < kLanes; zero from `columns` on.
 void pack_transposed(float* to, int64_t width, const float* from, int64_t stride, int64_t k,
                      int64_t columns) {
@@ -102,7 +87,7 @@ void pack_transposed(float* to, int64_t width, const float* from, int64_t stride
         Vec rows[kLanes];
         for (int j = 0; j < kLanes; ++j)
             rows[j] = j < columns ? load(from + j * stride + p) : Vec{};
-        transpose_steps<kLanes / 2>(rows);
+        transpose_lanes(rows);
         for (int i = 0; i < kLanes; ++i) store(to + (p + i) * width, rows[i]);
     }
     for (; p < k; ++p)
@@ -118,7 +103,7 @@ void pack_panels(float* to, const MatmulOperand& b, int64_t first_row, int64_t k
             const int64_t there = std::min(kWidth, columns - j), width = whole_vectors(there);
             for (int64_t i = 0; i < there; i += kLanes)
                 pack_transposed(to + j * k + i, width,
-                                b.data + (begin + j + i) * b.stride + first_row, b.stride, k,
+                                b.f32() + (begin + j + i) * b.stride + first_row, b.stride, k,
                                 there - i);
         }
         return;
@@ -126,7 +111,7 @@ void pack_panels(float* to, const MatmulOperand& b, int64_t first_row, int64_t k
     const int64_t whole = columns / kWidth * kWidth, rest = columns - whole;
     const int64_t width = whole_vectors(rest);
     for (int64_t p = 0; p < k; ++p) {  // whole rows: memory is read in its order
-        const float* from = b.data + (first_row + p) * b.stride + begin;
+        const float* from = b.f32() + (first_row + p) * b.stride + begin;
         for (int64_t j = 0; j < whole; j += kWidth)
             std::memcpy(to + j * k + p * kWidth, from + j, kWidth * sizeof(float));
         float* last = to + whole * k + p * width;
@@ -194,7 +179,7 @@ bool onednn_is_faster([[maybe_unused]] const Matmul& x) {
 void multiply_with_onednn(const Matmul& x) {
     const OneThread alone;
     const dnnl::status status = dnnl::sgemm(x.a.transposed ? 'T' : 'N', x.b.transposed ? 'T' : 'N',
-                                            x.m, x.n, x.k, 1.0f, x.a.data, x.a.stride, x.b.data,
+                                            x.m, x.n, x.k, 1.0f, x.a.f32(), x.a.stride, x.b.f32(),
                                             x.b.stride, x.accumulate ? 1.0f : 0.0f, x.c, x.stride);
     FOMOE_CHECK(status == dnnl::status::success, "oneDNN sgemm ", x.m, " x ", x.n, " x ", x.k);
 }
@@ -210,7 +195,7 @@ int64_t cut(int64_t size, int part, int parts, int64_t unit) {
 Matmul Matmul::rows(int64_t begin, int64_t end) const {
     Matmul part = *this;
     part.c += begin * stride;
-    part.a.data += begin * (a.transposed ? 1 : a.stride);
+    part.a.skip(begin * (a.transposed ? 1 : a.stride));
     part.m = end - begin;
     return part;
 }
@@ -218,7 +203,7 @@ Matmul Matmul::rows(int64_t begin, int64_t end) const {
 Matmul Matmul::columns(int64_t begin, int64_t end) const {
     Matmul part = *this;
     part.c += begin;
-    part.b.data += begin * (b.transposed ? b.stride : 1);
+    part.b.skip(begin * (b.transposed ? b.stride : 1));
     part.n = end - begin;
     return part;
 }
@@ -244,6 +229,8 @@ void multiply(const Matmul& x) {
             std::memset(x.c + i * x.stride, 0, x.n * sizeof(float));
         return;
     }
+    if (x.narrow) return multiply_narrow(x);
+    FOMOE_CHECK(x.a.dtype == DType::f32 && x.b.dtype == DType::f32, "a matmul in f32 of bf16");
     if (onednn_is_faster(x)) return multiply_with_onednn(x);
     const bool packing = x.a.transposed;
     const Blocks block = packing ? kPackingRows : kReadingRows;
@@ -257,7 +244,7 @@ void multiply(const Matmul& x) {
             pack_panels(panels, x.b, p, depth, n, columns);
             for (int64_t m = 0; m < x.m; m += block.rows) {
                 const int64_t rows = std::min(block.rows, x.m - m);
-                const float* a = x.a.data + (packing ? p * x.a.stride + m : m * x.a.stride + p);
+                const float* a = x.a.f32() + (packing ? p * x.a.stride + m : m * x.a.stride + p);
                 if (packing) pack_rows(slivers, a, x.a.stride, rows, depth);
                 for (int64_t j = 0; j < columns; j += kWidth) {
                     const int64_t width = std::min(kWidth, columns - j);

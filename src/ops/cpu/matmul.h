@@ -1,18 +1,36 @@
-// Row-major f32 matmul on the calling thread, or one thread's share of one.
+// Row-major matmul on the calling thread, or one thread's share of one.
 #pragma once
 
 #include <cstdint>
+
+#include "tensor/tensor.h"
 
 namespace fomoe {
 
 // Element (i, j) is data[i * stride + j], or data[j * stride + i] when transposed.
 struct MatmulOperand {
-    const float* data;
+    MatmulOperand(const float* data, int64_t stride, bool transposed = false)
+        : data(data), stride(stride), transposed(transposed) {}
+    MatmulOperand(const bf16* data, int64_t stride, bool transposed = false)
+        : data(data), dtype(DType::bf16), stride(stride), transposed(transposed) {}
+    // Of a tensor, from its element `begin` on.
+    MatmulOperand(const ConstTensor& tensor, int64_t begin, int64_t stride, bool transposed = false)
+        : data(tensor.data), dtype(tensor.dtype), stride(stride), transposed(transposed) {
+        skip(begin);
+    }
+
+    const float* f32() const { return static_cast<const float*>(data); }
+    void skip(int64_t elements) {
+        data = static_cast<const char*>(data) + elements * size_of(dtype);
+    }
+
+    const void* data;
+    DType dtype = DType::f32;
     int64_t stride;
     bool transposed = false;
 };
 
-// c (m x n) = a (m x k) b (k x n), or += with accumulate. Sums over k are in a fixed order.
+// c (m x n) = a (m x k) b (k x n), or += with accumulate. Sums over k are in f32, in a fixed order.
 struct Matmul {
     float* c;
     int64_t stride;  // of c
@@ -20,6 +38,7 @@ struct Matmul {
     MatmulOperand b;
     int64_t m, n, k;
     bool accumulate = false;
+    bool narrow = false;  // operands are rounded to bf16, see cpu_multiplies_bf16; else they are f32
 
     // The part of c that thread `part` of `parts` computes; the parts cover c once.
     Matmul share(int part, int parts) const;
@@ -30,5 +49,8 @@ struct Matmul {
 
 // Uses no other thread, whatever OpenMP is set to.
 void multiply(const Matmul& matmul);
+
+// Of a narrow one, c not empty and k > 0.
+void multiply_narrow(const Matmul& matmul);
 
 }  // namespace fomoe

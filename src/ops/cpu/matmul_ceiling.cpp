@@ -32,18 +32,24 @@ double shortest(Call call) {
 }
 
 // Of oneDNN's matmul primitive with operands in the layout it likes best.
-double primitive_seconds(int64_t n) {
+double primitive_seconds(DType dtype, int64_t n) {
     using dnnl::memory;
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     dnnl::stream stream(engine);
-    const memory::desc any({n, n}, memory::data_type::f32, memory::format_tag::any);
-    const dnnl::matmul::primitive_desc chosen(dnnl::matmul::desc(any, any, any), engine);
+    const auto type = dtype == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+    const memory::desc in({n, n}, type, memory::format_tag::any);
+    const memory::desc out({n, n}, memory::data_type::f32, memory::format_tag::any);
+    const dnnl::matmul::primitive_desc chosen(dnnl::matmul::desc(in, in, out), engine);
     const dnnl::matmul matmul(chosen);
     memory a(chosen.src_desc(), engine), b(chosen.weights_desc(), engine);
     memory c(chosen.dst_desc(), engine);
     for (memory* operand : {&a, &b}) {
-        float* data = static_cast<float*>(operand->get_data_handle());
-        std::fill(data, data + operand->get_desc().get_size() / sizeof(float), 0.5f);
+        void* data = operand->get_data_handle();
+        const size_t bytes = operand->get_desc().get_size();
+        if (dtype == DType::bf16)
+            std::fill_n(static_cast<bf16*>(data), bytes / sizeof(bf16), to_bf16(0.5f));
+        else
+            std::fill_n(static_cast<float*>(data), bytes / sizeof(float), 0.5f);
     }
     return shortest([&] {
         matmul.execute(stream, {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}});
@@ -59,13 +65,16 @@ double sgemm_seconds(int64_t n) {
 
 }  // namespace
 
-double cpu_matmul_ceiling(int threads) {
+double cpu_matmul_ceiling(DType dtype, int threads) {
+    if (!cpu_multiplies_bf16()) dtype = DType::f32;
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);
     double best = 0.0;
     for (const int64_t n : {512, 1024, 2048}) {
         const double before_it = best;
-        best = std::max(best, 2e-9 * n * n * n / std::min(primitive_seconds(n), sgemm_seconds(n)));
+        double seconds = primitive_seconds(dtype, n);
+        if (dtype == DType::f32) seconds = std::min(seconds, sgemm_seconds(n));
+        best = std::max(best, 2e-9 * n * n * n / seconds);
         if (best < kGain * before_it) break;
     }
     omp_set_num_threads(before);

@@ -1,0 +1,245 @@
+// Matmul of operands that are rounded to bf16, by the instructions of AVX512-BF16: a word holds two
+// neighbours along k, and one instruction adds both products to an f32. Both operands are packed.
+#include "ops/backend.h"
+#include "ops/cpu/matmul.h"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/cpu/transpose.h"
+#endif
+
+namespace fomoe {
+
+#ifdef __AVX512BF16__
+
+namespace {
+
+// Elements k and k + 1, the first in the low half; in memory of floats.
+using Word [[gnu::may_alias]] = uint32_t;
+
+constexpr int64_t kMaxVecs = 3;
+constexpr int64_t kWidth = kMaxVecs * kLanes;  // columns of a tile
+
+// How much is worked on at a time: panels of b and slivers of a share the L2 cache.
+constexpr int64_t kRows = 128, kColumns = 10 * kWidth, kDepth = 512;
+constexpr int64_t kPairs = kDepth / 2;
+
+constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// ---- packing -----------------------------------------------------------------------------------
+
+__mmask16 first_lanes(int64_t n) {
+    return static_cast<__mmask16>(n >= kLanes ? 0xffff : (1u << std::max<int64_t>(n, 0)) - 1);
+}
+
+using Halves [[gnu::vector_size(32)]] = uint16_t;
+using Words [[gnu::vector_size(64)]] = uint32_t;
+
+// Up to 16 elements, as the low halves of 16 words.
+Words halves(const float* from, int64_t n) {
+    const __m512 values = _mm512_maskz_loadu_ps(first_lanes(n), from);
+    return __builtin_convertvector((Halves)_mm512_cvtneps_pbh(values), Words);
+}
+Words halves(const bf16* from, int64_t n) {
+    return __builtin_convertvector((Halves)_mm256_maskz_loadu_epi16(first_lanes(n), from), Words);
+}
+
+// 16 words of up to 32 elements that lie one behind the other.
+__m512i words(const float* from, int64_t n) {
+    const __m512 low = _mm512_maskz_loadu_ps(first_lanes(n), from);
+    const __m512 high = _mm512_maskz_loadu_ps(first_lanes(n - kLanes), from + kLanes);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+__m512i words(const bf16* from, int64_t n) {
+    const auto mask = static_cast<__mmask32>(n >= 32 ? ~0u : (1u << n) - 1);
+    return _mm512_maskz_loadu_epi16(mask, from);
+}
+
+// Element (p, j) of the operand is from[p * stride + j]: pairs of rows. put(p / 2, j, words) gets
+// the words of 16 columns.
+template <class T, class Put>
+void pack_across(const T* from, int64_t stride, int64_t k, int64_t n, Put put) {
+    for (int64_t p = 0; p < k; p += 2) {
+        const T *row = from + p * stride, *next = row + stride;
+        for (int64_t j = 0; j < n; j += kLanes) {
+            Words both = halves(row + j, n - j);
+            if (p + 1 < k) both |= halves(next + j, n - j) << 16;
+            put(p / 2, j, both);
+        }
+    }
+}
+
+// Element (p, j) is from[j * stride + p]: 16 columns are read along k and turned.
+template <class T>
+void pack_along(Word* to, int64_t width, const T* from, int64_t stride, int64_t k,
+                int64_t columns) {
+    for (int64_t p = 0; p < k; p += 2 * kLanes) {
+        Vec rows[kLanes];
+        for (int64_t j = 0; j < kLanes; ++j)
+            rows[j] = j < columns ? (Vec)words(from + j * stride + p, k - p) : Vec{};
+        transpose_lanes(rows);
+        const int64_t pairs = std::min<int64_t>(kLanes, (k - p + 1) / 2);
+        for (int64_t i = 0; i < pairs; ++i)
+            _mm512_storeu_si512(to + (p / 2 + i) * width, (__m512i)rows[i]);
+    }
+}
+
+// A block of b, k rows from first_row on, n columns from `begin` on: the panel of column j begins
+// at to + j * pairs.
+template <class T>
+void pack_panels(Word* to, const T* data, const MatmulOperand& b, int64_t first_row, int64_t k,
+                 int64_t begin, int64_t n) {
+    const int64_t pairs = (k + 1) / 2;
+    const auto width_at = [&](int64_t j) { return whole_vectors(std::min(kWidth, n - j)); };
+    if (b.transposed) {
+        for (int64_t j = 0; j < n; j += kLanes) {
+            const int64_t panel = j / kWidth * kWidth;
+            pack_along(to + panel * pairs + j - panel, width_at(panel),
+                       data + (begin + j) * b.stride + first_row, b.stride, k, n - j);
+        }
+        return;
+    }
+    pack_across(data + first_row * b.stride + begin, b.stride, k, n,
+                [&](int64_t pair, int64_t j, Words both) {
+                    const int64_t panel = j / kWidth * kWidth;
+                    std::memcpy(to + panel * pairs + pair * width_at(panel) + j - panel, &both,
+                                sizeof both);
+                });
+}
+
+// Rows of a: sliver of kTileRows, then pair, then row; or, where a is not transposed, row by row.
+template <class T>
+void pack_rows(Word* to, const T* from, const MatmulOperand& a, int64_t rows, int64_t k) {
+    const int64_t pairs = (k + 1) / 2;
+    if (!a.transposed) {
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t p = 0; p < k; p += 2 * kLanes)
+                _mm512_mask_storeu_epi32(to + i * pairs + p / 2, first_lanes(pairs - p / 2),
+                                         words(from + i * a.stride + p, k - p));
+        return;
+    }
+    static_assert(kLanes == 2 * kTileRows);
+    pack_across(from, a.stride, k, rows, [&](int64_t pair, int64_t i, Words both) {
+        for (int64_t half = 0; half < 2; ++half)
+            std::memcpy(to + (i + half * kTileRows) * pairs + pair * kTileRows,
+                        reinterpret_cast<const Word*>(&both) + half * kTileRows,
+                        kTileRows * sizeof(Word));
+    });
+}
+
+// ---- micro-kernel ------------------------------------------------------------------------------
+
+// c (kHeight x kVecs vectors) = or += a times a panel, both packed. A word of row i of a is
+// a[p * kTileRows + i] in a sliver, otherwise a[i * pairs + p].
+template <int kHeight, int kVecs, bool kSliver>
+void tile_kernel(int64_t pairs, const Word* a, const Word* panel, float* c, int64_t c_stride,
+                 bool accumulate) {
+    __m512 sum[kHeight][kVecs] = {};
+    for (int64_t p = 0; p < pairs; ++p) {
+        __m512bh right[kVecs];
+        for (int v = 0; v < kVecs; ++v)
+            right[v] = (__m512bh)_mm512_loadu_si512(panel + (p * kVecs + v) * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < kHeight; ++i) {
+            const Word word = kSliver ? a[p * kTileRows + i] : a[i * pairs + p];
+            const __m512bh left = (__m512bh)_mm512_set1_epi32(static_cast<int>(word));
+            for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
+        }
+    }
+    for (int i = 0; i < kHeight; ++i)
+        for (int v = 0; v < kVecs; ++v) {
+            float* to = c + i * c_stride + v * kLanes;
+            _mm512_storeu_ps(
+                to, accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), sum[i][v]) : sum[i][v]);
+        }
+}
+
+using TileKernel = void (*)(int64_t, const Word*, const Word*, float*, int64_t, bool);
+
+template <bool kSliver, size_t... kIndex>
+TileKernel kernel_of(int64_t rows, int64_t vecs, std::index_sequence<kIndex...>) {
+    static constexpr TileKernel kAll[] = {
+        tile_kernel<kIndex / kMaxVecs + 1, kIndex % kMaxVecs + 1, kSliver>...};
+    return kAll[(rows - 1) * kMaxVecs + vecs - 1];
+}
+
+TileKernel kernel_for(int64_t rows, int64_t vecs, bool sliver) {
+    constexpr std::make_index_sequence<kTileRows * kMaxVecs> kAll;
+    return sliver ? kernel_of<true>(rows, vecs, kAll) : kernel_of<false>(rows, vecs, kAll);
+}
+
+// A block of c (rows x columns) from packed slivers or rows and panels.
+void multiply_block(const Word* a, bool slivers, const Word* panels, int64_t pairs, int64_t rows,
+                    int64_t columns, float* c, int64_t stride, bool accumulate) {
+    alignas(64) float edge[kTileRows * kWidth];
+    for (int64_t j = 0; j < columns; j += kWidth) {
+        const int64_t width = std::min(kWidth, columns - j);
+        const int64_t vecs = whole_vectors(width) / kLanes;
+        for (int64_t i = 0; i < rows; i += kTileRows) {
+            const int64_t height = std::min<int64_t>(kTileRows, rows - i);
+            const TileKernel kernel = kernel_for(height, vecs, slivers);
+            const Word *left = a + i * pairs, *panel = panels + j * pairs;
+            float* to = c + i * stride + j;
+            if (width == vecs * kLanes) {
+                kernel(pairs, left, panel, to, stride, accumulate);
+                continue;
+            }
+            kernel(pairs, left, panel, edge, kWidth, false);
+            for (int64_t r = 0; r < height; ++r)
+                for (int64_t q = 0; q < width; ++q)
+                    to[r * stride + q] =
+                        (accumulate ? to[r * stride + q] : 0.0f) + edge[r * kWidth + q];
+        }
+    }
+}
+
+template <class Call>
+void with_type(const MatmulOperand& operand, Call call) {
+    if (operand.dtype == DType::bf16)
+        call(static_cast<const bf16*>(operand.data));
+    else
+        call(operand.f32());
+}
+
+}  // namespace
+
+bool cpu_multiplies_bf16() { return true; }
+
+void multiply_narrow(const Matmul& x) {
+    static_assert(kRows % kLanes == 0);  // slivers are written two at a time
+    float* memory = tile_scratch((kColumns + kRows) * kPairs);
+    Word *panels = reinterpret_cast<Word*>(memory), *left = panels + kColumns * kPairs;
+    for (int64_t p = 0; p < x.k; p += kDepth) {
+        const int64_t depth = std::min(kDepth, x.k - p), pairs = (depth + 1) / 2;
+        for (int64_t n = 0; n < x.n; n += kColumns) {
+            const int64_t columns = std::min(kColumns, x.n - n);
+            with_type(x.b, [&](const auto* data) {
+                pack_panels(panels, data, x.b, p, depth, n, columns);
+            });
+            for (int64_t m = 0; m < x.m; m += kRows) {
+                const int64_t rows = std::min(kRows, x.m - m);
+                with_type(x.a, [&](const auto* data) {
+                    pack_rows(left,
+                              data + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p),
+                              x.a, rows, depth);
+                });
+                multiply_block(left, x.a.transposed, panels, pairs, rows, columns,
+                               x.c + m * x.stride + n, x.stride, x.accumulate || p > 0);
+            }
+        }
+    }
+}
+
+#else
+
+bool cpu_multiplies_bf16() { return false; }
+
+void multiply_narrow(const Matmul&) {}
+
+#endif
+
+}  // namespace fomoe
