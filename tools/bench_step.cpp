@@ -60,8 +60,8 @@ void bench(const Options& options) {
     const std::unique_ptr<Backend> backend = bench_backend(options.backend, threads);
     const bool on_cpu = options.backend == "cpu";
     const DType dtype = dtype_of(config.train.dtype);
-    const double ceiling =
-        on_cpu ? cpu_matmul_ceiling(dtype, threads) : measured_ceilings(*backend, dtype, 8192).gflops;
+    const Ceilings ceilings = on_cpu ? measure_ceilings(*backend, dtype, threads)
+                                     : measured_ceilings(*backend, dtype, 8192);
     const bool reset = reset_peak_memory();
     const int64_t before = memory_use().resident_bytes;
 
@@ -84,10 +84,11 @@ void bench(const Options& options) {
         flops.always / 1e6, flops.per_choice / 1e6, choices, per_token / 1e6);
     fmt::print("step {:.1f} ms (median), {:.0f} tokens/s, {:.1f} GFLOP/s\n", 1e3 * median,
                tokens / median, rate);
-    fmt::print("matmul ceiling {:.1f} GFLOP/s, MFU {:.1f}%\n", ceiling, 100 * rate / ceiling);
+    fmt::print("a matmul reaches {:.1f} GFLOP/s, a copy {:.1f} GB/s; MFU {:.1f}%\n",
+               ceilings.gflops, ceilings.gigabytes, 100 * rate / ceilings.gflops);
     fmt::print("skipped {:.1f}% of choices, loss {:.4f}\n\n", 100 * rig.last().skipped,
                rig.last().loss);
-    fmt::print("{}\n", profile_table(rig.trace(), ceiling, options.steps));
+    fmt::print("{}\n", profile_table(rig.trace(), ceilings, options.steps));
     if (!on_cpu) return;
     print_memory(memory_plan(rig.config(), rig.world(), rig.layout(), rig.frozen(), threads, 0),
                  before, reset);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/timer.h"
-#include "ops/backend.h"
+#include "ops/matmul_ceiling.h"
 
 namespace fomoe {
 
@@ -30,11 +30,6 @@ double seconds_of(Backend& backend, double limit, Call call) {
         fastest = std::min(fastest, time(calls) / calls);
     return fastest;
 }
-
-struct Ceilings {
-    double gflops = 0;     // 1e9 additions and multiplications a second in a matmul
-    double gigabytes = 0;  // 1e9 bytes a second, read and written, in a copy
-};
 
 // Operands of `dtype`, f32 or bf16, and of size (size, size) each.
 inline Ceilings measured_ceilings(Backend& backend, DType dtype, int64_t size) {

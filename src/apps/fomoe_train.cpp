@@ -163,10 +163,11 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}", profile_table(trace->report(),
-                                       matmul_ceiling(*device.backend, dtype_of(config.train.dtype),
-                                                      threads.count),
-                                       steps_done));
+        fmt::print("{}",
+                   profile_table(trace->report(),
+                                 measure_ceilings(*device.backend, dtype_of(config.train.dtype),
+                                                  threads.count),
+                                 steps_done));
     return static_cast<int>(exit);
 }
 

@@ -46,4 +46,21 @@ double matmul_ceiling(Backend& backend, DType dtype, int threads) {
     return best;
 }
 
+Ceilings measure_ceilings(Backend& backend, DType dtype, int threads) {
+    constexpr int64_t kBytes = int64_t{64} << 20;
+    Arena memory(backend, 2 * kBytes + 2 * Arena::kAlign, "copy ceiling");
+    const auto take = [&] { return memory.take(DType::f32, Shape(kBytes / 4)); };
+    const Tensor from = take(), to = take();
+    backend.zero(from, Queue::compute);
+    double best = 1e30;
+    for (int i = 0; i <= kCalls; ++i) {
+        backend.synchronize();
+        const Timer timer;
+        backend.copy(to, from, Queue::compute);
+        backend.synchronize();
+        if (i > 0) best = std::min(best, timer.seconds());  // the first touches the memory
+    }
+    return {matmul_ceiling(backend, dtype, threads), 2e-9 * kBytes / best};
+}
+
 }  // namespace fomoe

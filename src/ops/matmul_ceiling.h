@@ -1,4 +1,4 @@
-// The matmul speed of this machine, which model FLOP utilisation is measured against.
+// What this machine reaches at best; model FLOP utilisation is measured against its matmuls.
 #pragma once
 
 #include "ops/backend.h"
@@ -13,5 +13,13 @@ double cpu_matmul_ceiling(DType dtype, int threads);
 // GFLOP/s of the backend in matmuls of this dtype, in the largest of up to 4096 rows and columns;
 // on the CPU cpu_matmul_ceiling().
 double matmul_ceiling(Backend& backend, DType dtype, int threads);
+
+// What no op gets past.
+struct Ceilings {
+    double gflops = 0;     // 1e9 additions and multiplications a second in a matmul
+    double gigabytes = 0;  // 1e9 bytes a second, read and written, in a copy
+};
+// matmul_ceiling() and the fastest of several copies of 64 MiB.
+Ceilings measure_ceilings(Backend& backend, DType dtype, int threads);
 
 }  // namespace fomoe

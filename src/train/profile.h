@@ -4,12 +4,15 @@
 #include <string>
 #include <vector>
 
+#include "ops/matmul_ceiling.h"
 #include "ops/trace_backend.h"
 
 namespace fomoe {
 
-// One line an op, the longest time first: calls, milliseconds, share of the time, GFLOP/s and its
-// share of the ceiling (GFLOP/s), GB/s of operands. `steps` divides calls and times.
-std::string profile_table(const std::vector<TraceRow>& rows, double ceiling, int64_t steps);
+// One line an op: calls, milliseconds, share of the time; GFLOP/s, GB/s of its operands; how much
+// of its time it would take at the nearer of the two ceilings, and the milliseconds that it takes
+// beyond that: the op that loses most comes first. `steps` divides calls and times.
+std::string profile_table(const std::vector<TraceRow>& rows, const Ceilings& ceilings,
+                          int64_t steps);
 
 }  // namespace fomoe
