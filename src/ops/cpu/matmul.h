@@ -38,7 +38,8 @@ struct Matmul {
     MatmulOperand b;
     int64_t m, n, k;
     bool accumulate = false;
-    bool narrow = false;  // operands are rounded to bf16, see cpu_multiplies_bf16; else they are f32
+    bool narrow =
+        false;  // operands are rounded to bf16, see cpu_multiplies_bf16; else they are f32
 
     // The part of c that thread `part` of `parts` computes; the parts cover c once.
     Matmul share(int part, int parts) const;
