@@ -85,9 +85,9 @@ void decode(const std::string& name, const std::string& file) {
         int32_t id = -1;
         const auto read = std::from_chars(text.data() + at, text.data() + end, id);
         if (read.ptr != text.data() + end || id < 0 || id >= tokenizer->size())
-            throw Error(Exit::data, fmt::format("'{}' is no id of {}: 0 to {}",
-                                                text.substr(at, end - at), name,
-                                                tokenizer->size() - 1));
+            throw Error(Exit::data,
+                        fmt::format("'{}' is no id of {}: 0 to {}", text.substr(at, end - at), name,
+                                    tokenizer->size() - 1));
         ids.push_back(id);
         at = end;
     }
@@ -164,12 +164,12 @@ int run(int argc, char** argv) {
     learn
         ->add_option("--type", training.model,
                      "bpe, which llama.cpp encodes in the same way, or unigram")
-        ->transform(CLI::CheckedTransformer(
-            std::map<std::string, PieceModel>{{"bpe", PieceModel::bpe},
-                                              {"unigram", PieceModel::unigram}}))
+        ->transform(CLI::CheckedTransformer(std::map<std::string, PieceModel>{
+            {"bpe", PieceModel::bpe}, {"unigram", PieceModel::unigram}}))
         ->default_str("bpe");
-    learn->add_option("--max-bytes", training.max_bytes,
-                      "of text to learn from; of more, lines are drawn evenly")
+    learn
+        ->add_option("--max-bytes", training.max_bytes,
+                     "of text to learn from; of more, lines are drawn evenly")
         ->transform(bytes_with_unit())
         ->default_str("64MiB");
     learn->add_flag("--force", training.force, "replace a file that exists");

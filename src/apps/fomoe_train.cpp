@@ -78,7 +78,8 @@ void add_options(CLI::App& app, Options& options) {
         ->capture_default_str()
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
     app.add_flag("-v,--verbose", options.verbose, "As --log-level debug: which GPU each rank has");
-    app.add_flag("--profile", options.profile, "Print the time of each op, and the wait for data, at the end");
+    app.add_flag("--profile", options.profile,
+                 "Print the time of each op, and the wait for data, at the end");
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
     app.option_defaults()->group("Plan");
@@ -158,10 +159,10 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
         fmt::print("{}{}",
-                   profile_table(trace->report(),
-                                 matmul_ceiling(*device.backend, dtype_of(config.train.dtype),
-                                                threads.count),
-                                 end.steps_done),
+                   profile_table(
+                       trace->report(),
+                       matmul_ceiling(*device.backend, dtype_of(config.train.dtype), threads.count),
+                       end.steps_done),
                    data_wait_line(end.times, end.steps_done));
     return static_cast<int>(end.exit);
 }

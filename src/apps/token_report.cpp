@@ -17,8 +17,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMostIds = std::numeric_limits<int32_t>::max();
-constexpr int64_t kPiece = 1 << 16;   // tokens read at once
-constexpr int64_t kExcerpt = 64;      // tokens of a document that are shown
+constexpr int64_t kPiece = 1 << 16;  // tokens read at once
+constexpr int64_t kExcerpt = 64;     // tokens of a document that are shown
 constexpr int kQuantiles[] = {0, 5, 25, 50, 75, 95, 100};
 
 // The token files that a prefix, or the name of one file, stands for.
@@ -80,14 +80,10 @@ Json texts_of(const TokenFile& file, const Tokenizer& tokenizer, int documents) 
 Json report(const std::string& prefix, int documents) {
     const TokenFile file(prefix);
     const int32_t largest = largest_id(file);
-    Json found{{"prefix", prefix},
-               {"documents", file.n_documents()},
-               {"tokens", file.n_tokens()},
-               {"type", name_of(file.type())},
-               {"largest_id", largest},
-               {"document_tokens", lengths_of(file)},
-               {"tokenizer", nullptr},
-               {"texts", Json::array()}};
+    Json found{{"prefix", prefix},          {"documents", file.n_documents()},
+               {"tokens", file.n_tokens()}, {"type", name_of(file.type())},
+               {"largest_id", largest},     {"document_tokens", lengths_of(file)},
+               {"tokenizer", nullptr},      {"texts", Json::array()}};
     const std::string card = card_prefix(prefix);
     // Files without a card may be anybody's.
     const std::optional<TokenizerCard> about = read_card(card);
@@ -114,9 +110,7 @@ Json report(const std::string& prefix, int documents) {
 std::string shown(const std::string& text) {
     std::string line;
     for (const char c : text)
-        line += c == '\n'                               ? "\\n"
-                : static_cast<unsigned char>(c) < 0x20 ? " "
-                                                        : std::string(1, c);
+        line += c == '\n' ? "\\n" : static_cast<unsigned char>(c) < 0x20 ? " " : std::string(1, c);
     return line;
 }
 

@@ -32,7 +32,8 @@ void add_model_keys(Keys& keys) {
                 "rows of the embedding; 0: the tokenizer's, padded to a multiple of 64"),
             choice(
                 "model.tokenizer", [](Config& c) { return &c.model.tokenizer; }, {"bytes"},
-                "what the token files were made with: bytes, a SentencePiece .model, or a directory "
+                "what the token files were made with: bytes, a SentencePiece .model, or a "
+                "directory "
                 "of tools/tokenize_hf.py; found relative to the config file")
                 .or_a_path(),
             choice(

@@ -39,7 +39,8 @@ DocumentReader::DocumentReader(DocumentOptions options)
             continue;
         }
         for (const char* part : {kTrain, kValid})
-            if (fs::exists(input + part + ".idx")) total_bytes_ += TokenFile(input + part).n_tokens();
+            if (fs::exists(input + part + ".idx"))
+                total_bytes_ += TokenFile(input + part).n_tokens();
     }
 }
 

@@ -74,7 +74,7 @@ public:
         };
         for (size_t at = 0; at < text.size();) {
             const size_t length = utf8_length(text.substr(at));
-            const size_t foreign = length == 0                                 ? 1
+            const size_t foreign = length == 0                                ? 1
                                    : text.substr(at, kSpace.size()) == kSpace ? kSpace.size()
                                                                               : 0;
             const bool line_end = by_lines_ && text[at] == '\n';
@@ -155,16 +155,20 @@ std::string train_sentencepiece(std::vector<std::string> lines, int size, PieceM
         {"max_sentence_length", "1000000"},
         // Sums of f32 are cut among the threads: their number is part of the result.
         {"num_threads", "4"},
-        {"minloglevel", "1"},
+        {"minloglevel", "2"},
     };
     Lines source(std::move(lines));
     std::string trained;
     const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &source, &trained);
-    if (!status.ok())
+    if (!status.ok()) {
+        // Behind "Internal: file(line) [condition] ".
+        const std::string why = status.ToString();
+        const size_t condition = why.rfind("] ");
         throw Error(Exit::usage,
                     fmt::format("SentencePiece cannot train such a tokenizer: {}; give another "
                                 "--size or more text",
-                                status.ToString()));
+                                condition == why.npos ? why : why.substr(condition + 2)));
+    }
     return trained;
 }
 

@@ -66,9 +66,9 @@ public:
     uint64_t hash() const override { return hash_bytes(table_.data(), table_.size()); }
     std::map<std::string, std::string> files() const override {
         std::map<std::string, std::string> all{{kTokenTable, table_}};
-        for (const char* name : {kTokenizer, "tokenizer_config.json", "special_tokens_map.json",
-                                 "chat_template.jinja", "vocab.json", "merges.txt",
-                                 "tokenizer.model", "added_tokens.json"})
+        for (const char* name :
+             {kTokenizer, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+              "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"})
             if (fs::exists(directory_ / name)) all[name] = read_file(directory_ / name);
         return all;
     }

@@ -26,7 +26,7 @@ struct TokenizeSummary {
         std::string prefix;
         int64_t documents = 0, tokens = 0;
     };
-    int64_t bytes = 0;  // of text
+    int64_t bytes = 0;        // of text
     std::vector<Part> parts;  // train, valid
 };
 

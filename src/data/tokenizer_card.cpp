@@ -61,11 +61,11 @@ void write_card(const std::string& prefix, const Tokenizer& tokenizer, const std
 void check_card(const std::string& source, const std::string& prefix, const Tokenizer& tokenizer) {
     const std::optional<TokenizerCard> card = read_card(prefix);
     if (!card || card->xxh3 == tokenizer.hash()) return;
-    throw Error(Exit::data, fmt::format("{}: {} was made with the tokenizer {}; the model's is {}. "
-                                        "Set model.tokenizer, or make the token files with the "
-                                        "model's tokenizer",
-                                        source, prefix, description(prefix, *card),
-                                        tokenizer.description()));
+    throw Error(Exit::data,
+                fmt::format("{}: {} was made with the tokenizer {}; the model's is {}. "
+                            "Set model.tokenizer, or make the token files with the "
+                            "model's tokenizer",
+                            source, prefix, description(prefix, *card), tokenizer.description()));
 }
 
 std::unique_ptr<Tokenizer> tokenizer_of(const std::string& prefix) {

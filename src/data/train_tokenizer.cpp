@@ -26,9 +26,8 @@ bool is_utf8(std::string_view text) {
 
 TrainTokenizerSummary train_tokenizer(const TrainTokenizerOptions& options) {
     if (!options.force && std::filesystem::exists(options.out))
-        throw Error(Exit::data,
-                    fmt::format("{} exists; --force replaces it, or give another --out",
-                                options.out));
+        throw Error(Exit::data, fmt::format("{} exists; --force replaces it, or give another --out",
+                                            options.out));
     DocumentReader reader(options.documents);
     const double share = static_cast<double>(options.max_bytes) /
                          static_cast<double>(std::max<int64_t>(reader.total_bytes(), 1));

@@ -10,7 +10,7 @@
 namespace fomoe {
 
 struct TrainTokenizerOptions {
-    std::string out;   // of the model file
+    std::string out;            // of the model file
     DocumentOptions documents;  // the held-out ones are left out
     int size = 8000;
     PieceModel model = PieceModel::bpe;

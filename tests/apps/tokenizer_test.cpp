@@ -9,14 +9,15 @@ namespace {
 // Token files one and two of the SentencePiece model own.model, and the settings of a run on them.
 Command pieces(const Workplace& place) {
     const std::string data = program("fomoe-data");
-    const Outcome trained = place.run({data, "train-tokenizer", "--out", "own/own.model", "--size",
-                                       "300", "one", "two.txt"});
+    const Outcome trained = place.run(
+        {data, "train-tokenizer", "--out", "own/own.model", "--size", "300", "one", "two.txt"});
     INFO(trained.err);
     REQUIRE(trained.exit == 0);
     CHECK_THAT(trained.out, Contains("own/own.model: sentencepiece of 300 ids, xxh3 "));
     for (const std::string name : {"one", "two"})
-        REQUIRE(place.run({data, "tokenize", "--tokenizer", "own/own.model", "--out",
-                           "pieces/" + name, name})
+        REQUIRE(place
+                    .run({data, "tokenize", "--tokenizer", "own/own.model", "--out",
+                          "pieces/" + name, name})
                     .exit == 0);
     return {"--set", "model.tokenizer=own/own.model", "--set", "data.sources.one=pieces/one",
             "--set", "data.sources.two=pieces/two"};
@@ -39,7 +40,8 @@ TEST_CASE("a run keeps its tokenizer, and refuses another") {
     INFO(first.err);
     REQUIRE(first.exit == 0);
     CHECK_THAT(first.out, Contains("wait for data: ") && Contains(" % of its time\n"));
-    CHECK_THAT(first.err, Contains("epochs in 2 steps: one 0.") && !Contains("read more than once"));
+    CHECK_THAT(first.err,
+               Contains("epochs in 2 steps: one 0.") && !Contains("read more than once"));
     const Json start = place.metrics("tiny", "solo", "start").at(0);
     CHECK(start["epochs"]["one"] > 0.0);
     const Json step = place.metrics("tiny", "solo", "step").at(0);
@@ -62,9 +64,9 @@ TEST_CASE("a run keeps its tokenizer, and refuses another") {
     // Elsewhere it is the same tokenizer; and the checkpoint has its own.
     fs::rename(place.path("own"), place.path("moved"));
     CHECK(run({"--set", "train.steps=3"}).exit == 2);
-    const Outcome again = run(
-        {"--set", "train.steps=200", "--set", "train.log_every=1000", "--max-time", "1s", "--set",
-         "checkpoint.margin=0", "--set", "model.tokenizer=moved/own.model"});
+    const Outcome again =
+        run({"--set", "train.steps=200", "--set", "train.log_every=1000", "--max-time", "1s",
+             "--set", "checkpoint.margin=0", "--set", "model.tokenizer=moved/own.model"});
     INFO(again.err);
     CHECK((again.exit == 75 || again.exit == 0));
     CHECK(count(again.err, "the bits will not be") == 0);

@@ -105,8 +105,8 @@ TEST_CASE("a document may have several sequences") {
     CHECK(file.document_of(7) == 1);
 }
 
-// As Megatron-LM's own builder (megatron/core/datasets/indexed_dataset.py) writes an index: tokens of
-// each item, then end_document().
+// As Megatron-LM's own builder (megatron/core/datasets/indexed_dataset.py) writes an index: tokens
+// of each item, then end_document().
 template <class T>
 void write_as_megatron(const std::string& prefix, uint8_t code,
                        const std::vector<std::vector<std::vector<int>>>& documents) {

@@ -93,9 +93,8 @@ TEST_CASE("token files are made anew with another tokenizer, of the same documen
         .out = directory / "bytes/a",
         .documents = {{directory / "a.txt"}, parse_split_rule("blank-line"), 0.1}};
     tokenize_files(bytes);
-    const TrainTokenizerOptions training{.out = directory / "own.model",
-                                         .documents = {{directory / "bytes/a"}},
-                                         .size = 290};
+    const TrainTokenizerOptions training{
+        .out = directory / "own.model", .documents = {{directory / "bytes/a"}}, .size = 290};
     const TrainTokenizerSummary trained = train_tokenizer(training);
     // Nothing of what is held out, and no line ends.
     int64_t expected = 0;
