@@ -9,6 +9,7 @@ packages="
     openmpi-bin libopenmpi-dev
     libdnnl-dev
     libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libxxhash-dev
+    libsentencepiece-dev
     catch2 iproute2 python3 python3-pip $*"
 
 if [ "${FOMOE_PACKAGES:-}" = installed ]; then exit 0; fi

@@ -34,6 +34,7 @@ HOMES = [
     (r"mpi\.h$|mpi/", ["src/comm/mpi_communicator.cpp"]),
     (r"yaml-cpp/", ["src/config/"]),
     (r"CLI/", ["src/apps/", "tools/"]),
+    (r"sentencepiece", ["src/data/sentencepiece.cpp"]),
     (r"spdlog/", ["src/base/log.cpp"]),
     (r"(oneapi/)?dnnl|oneapi/", ["src/ops/cpu/", "tests/cudaemu/blas/"]),
     (r"catch2/", ["tests/"]),

@@ -78,7 +78,8 @@ void add_options(CLI::App& app, Options& options) {
         ->capture_default_str()
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
     app.add_flag("-v,--verbose", options.verbose, "As --log-level debug: which GPU each rank has");
-    app.add_flag("--profile", options.profile, "Print the time of each op at the end");
+    app.add_flag("--profile", options.profile,
+                 "Print the time of each op, and the wait for data, at the end");
     app.add_flag("--check-backend", options.check_backend,
                  "Run every op also on one CPU thread and compare");
     app.option_defaults()->group("Plan");
@@ -157,18 +158,19 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);
     }
-    const auto [exit, steps_done] =
+    const RunEnd end =
         train_run(config, plan, job, {*backend, device.connect, threads}, stop, activity);
     if (check && job.rank() == 0)
         log_info(fmt::format("backend check: {} ops compared, largest NMSE {:.1e} in {}",
                              check->ops_compared(), check->worst_nmse(), check->worst_op()));
     if (trace && job.rank() == 0)
-        fmt::print("{}",
+        fmt::print("{}{}",
                    profile_table(trace->report(),
                                  measure_ceilings(*device.backend, dtype_of(config.train.dtype),
                                                   threads.count),
-                                 steps_done));
-    return static_cast<int>(exit);
+                                 end.steps_done),
+                   data_wait_line(end.times, end.steps_done));
+    return static_cast<int>(end.exit);
 }
 
 // --check, when the config and the start of the data are already known to be right.

@@ -8,6 +8,7 @@
 #include "checkpoint/save.h"
 #include "config/load.h"
 #include "config/schema.h"
+#include "data/tokenizer.h"
 
 namespace fomoe {
 
@@ -131,7 +132,7 @@ Checkpoint::Checkpoint(const fs::path& directory, Verify verify)
 
 Config Checkpoint::config() const {
     const std::string path = (directory_ / "config.yaml").string();
-    const Config config = [&] {
+    Config config = [&] {
         try {
             return load_config({path});
         } catch (const Error& error) {
@@ -144,6 +145,9 @@ Config Checkpoint::config() const {
     if (!std::ranges::equal(config.topology.groups, manifest_.groups, same))
         throw Error(Exit::data, fmt::format("{}: its groups are not those of {}; {}", path,
                                             Manifest::kFile, kDamageAdvice));
+    // The copy beside the weights: where the run had it from may be gone.
+    if (config.model.tokenizer != "bytes")
+        config.model.tokenizer = (directory_ / kModelDirectory).lexically_normal();
     return config;
 }
 
@@ -168,6 +172,14 @@ bool Checkpoint::has(const std::string& directory, const std::string& tensor) co
 
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all) {
+    const auto saved = make_tokenizer(checkpoint.config().model.tokenizer);
+    const auto now = make_tokenizer(config.model.tokenizer);
+    if (saved->hash() != now->hash())
+        throw Error(Exit::data,
+                    fmt::format("{}: the checkpoint's tokenizer is {}, and model.tokenizer is {}; "
+                                "set that of the checkpoint, {}, or give the run another name",
+                                checkpoint.directory().string(), saved->description(),
+                                now->description(), checkpoint.config().model.tokenizer));
     try {
         TensorDirectory(checkpoint.directory(), checkpoint.manifest(), kModelDirectory)
             .require(model_tensors(all), Checkpoint::Tensors::exact);
@@ -216,7 +228,8 @@ std::vector<std::string> config_differences(const Config& then, const Config& no
     std::vector<std::string> found;
     const size_t groups = std::min(then.topology.groups.size(), now.topology.groups.size());
     for (const Key& key : config_keys()) {
-        if (!key.changes_training || key.path == "data.sources") continue;
+        if (!key.changes_training || key.path == "data.sources" || key.path == "model.tokenizer")
+            continue;  // paths
         const size_t list = key.path.find("[]");
         const size_t times = list == key.path.npos ? 1 : groups;
         for (size_t i = 0; i < times; ++i) {

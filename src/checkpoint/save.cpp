@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "config/dump.h"
 #include "config/schema.h"
+#include "data/tokenizer.h"
 
 namespace fomoe {
 namespace {
@@ -89,6 +90,8 @@ struct Plan {
             if (is_model) {
                 texts["model/model.safetensors.index.json"] = index_json(sets.back().files);
                 texts["model/config.json"] = model_json(*state.config);
+                for (auto& [name, text] : make_tokenizer(state.config->model.tokenizer)->files())
+                    texts[fmt::format("{}/{}", kModelDirectory, name)] = std::move(text);
             }
             fs::path below;
             for (const fs::path& part : fs::path(set.directory)) directories.insert(below /= part);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/file.h"
 #include "config/schema.h"
@@ -118,6 +119,13 @@ std::string dump_with_origins(const Config& config,
     return dump(config, {.origins = &origins});
 }
 
+std::string tokenizer_file(const std::string& tokenizer) {
+    const std::filesystem::path path(tokenizer);
+    if (!std::filesystem::is_directory(path)) return tokenizer;
+    const std::filesystem::path table = path / "token_table.json";
+    return std::filesystem::exists(table) ? table : path / "tokenizer.model";
+}
+
 uint64_t config_fingerprint(const Config& config) {
     std::string text;
     const int n_groups = static_cast<int>(config.topology.groups.size());
@@ -128,6 +136,9 @@ uint64_t config_fingerprint(const Config& config) {
             if (key.path == "data.sources")
                 for (const auto& [name, prefix] : config.data.sources)
                     text += "source " + name + "\n";
+            else if (key.path == "model.tokenizer" && config.model.tokenizer != "bytes")
+                text += fmt::format("tokenizer {:016x}\n",
+                                    hash_file(tokenizer_file(config.model.tokenizer)));
             else
                 text += key_line(key, key.path, config, i) + "\n";
         }

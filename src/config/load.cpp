@@ -308,6 +308,12 @@ private:
         }
         const Field field = key.field(config, group_of(path));
         if (!assign(key, field, node)) findings.error(origin.at(mark), path, mismatch(key, node));
+        if (key.or_path) resolve(key, *std::get<std::string*>(field), origin);
+    }
+
+    static void resolve(const Key& key, std::string& value, const Origin& origin) {
+        if (!value.empty() && std::ranges::find(key.values, value) == key.values.end())
+            value = (std::filesystem::path(origin.directory) / value).lexically_normal();
     }
 
     // --set: the path may name a key, a section, a list element or one entry of a map.

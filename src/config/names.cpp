@@ -125,7 +125,8 @@ namespace {
 
 std::string plain_value(const Key& key) {
     if (!key.values.empty()) {
-        if (key.values.size() == 1) return fmt::format("'{}'", key.values[0]);
+        const char* path = key.or_path ? " or a path" : "";
+        if (key.values.size() == 1) return fmt::format("'{}'{}", key.values[0], path);
         std::string words = "one of " + key.values[0];
         for (size_t i = 1; i < key.values.size(); ++i) words += ", " + key.values[i];
         return words;

@@ -32,7 +32,10 @@ void add_model_keys(Keys& keys) {
                 "rows of the embedding; 0: the tokenizer's, padded to a multiple of 64"),
             choice(
                 "model.tokenizer", [](Config& c) { return &c.model.tokenizer; }, {"bytes"},
-                "what the token files were made with"),
+                "what the token files were made with: bytes, a SentencePiece .model, or a "
+                "directory "
+                "of tools/tokenize_hf.py; found relative to the config file")
+                .or_a_path(),
             choice(
                 "model.qk_norm", [](Config& c) { return &c.model.qk_norm; },
                 {"none", "head", "full"}, "RMSNorm of queries and keys: of each head, or of all"),

@@ -137,7 +137,7 @@ private:
 
     void vocabulary() {
         const int vocab = config_.model.vocab_size;
-        if (vocab != 0 && vocab < kByteTokens)
+        if (config_.model.tokenizer == "bytes" && vocab != 0 && vocab < kByteTokens)
             say("model.vocab_size",
                 fmt::format("{} is less than the {} ids of the tokenizer '{}'; 0 takes its size",
                             vocab, kByteTokens, config_.model.tokenizer),

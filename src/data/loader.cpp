@@ -6,7 +6,8 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "data/tokenizer.h"
+#include "base/timer.h"
+#include "data/tokenizer_card.h"
 
 namespace fomoe {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 // PREFIX.train or PREFIX.valid of every source, in the order of the names.
 std::vector<TokenFile> open_sources(const Config& config, const char* part) {
     std::vector<TokenFile> files;
+    std::unique_ptr<Tokenizer> tokenizer;  // of the model, where a source has a card
     for (const auto& [name, prefix] : config.data.sources) {
         const std::string path = prefix + "." + part;
         for (const char* kind : {".idx", ".bin"})
@@ -25,6 +27,9 @@ std::vector<TokenFile> open_sources(const Config& config, const char* part) {
                                 "    fomoe-data tokenize --tokenizer {} --out {} FILES",
                                 name, path, kind, config.model.tokenizer, prefix));
         files.emplace_back(path);
+        if (!read_card(prefix)) continue;
+        if (!tokenizer) tokenizer = make_tokenizer(config.model.tokenizer);
+        check_card("data.sources." + name, prefix, *tokenizer);
     }
     return files;
 }
@@ -87,9 +92,11 @@ Loader::~Loader() {
 
 Batch Loader::get(int64_t step) {
     const bool expected = ahead_.valid() && ahead_step_ == step;
+    const Timer timer;
     // The helper thread has to be done before anybody else may use the sampler.
     if (ahead_.valid() && !expected) ahead_.wait();
     Batch batch = expected ? ahead_.get() : read(step);
+    batch.wait_seconds = timer.seconds();
     ahead_step_ = step + 1;
     ahead_ = std::async(std::launch::async, [this, step] { return read(step + 1); });
     return batch;

@@ -25,6 +25,7 @@ struct Batch {
     std::vector<int32_t> sources;    // (B) index in config.data.sources
     int64_t valid_tokens = 0;        // targets that are not -1
     int64_t group_valid_tokens = 0;  // the same over all sequences of the group's step
+    double wait_seconds = 0;         // of the step for this batch
 };
 
 // Training batches of one rank: sequences [begin, end) of each of its group's steps. The batch of
@@ -37,6 +38,8 @@ public:
     Batch get(int64_t step);
     // Of the training file of each source, in the order of config.data.sources.
     std::vector<int64_t> source_tokens() const;
+    // How often all groups together read each source in so many steps.
+    std::vector<double> epochs(int64_t steps) const { return sampler_->epochs(steps); }
     // Looks for ids outside of the vocabulary in the first `most` tokens of each file; one rank is
     // enough. What lies behind is checked when it is read.
     void check_tokens(int64_t most) const;

@@ -69,6 +69,10 @@ int Proportions::source(int64_t u) const {
     throw Error(Exit::internal, concat("number ", u, " has no source"));
 }
 
+double Proportions::share(size_t k) const {
+    return static_cast<double>(weights_[k]) / static_cast<double>(rest_[0]);
+}
+
 Sampler::Sampler(const Config& config, const std::vector<int64_t>& n_tokens)
     : seed_(config.seed), batch_(config.train.batch), totals_(n_tokens.size()) {
     FOMOE_CHECK(n_tokens.size() == config.data.sources.size(), n_tokens.size(), " token counts");
@@ -120,6 +124,15 @@ void Sampler::seek(int64_t step) {
     }
     for (; totals_step_ < step; ++totals_step_)
         for (int g = 0; g < n_groups; ++g) add_group(g, totals_step_, totals_);
+}
+
+std::vector<double> Sampler::epochs(int64_t steps) const {
+    std::vector<double> epochs(n_chunks_.size(), 0);
+    const double sequences = static_cast<double>(steps) * batch_;
+    for (size_t k = 0; k < epochs.size(); ++k)
+        for (const Proportions& group : groups_)
+            epochs[k] += group.share(k) * sequences / static_cast<double>(n_chunks_[k]);
+    return epochs;
 }
 
 std::vector<Sampler::Draw> Sampler::draw(int group, int64_t step, int64_t begin, int64_t end) {

@@ -32,6 +32,7 @@ public:
     // How many of the numbers below u each source gets.
     std::vector<int64_t> counts(int64_t u) const;
     int source(int64_t u) const;
+    double share(size_t k) const;  // of the numbers that source k gets in the long run
     bool operator==(const Proportions&) const = default;
 
 private:
@@ -51,6 +52,8 @@ public:
     // Sequences [begin, end) of the group's step. Not const: it keeps running totals, so that the
     // next step is cheap.
     std::vector<Draw> draw(int group, int64_t step, int64_t begin, int64_t end);
+    // How often the federation reads each source in steps 0 to `steps`.
+    std::vector<double> epochs(int64_t steps) const;
 
 private:
     uint64_t seed_;

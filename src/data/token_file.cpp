@@ -81,7 +81,13 @@ TokenFile::TokenFile(const std::string& prefix)
     if (version != kVersion) fail(fmt::format("has version {}; {} is known", version, kVersion));
     const uint8_t code = load<uint8_t>(at + 17);
     if (!is_token_type(code))
-        fail(fmt::format("says that tokens have type {}, which is not an integer type", code));
+        fail(
+            fmt::format("says that tokens have type {}{}, which is not an integer type; this is "
+                        "no text",
+                        code,
+                        code == 6   ? " (f64)"
+                        : code == 7 ? " (f32)"
+                                    : ""));
     type_ = static_cast<TokenType>(code);
     const uint64_t n_sequences = load<uint64_t>(at + 18), n_bounds = load<uint64_t>(at + 26);
     // Divided before they are multiplied, so that no foreign number overflows.
@@ -91,6 +97,14 @@ TokenFile::TokenFile(const std::string& prefix)
             fmt::format("is truncated: {} bytes do not hold {} sequences and {} document bounds; "
                         "make the token files again",
                         index_.size(), n_sequences, n_bounds));
+    const size_t behind = room - 12 * n_sequences - 8 * n_bounds;
+    if (behind > 0 && behind == n_sequences)
+        fail("has modes of its sequences: it is multimodal, and only text is trained on");
+    if (behind > 0)
+        fail(
+            fmt::format("goes on for {} bytes behind its document bounds; make the token files "
+                        "again",
+                        behind));
     if (n_bounds == 0) fail("has no document bounds; make the token files again");
     n_sequences_ = static_cast<int64_t>(n_sequences);
     n_documents_ = static_cast<int64_t>(n_bounds) - 1;

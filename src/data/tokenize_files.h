@@ -1,22 +1,24 @@
-// Text files -> PREFIX.train and PREFIX.valid token files.
+// Text -> PREFIX.train and PREFIX.valid token files, with the card of their tokenizer.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "data/split.h"
+#include "data/document_reader.h"
 
 namespace fomoe {
 
 struct TokenizeOptions {
-    std::string tokenizer = "bytes";
-    std::string out;  // PREFIX
-    std::vector<std::string> files;
-    SplitRule split;
-    double valid_fraction = 0.02;  // of the documents; 0: no PREFIX.valid
-    int64_t max_bytes = 0;         // of text, up to the last document that fits; 0: all
-    bool force = false;            // replace what is there
+    std::string tokenizer = "bytes";  // as make_tokenizer takes it
+    std::string out;                  // PREFIX
+    DocumentOptions documents;
+    int64_t max_bytes = 0;  // of text, up to the last document that fits; 0: all
+    int threads = 1;        // that encode; the files do not depend on it
+    bool force = false;     // replace what is there
+    // Told now and then how much of the input is done.
+    std::function<void(int64_t done, int64_t total)> progress{};
 };
 
 struct TokenizeSummary {
@@ -24,11 +26,11 @@ struct TokenizeSummary {
         std::string prefix;
         int64_t documents = 0, tokens = 0;
     };
-    int64_t bytes = 0;
+    int64_t bytes = 0;        // of text
     std::vector<Part> parts;  // train, valid
 };
 
-// A document goes to one of the two files by a hash of its number. Files appear when all is done.
+// Files appear when all is done. Holds some documents of text in memory at once.
 TokenizeSummary tokenize_files(const TokenizeOptions& options);
 
 }  // namespace fomoe

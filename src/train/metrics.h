@@ -28,6 +28,7 @@ struct StepMetrics {
     double imbalance = 0;          // largest over mean load of the experts
     double skip = 0;               // share of choices that are not executed
     double proxy = 0;              // share of choices that frozen copies serve
+    double data_wait_seconds = 0;  // of a step of this rank, until its batch was there
     double eta_seconds = 0;        // to the end of the run
     int64_t tokens = 0;            // of the group since step 1
 };

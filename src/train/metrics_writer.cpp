@@ -76,6 +76,7 @@ void MetricsWriter::start(const StartMetrics& m) {
     line["local_steps"] = m.local_steps;
     line["dtype"] = m.dtype;
     line["backend"] = m.backend;
+    line["epochs"] = m.epochs;
     const ParameterCounts& n = m.parameters;
     line["parameters"] = {{"total", n.total},   {"active", n.active}, {"shared", n.shared},
                           {"router", n.router}, {"expert", n.expert}, {"per_rank", n.per_rank}};
@@ -95,6 +96,7 @@ void MetricsWriter::step(const StepMetrics& m) {
     line["imbalance"] = m.imbalance;
     line["skipped_share"] = m.skip;
     line["proxy_share"] = m.proxy;
+    line["data_wait_seconds"] = m.data_wait_seconds;
     line["eta_seconds"] = m.eta_seconds;
     line["tokens"] = m.tokens;
     write(line);

@@ -39,6 +39,7 @@ struct StartMetrics {
     std::vector<std::vector<int>> residents;  // the group's expert ids, for each of moe_layers
     int local_steps = 0;
     std::string dtype, backend;
+    std::map<std::string, double> epochs;  // of each source in the whole run, by all groups
     ParameterCounts parameters;
 };
 

@@ -7,6 +7,12 @@
 
 namespace fomoe {
 
+std::string data_wait_line(const StepTimes& times, int64_t steps) {
+    if (steps == 0 || times.all <= 0) return "";
+    return fmt::format("wait for data: {:.3f} ms a step, {:.2g} % of its time\n",
+                       1e3 * times.data / static_cast<double>(steps), 100 * times.data / times.all);
+}
+
 std::string profile_table(const std::vector<TraceRow>& rows, const Ceilings& ceilings,
                           int64_t steps) {
     struct Line {

@@ -36,7 +36,7 @@ void Reporter::note(int64_t step, const std::string& text, LogLevel level) {
 StepMetrics Reporter::metrics_of(int64_t step, const StepResult& result) const {
     const double tokens = double(config_.train.batch) * config_.data.seq_len * unreported_;
     const FlopsPerToken flops = flops_per_token(config_.model, config_.data.seq_len);
-    const double rate = (flops.always * tokens + flops.per_choice * executed_) / step_seconds_;
+    const double rate = (flops.always * tokens + flops.per_choice * executed_) / times_.all;
     const double per_step = since_start_.seconds() / (step - done_before_);
     return {
         .step = step,
@@ -47,19 +47,20 @@ StepMetrics Reporter::metrics_of(int64_t step, const StepResult& result) const {
         .affinity = result.affinity,
         .grad_norm = result.grad_norm,
         .lr = result.lr,
-        .tokens_per_second = tokens / step_seconds_,
+        .tokens_per_second = tokens / times_.all,
         .mfu = rate / (ceiling_ * 1e9),
         .imbalance = result.imbalance,
         .skip = result.skipped,
         .proxy = result.served,
+        .data_wait_seconds = times_.data / static_cast<double>(unreported_),
         .eta_seconds = per_step * (config_.train.steps - step),
         .tokens = step * config_.train.batch * config_.data.seq_len,
     };
 }
 
 void Reporter::step(int64_t step, const StepResult& result, std::span<const float> load,
-                    double seconds) {
-    step_seconds_ += seconds;
+                    const StepTimes& times) {
+    times_ += times;
     if (result.room.rows > 0)
         note(step,
              fmt::format("step {} was done twice: up to {} rows with {} choices came to a rank "
@@ -87,7 +88,8 @@ void Reporter::step(int64_t step, const StepResult& result, std::span<const floa
     else
         log(LogLevel::info, fmt::format("step {}/{} done", step, config_.train.steps), LogTo::file);
     if (metrics_) metrics_->step(metrics);
-    step_seconds_ = executed_ = 0;
+    times_ = {};
+    executed_ = 0;
     unreported_ = 0;
 }
 

@@ -11,6 +11,7 @@
 #include "federation/round.h"
 #include "model/parameters.h"
 #include "train/metrics_writer.h"
+#include "train/profile.h"
 #include "train/step.h"
 
 namespace fomoe {
@@ -32,7 +33,8 @@ public:
 
     // In the metrics of every group, and once in the log.
     void note(int64_t step, const std::string& text, LogLevel level = LogLevel::info);
-    void step(int64_t step, const StepResult& result, std::span<const float> load, double seconds);
+    void step(int64_t step, const StepResult& result, std::span<const float> load,
+              const StepTimes& times);
     void bad_step(int64_t step, const StepResult& result);
     void round_begins(int64_t step);
     // `router_entropy` as of RoundMetrics.
@@ -62,9 +64,9 @@ private:
     RoundLoad round_load_;       // of this process's steps since the last round
     std::deque<double> losses_;  // of the last steps
     Timer since_start_;
-    double step_seconds_ = 0;  // since the last report
-    double executed_ = 0;      // choices since the last report, by the work of a resident's
-    int64_t unreported_ = 0;   // steps since the last report
+    StepTimes times_;         // since the last report
+    double executed_ = 0;     // choices since the last report, by the work of a resident's
+    int64_t unreported_ = 0;  // steps since the last report
 };
 
 // Tokens of so many steps of all groups.

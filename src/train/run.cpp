@@ -27,6 +27,7 @@ RunEnd train_run(const Config& config, RunPlan plan, Communicator& job, const Ra
         Trainer trainer(config, plan, job, device, hold);
         end.exit = trainer.run();
         end.steps_done = hold.steps_done;
+        end.times = hold.times;
         if (end.exit != Exit::done) return end;
         hold.rollback = trainer.rollback();
         if (hold.rollback) {

@@ -15,6 +15,7 @@ void check_tokens(const Config& config, int64_t most);
 struct RunEnd {
     Exit exit = Exit::done;
     int64_t steps_done = 0;  // by this process
+    StepTimes times{};       // of them, but for calibration's
 };
 
 // From a checkpoint that is whole, as choose_checkpoint() says. One Trainer for each placement that

@@ -106,6 +106,22 @@ std::string data_line(const StartFacts& facts) {
     return fmt::format("data: {} tokens ({})", count(all), joined(parts, ", "));
 }
 
+// How often each source is read, and once more what is read again.
+std::vector<std::string> epoch_lines(const StartFacts& facts) {
+    std::vector<std::string> all, again;
+    size_t i = 0;
+    for (const auto& [name, prefix] : facts.config.data.sources) {
+        const double epochs = facts.epochs[i++];
+        all.push_back(fmt::format("{} {:.3g}", name, epochs));
+        if (epochs > 1) again.push_back(fmt::format("{} {:.1f} times", name, epochs));
+    }
+    const std::string steps = plural(facts.config.train.steps, "step");
+    std::vector<std::string> lines{fmt::format("epochs in {}: {}", steps, joined(all, ", "))};
+    if (!again.empty())
+        lines.push_back(fmt::format("read more than once in {}: {}", steps, joined(again, ", ")));
+    return lines;
+}
+
 std::string precision_line(const StartFacts& facts) {
     const TrainConfig& train = facts.config.train;
     const bool narrow = train.dtype == ComputeType::bf16;
@@ -208,6 +224,7 @@ std::vector<std::string> start_block(const StartFacts& facts) {
     lines.push_back(batch_line(facts));
     lines.push_back(precision_line(facts));
     lines.push_back(data_line(facts));
+    for (const std::string& line : epoch_lines(facts)) lines.push_back(line);
     const std::string run = facts.plan.directory.string();
     lines.push_back(
         fmt::format("files: {0}/config.yaml, checkpoints, metrics, logs below {0}", run));
@@ -230,6 +247,7 @@ StartMetrics start_metrics(const Config& config, const World& world, const Place
                    .local_steps = config.federation.local_steps,
                    .dtype = config.train.dtype == ComputeType::bf16 ? "bf16" : "f32",
                    .backend = backend,
+                   .epochs = {},
                    .parameters = parameters};
     for (const World::Group& group : world.groups) m.groups.push_back(group.name);
     for (int l = config.model.moe.first_dense_layers; l < config.model.n_layers; ++l) {

@@ -36,6 +36,7 @@ struct StartFacts {
     ParameterCounts parameters;  // as rank 0 counts them
     std::vector<RankPlace> places;
     std::vector<int64_t> source_tokens;  // as Loader says
+    std::vector<double> epochs;          // of each source in the whole run, as Loader says
     double ceiling = 0;                  // GFLOP/s of rank 0's group in a matmul
 };
 std::vector<std::string> start_block(const StartFacts& facts);

@@ -106,7 +106,9 @@ MemoryPlan Trainer::planned_memory() const {
 void Trainer::describe(const std::vector<RankPlace>& places) const {
     const ParameterCounts counts = count_parameters(config_.model, all_, layout_.parameters);
     const std::vector<int64_t> tokens = loader_.source_tokens();
-    const StartFacts facts{config_, plan_, world_, placement_, counts, places, tokens, ceiling_};
+    const StartFacts facts{config_, plan_,  world_, placement_,
+                           counts,  places, tokens, loader_.epochs(config_.train.steps),
+                           ceiling_};
     for (const std::string& line : start_block(facts)) log_info(line);
     if (phases_of(config_).size() > 1) log_info(phase_line(phase_));
     log_info(memory_line(planned_memory(), plan_threads() > 0));
@@ -148,6 +150,9 @@ void Trainer::start_or_resume() {
         StartMetrics start = start_metrics(
             config_, world_, placement_, count_parameters(config_.model, all_, layout_.parameters),
             std::string(backend_.name()));
+        const std::vector<double> epochs = loader_.epochs(config_.train.steps);
+        for (size_t i = 0; const auto& [name, prefix] : config_.data.sources)
+            start.epochs[name] = epochs[i++];
         start.step = start_.step;
         start.resumed = plan_.checkpoint.has_value();
         report_.metrics()->start(start);
@@ -311,10 +316,12 @@ std::optional<Purpose> Trainer::take_step() {
     const StepResult result = step_.run(step, batch, meeting_.called());
     hold_.stop.step_took(timer.seconds());
     ++hold_.steps_done;
+    hold_.times += {batch.wait_seconds + timer.seconds(), batch.wait_seconds};
     saver_.poll(step);
     bad_ = result.bad;
     if (bad_.empty()) {
-        report_.step(step, result, step_.load(), timer.seconds());
+        report_.step(step, result, step_.load(),
+                     {batch.wait_seconds + timer.seconds(), batch.wait_seconds});
         federation_.count(result.valid_tokens, step_.load());
     } else {
         report_.bad_step(step, result);

@@ -12,6 +12,7 @@
 #include "train/call_limits.h"
 #include "train/evaluation.h"
 #include "train/probe.h"
+#include "train/profile.h"
 #include "train/reporter.h"
 #include "train/resume.h"
 #include "train/run_state.h"
@@ -38,6 +39,7 @@ struct RunHold {
     bool begun = false;                  // some Trainer of it has started
     Timer timer{};                       // since the first step
     int64_t steps_done = 0;              // by this process
+    StepTimes times{};                   // of them
     std::optional<Rollback> rollback{};  // that led to the Trainer at work
 };
 

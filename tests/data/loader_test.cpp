@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include "base/error.h"
+#include "data/tokenizer_card.h"
 #include "support/temporary_directory.h"
 
 using namespace fomoe;
@@ -191,4 +192,24 @@ TEST_CASE("ids outside of the vocabulary stop the loading") {
         for (int64_t step = 0; step < 20; ++step) loader.get(step);
     };
     CHECK_THROWS_AS(many_steps(), Error);
+}
+
+TEST_CASE("sources of another tokenizer than the model's are refused") {
+    Corpus corpus;
+    const std::string prefix = corpus.config.data.sources.at("b");
+    corpus.config.model.tokenizer = "bytes";
+    const auto bytes = make_tokenizer("bytes");
+    write_card(prefix, *bytes, "bytes");
+    CHECK_NOTHROW(Loader(corpus.config, 0, {0, 12}));
+    CHECK_NOTHROW(ValidLoader(corpus.config));
+    std::string card = read_file(prefix + ".tokenizer.json");
+    const size_t hash = card.find("xxh3") + 8;
+    card[hash] = card[hash] == '0' ? '1' : '0';
+    atomic_write_file(prefix + ".tokenizer.json", card);
+    const auto refused =
+        Catch::Contains("data.sources.b: " + prefix + " was made with the tokenizer bytes of 257");
+    CHECK_THROWS_WITH(Loader(corpus.config, 0, {0, 12}), refused);
+    CHECK_THROWS_WITH(ValidLoader(corpus.config), refused);
+    atomic_write_file(prefix + ".tokenizer.json", "{}");
+    CHECK_THROWS_WITH(ValidLoader(corpus.config), Catch::Contains("does not say which tokenizer"));
 }

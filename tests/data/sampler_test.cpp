@@ -146,6 +146,20 @@ TEST_CASE("each group gets its mixture") {
         CHECK(counts[1][k] == Approx(4000 * kTokens[k] / tokens).margin(10));
 }
 
+TEST_CASE("epochs are told as the draws have them") {
+    for (const std::vector<Mixture>& groups :
+         {std::vector<Mixture>{{}, {}}, {{{"a", 0.9}, {"c", 0.1}}, {{"b", 1}}, {}}}) {
+        const Config config = make_config(groups, 7);
+        Sampler sampler(config, kTokens);
+        std::vector<double> drawn(3, 0);
+        for (const Sampler::Draw& draw : all_draws(sampler, config, 50)) ++drawn[draw.source];
+        const std::vector<double> epochs = sampler.epochs(50);
+        REQUIRE(epochs.size() == 3);
+        for (size_t k = 0; k < 3; ++k)
+            CHECK(std::abs(epochs[k] * static_cast<double>(kChunks[k]) - drawn[k]) <= 3);
+    }
+}
+
 TEST_CASE("the draw is a function of its arguments alone") {
     const Config config = make_config({{{"a", 0.7}, {"c", 0.3}}, {}, {{"b", 1}}}, 8);
     Sampler sampler(config, kTokens);

@@ -105,6 +105,60 @@ TEST_CASE("a document may have several sequences") {
     CHECK(file.document_of(7) == 1);
 }
 
+// As Megatron-LM's own builder (megatron/core/datasets/indexed_dataset.py) writes an index: tokens
+// of each item, then end_document().
+template <class T>
+void write_as_megatron(const std::string& prefix, uint8_t code,
+                       const std::vector<std::vector<std::vector<int>>>& documents) {
+    std::string tokens, lengths, pointers, bounds, index("MMIDIDX\0\0", 9);
+    const auto add = [](std::string& to, auto value) {
+        to.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
+    uint64_t n_sequences = 0;
+    add(bounds, int64_t{0});
+    for (const auto& document : documents) {
+        for (const auto& sequence : document) {
+            add(lengths, static_cast<int32_t>(sequence.size()));
+            add(pointers, static_cast<int64_t>(tokens.size()));
+            for (const int token : sequence) add(tokens, static_cast<T>(token));
+            ++n_sequences;
+        }
+        add(bounds, static_cast<int64_t>(n_sequences));
+    }
+    add(index, uint64_t{1});
+    add(index, code);
+    add(index, n_sequences);
+    add(index, uint64_t{documents.size() + 1});
+    atomic_write_file(prefix + ".bin", tokens);
+    atomic_write_file(prefix + ".idx", index + lengths + pointers + bounds);
+}
+
+TEST_CASE("files of Megatron's builder load in every type, with documents of several sequences") {
+    const std::vector<std::vector<std::vector<int>>> documents = {
+        {{5, 6, 7}}, {{1}, {2, 3}, {}}, {}, {{100, 0}, {4}}};
+    const std::vector<int32_t> all = {5, 6, 7, 1, 2, 3, 100, 0, 4};
+    const std::vector<int64_t> begins = {0, 3, 6, 6, 9};
+    const TemporaryDirectory directory;
+    const std::string prefix = directory / "text";
+    const auto check = [&](TokenType type) {
+        const TokenFile file(prefix);
+        CHECK(file.type() == type);
+        REQUIRE(file.n_documents() == 4);
+        for (int64_t d = 0; d <= 4; ++d) CHECK(file.document_begin(d) == begins[d]);
+        std::vector<int32_t> tokens(file.n_tokens());
+        file.read(0, tokens, 101);
+        CHECK(tokens == all);
+    };
+    write_as_megatron<uint8_t>(prefix, 1, documents), check(TokenType::u8);
+    write_as_megatron<int8_t>(prefix, 2, documents), check(TokenType::i8);
+    write_as_megatron<int16_t>(prefix, 3, documents), check(TokenType::i16);
+    write_as_megatron<int32_t>(prefix, 4, documents), check(TokenType::i32);
+    write_as_megatron<int64_t>(prefix, 5, documents), check(TokenType::i64);
+    write_as_megatron<uint16_t>(prefix, 8, documents), check(TokenType::u16);
+    write_as_megatron<double>(prefix, 6, documents);
+    CHECK_THAT(error_of([&] { TokenFile{prefix}; }), Catch::Contains("not an integer type"));
+}
+
 TEST_CASE("damaged files are refused, by name") {
     const TemporaryDirectory directory;
     const std::string prefix = write(directory, TokenType::u16);
@@ -128,7 +182,11 @@ TEST_CASE("damaged files are refused, by name") {
     CHECK_THAT(open_with("something else entirely, and long enough", tokens),
                Contains("is not a Megatron index"));
     CHECK_THAT(open_with(changed(9, uint64_t{2}), tokens), Contains("has version 2"));
-    CHECK_THAT(open_with(changed(17, uint8_t{7}), tokens), Contains("not an integer type"));
+    CHECK_THAT(open_with(changed(17, uint8_t{6}), tokens), Contains("type 6 (f64), which is not"));
+    CHECK_THAT(open_with(changed(17, uint8_t{7}), tokens), Contains("type 7 (f32), which is not"));
+    CHECK_THAT(open_with(changed(17, uint8_t{9}), tokens), Contains("type 9, which is not"));
+    CHECK_THAT(open_with(index + std::string(4, '\0'), tokens), Contains("multimodal"));
+    CHECK_THAT(open_with(index + std::string(8, '\0'), tokens), Contains("goes on for 8 bytes"));
     CHECK_THAT(open_with(changed(18, ~uint64_t{0}), tokens), Contains("is truncated"));
     CHECK_THAT(open_with(changed(26, uint64_t{1} << 61), tokens), Contains("is truncated"));
     CHECK_THAT(open_with(changed(34, int32_t{-3}), tokens), Contains("the length -3"));

@@ -1,11 +1,14 @@
 #include "data/tokenize_files.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <set>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "data/token_file.h"
+#include "data/tokenizer_card.h"
+#include "data/train_tokenizer.h"
 #include "support/temporary_directory.h"
 
 using namespace fomoe;
@@ -40,9 +43,10 @@ TEST_CASE("documents go to train or valid, none to both, none lost") {
     atomic_write_file(directory / "a.txt", text.substr(0, text.find("document 100")));
     atomic_write_file(directory / "b.txt", text.substr(text.find("document 100")));
     const TokenizeOptions options{.out = directory / "new/x",
-                                  .files = {directory / "a.txt", directory / "b.txt"},
-                                  .split = parse_split_rule("blank-line"),
-                                  .valid_fraction = 0.1};
+                                  .documents = {{directory / "a.txt", directory / "b.txt"},
+                                                parse_split_rule("blank-line"),
+                                                0.1},
+                                  .threads = 3};
     const TokenizeSummary summary = tokenize_files(options);
     const auto train = documents(options.out + ".train"), valid = documents(options.out + ".valid");
     CHECK(summary.parts[0].documents == static_cast<int64_t>(train.size()));
@@ -69,12 +73,79 @@ TEST_CASE("documents go to train or valid, none to both, none lost") {
 TEST_CASE("nothing is written when a part would be empty") {
     const TemporaryDirectory directory;
     atomic_write_file(directory / "a.txt", "one document");
-    TokenizeOptions options{.out = directory / "x", .files = {directory / "a.txt"}};
+    TokenizeOptions options{.out = directory / "x", .documents = {{directory / "a.txt"}}};
     CHECK_THROWS_WITH(tokenize_files(options),
                       Catch::Contains("would be empty: the text has 1 document."));
     CHECK_FALSE(std::filesystem::exists(directory / "x.train.bin"));
-    options.valid_fraction = 0;
+    options.documents.valid_fraction = 0;
     CHECK(tokenize_files(options).parts.size() == 1);
     CHECK(documents(directory / "x.train") == std::vector<std::string>{"one document"});
     CHECK_FALSE(std::filesystem::exists(directory / "x.valid.idx"));
+}
+
+TEST_CASE("token files are made anew with another tokenizer, of the same documents") {
+    const TemporaryDirectory directory;
+    std::string text;
+    for (int i = 0; i < 300; ++i)
+        text += "document " + std::to_string(i * i) + "\n  of some lines\n\n";
+    atomic_write_file(directory / "a.txt", text);
+    TokenizeOptions bytes{
+        .out = directory / "bytes/a",
+        .documents = {{directory / "a.txt"}, parse_split_rule("blank-line"), 0.1}};
+    tokenize_files(bytes);
+    const TrainTokenizerOptions training{
+        .out = directory / "own.model", .documents = {{directory / "bytes/a"}}, .size = 290};
+    const TrainTokenizerSummary trained = train_tokenizer(training);
+    // Nothing of what is held out, and no line ends.
+    int64_t expected = 0;
+    for (const std::string& document : documents(directory / "bytes/a.train"))
+        expected += std::ssize(document) - std::ranges::count(document, '\n');
+    CHECK(trained.bytes == expected);
+    CHECK_THROWS_WITH(train_tokenizer(training), Catch::Contains("own.model exists; --force"));
+
+    TokenizeOptions pieces{.tokenizer = directory / "own.model",
+                           .out = directory / "pieces/a",
+                           .documents = {{directory / "bytes/a"}}};
+    int64_t done = 0;
+    pieces.progress = [&](int64_t now, int64_t total) {
+        CHECK(now <= total);
+        done = now;
+    };
+    const TokenizeSummary summary = tokenize_files(pieces);
+    int64_t all = 0;  // of the ids that were read
+    for (const char* part : {".train", ".valid"}) all += TokenFile(bytes.out + part).n_tokens();
+    CHECK(done == all);
+    REQUIRE(summary.parts.size() == 2);
+    // And from the text itself.
+    pieces.documents = bytes.documents;
+    pieces.out = directory / "straight/a";
+    pieces.progress = {};
+    pieces.threads = 4;
+    tokenize_files(pieces);
+    const auto tokenizer = make_tokenizer(directory / "own.model");
+    for (const char* part : {".train", ".valid"}) {
+        for (const char* kind : {".bin", ".idx"})
+            CHECK(read_file(directory / "pieces/a" + part + kind) ==
+                  read_file(directory / "straight/a" + part + kind));
+        const TokenFile file(directory / "pieces/a" + part);
+        const std::vector<std::string> texts = documents(directory / "bytes/a" + part);
+        REQUIRE(file.n_documents() == std::ssize(texts));
+        for (int64_t d = 0; d < file.n_documents(); ++d) {
+            std::vector<int32_t> ids(file.document_begin(d + 1) - file.document_begin(d));
+            file.read(file.document_begin(d), ids, tokenizer->size());
+            CHECK(ids.back() == tokenizer->end_of_document());
+            CHECK(tokenizer->decode(ids) == texts[d]);
+        }
+    }
+    // Back again: the same files as at first.
+    bytes.out = directory / "again/a";
+    bytes.documents = {{directory / "pieces/a"}};
+    tokenize_files(bytes);
+    for (const char* kind : {".train.bin", ".valid.bin", ".train.idx", ".valid.idx"})
+        CHECK(read_file(directory / "again/a" + kind) == read_file(directory / "bytes/a" + kind));
+    // The card knows where the tokenizer lies, from where it lies itself.
+    CHECK(read_card(directory / "pieces/a")->path == "../own.model");
+    CHECK(tokenizer_of(directory / "pieces/a")->hash() == tokenizer->hash());
+    std::filesystem::remove(directory / "own.model");
+    CHECK_THROWS_WITH(tokenizer_of(directory / "pieces/a"), Catch::Contains("put it back"));
 }

@@ -1,0 +1,119 @@
+// A tokenizer on its way: trained, through token files and a run, into the checkpoint.
+#include "support/tiny_run.h"
+
+using namespace fomoe;
+using Catch::Contains;
+
+namespace {
+
+// Token files one and two of the SentencePiece model own.model, and the settings of a run on them.
+Command pieces(const Workplace& place) {
+    const std::string data = program("fomoe-data");
+    const Outcome trained = place.run(
+        {data, "train-tokenizer", "--out", "own/own.model", "--size", "300", "one", "two.txt"});
+    INFO(trained.err);
+    REQUIRE(trained.exit == 0);
+    CHECK_THAT(trained.out, Contains("own/own.model: sentencepiece of 300 ids, xxh3 "));
+    for (const std::string name : {"one", "two"})
+        REQUIRE(place
+                    .run({data, "tokenize", "--tokenizer", "own/own.model", "--out",
+                          "pieces/" + name, name})
+                    .exit == 0);
+    return {"--set", "model.tokenizer=own/own.model", "--set", "data.sources.one=pieces/one",
+            "--set", "data.sources.two=pieces/two"};
+}
+
+Command with(Command words, const Command& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+}
+
+}  // namespace
+
+TEST_CASE("a run keeps its tokenizer, and refuses another") {
+    const Workplace place;
+    const Command own = pieces(place);
+    const auto run = [&](const Command& more) {
+        return place.run(place.train(kSolo, with(own, more)));
+    };
+    Outcome first = run({"--set", "train.steps=2", "--profile"});
+    INFO(first.err);
+    REQUIRE(first.exit == 0);
+    CHECK_THAT(first.out, Contains("wait for data: ") && Contains(" % of its time\n"));
+    CHECK_THAT(first.err,
+               Contains("epochs in 2 steps: one 0.") && !Contains("read more than once"));
+    const Json start = place.metrics("tiny", "solo", "start").at(0);
+    CHECK(start["epochs"]["one"] > 0.0);
+    const Json step = place.metrics("tiny", "solo", "step").at(0);
+    CHECK(step["data_wait_seconds"] > 0.0);
+
+    const fs::path model = place.checkpoint("tiny", 2) / "model";
+    CHECK(read_text(model / "tokenizer.model") == read_text(place.path("own/own.model")));
+    CHECK(Json::parse(read_text(model / "tokenizer_config.json"))["add_prefix_space"] == false);
+
+    // The token files of other ids, and a checkpoint with another tokenizer.
+    const Outcome other = run({"--set", "data.sources.two=two"});
+    CHECK(other.exit == 3);
+    CHECK_THAT(other.err, Contains("data.sources.two: ") && Contains("tokenizer bytes of 257 ids"));
+    const Outcome resumed =
+        place.run(place.train(kSolo, {"--set", "train.steps=3", "--set", "model.vocab_size=320"}));
+    CHECK(resumed.exit == 3);
+    CHECK_THAT(resumed.err, Contains("the checkpoint's tokenizer is sentencepiece of 300 ids") &&
+                                Contains("model.tokenizer is bytes of 257 ids"));
+
+    // Elsewhere it is the same tokenizer; and the checkpoint has its own.
+    fs::rename(place.path("own"), place.path("moved"));
+    CHECK(run({"--set", "train.steps=3"}).exit == 2);
+    const Outcome again =
+        run({"--set", "train.steps=200", "--set", "train.log_every=1000", "--max-time", "1s",
+             "--set", "checkpoint.margin=0", "--set", "model.tokenizer=moved/own.model"});
+    INFO(again.err);
+    CHECK((again.exit == 75 || again.exit == 0));
+    CHECK(count(again.err, "the bits will not be") == 0);
+    CHECK_THAT(again.err, Contains("read more than once in 200 steps: one "));
+    fs::remove_all(place.path("moved"));
+    const Outcome evaluated = place.run({program("fomoe-eval"), "runs/tiny", "--json"});
+    INFO(evaluated.err);
+    REQUIRE(evaluated.exit == 0);
+    const Json one = Json::parse(evaluated.out)["union"]["domains"]["one"];
+    // Several bytes a token.
+    CHECK(one["bits_per_byte"] < one["loss"].get<double>());
+}
+
+TEST_CASE("texts are encoded, decoded and shown") {
+    const Workplace place;
+    pieces(place);
+    const std::string data = program("fomoe-data");
+    for (const std::string tokenizer : {"bytes", "own/own.model"}) {
+        const Outcome ids = place.run({data, "encode", "--tokenizer", tokenizer, "one.txt"});
+        CHECK(ids.exit == 0);
+        CHECK(count(ids.out, "\n") == 1);
+        write_text(place.path("ids"), ids.out);
+        const Outcome text = place.run({data, "decode", "--tokenizer", tokenizer, "ids"});
+        CHECK(text.exit == 0);
+        CHECK(text.out == read_text(place.path("one.txt")));
+    }
+    write_text(place.path("ids"), "3 300");
+    const Outcome wrong = place.run({data, "decode", "--tokenizer", "own/own.model", "ids"});
+    CHECK(wrong.exit == 3);
+    CHECK_THAT(wrong.err, Contains("'300' is no id of own/own.model: 0 to 299"));
+    const Outcome cut = place.run({data, "tokenize", "--out", "new", "--max-bytes", "9", "one"});
+    CHECK(cut.exit == 2);
+    CHECK_THAT(cut.err, Contains("--max-bytes: token files have their documents"));
+
+    const Outcome shown = place.run({data, "inspect", "pieces/one", "--documents", "2", "--json"});
+    REQUIRE(shown.exit == 0);
+    const Json parts = Json::parse(shown.out);
+    REQUIRE(parts.size() == 2);
+    CHECK(parts[0]["tokenizer"]["kind"] == "sentencepiece");
+    CHECK(parts[0]["documents"].get<int>() > parts[1]["documents"].get<int>());
+    CHECK(parts[0]["document_tokens"]["0"] <= parts[0]["document_tokens"]["50"]);
+    REQUIRE(parts[0]["texts"].size() == 2);
+    CHECK_THAT(read_text(place.path("one.txt")),
+               Contains(parts[0]["texts"][1]["text"].get<std::string>()));
+    const Outcome lines = place.run({data, "inspect", "one.train.idx"});
+    CHECK_THAT(lines.out, Contains("  tokenizer: bytes of 257 ids, xxh3 "));
+    fs::remove(place.path("pieces/one.tokenizer.json"));
+    CHECK_THAT(place.run({data, "inspect", "pieces/one.train"}).out,
+               Contains("tokenizer: unknown") || Contains("as it seems"));
+}
