@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares acc and acc_norm of `fomoe-eval --tasks FILE... --json` with those of lm-evaluation-harness
 on the model that `fomoe-eval --export` wrote, with its own definitions of the tasks. Needs the
-packages lm_eval, torch and transformers. Ends with 1 where they differ.
+packages lm_eval, accelerate, torch and transformers. Ends with 1 where they differ.
 
     compare_lm_eval.py DIR SCORES.json FILE...
 """
@@ -19,7 +19,7 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 except ImportError as missing:
-    sys.exit(f"{missing}: pip install lm_eval torch transformers")
+    sys.exit(f"{missing}: pip install lm_eval accelerate torch transformers")
 
 TASKS = pathlib.Path(lm_eval.__file__).parent / "tasks"
 FORMATS = {"endings": "hellaswag/hellaswag.yaml", "answerKey": "arc/arc_easy.yaml",

@@ -138,7 +138,8 @@ void reference(const Attention& op) {
 }
 
 void reference(const CachedAttention& op) {
-    const auto y = f64(op.y), qkv = f64(op.qkv);
+    const auto y = f64(op.y);
+    const auto qkv = f64(op.qkv);
     const auto sequence = i32(op.sequence), position = i32(op.position);
     const int64_t Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
     const int64_t row = 2 * KV * Dh, T = op.cache.shape[1];
