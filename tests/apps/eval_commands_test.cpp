@@ -140,8 +140,8 @@ void check_experts(const Workplace& place) {
             CHECK(std::abs(sum - 1) < 1e-9);
         }
     CHECK(json["domains"]["one"] != json["domains"]["two"]);
-    const Json two = json_of(place, {"--experts"}, 3).flatten();
-    for (const auto& [key, value] : json.flatten().items())
+    const Json one = json.flatten(), two = json_of(place, {"--experts"}, 3).flatten();
+    for (const auto& [key, value] : one.items())
         CHECK(std::abs(value.get<double>() - two.at(key).get<double>()) < 0.01);
     CHECK(count(eval(place, {"--experts"}).out, "\n") == 2 + 2 * 8);
 }
