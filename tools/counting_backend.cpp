@@ -95,6 +95,7 @@ void CountingBackend::execute(const RmsNorm& op, Queue) { count(op); }
 void CountingBackend::execute(const Linear& op, Queue) { count(op); }
 void CountingBackend::execute(const Rope& op, Queue) { count(op); }
 void CountingBackend::execute(const Attention& op, Queue) { count(op); }
+void CountingBackend::execute(const CachedAttention& op, Queue) { count(op); }
 void CountingBackend::execute(const Router& op, Queue) { count(op); }
 void CountingBackend::execute(const Balance& op, Queue) { count(op); }
 void CountingBackend::execute(const DispatchPlan& op, Queue) { count(op); }

@@ -9,12 +9,13 @@
 
 namespace fomoe {
 
-std::vector<std::vector<int32_t>> read_sequences(std::istream& in, const Config& config) {
+std::vector<std::vector<int32_t>> read_sequences(std::istream& in, const Config& config,
+                                                 const std::string& option, int64_t most) {
     std::vector<std::vector<int32_t>> sequences;
     std::string line;
     for (int number = 1; std::getline(in, line); ++number) {
         const auto refuse = [&](const std::string& why) {
-            throw Error(Exit::usage, fmt::format("--logits: line {}: {}", number, why));
+            throw Error(Exit::usage, fmt::format("{}: line {}: {}", option, number, why));
         };
         std::istringstream words(line);
         std::vector<int32_t> ids;
@@ -25,13 +26,13 @@ std::vector<std::vector<int32_t>> read_sequences(std::istream& in, const Config&
                                    config.model.vocab_size - 1));
             ids.push_back(std::stoi(word));
         }
-        if (std::ssize(ids) > config.data.seq_len)
+        if (std::ssize(ids) > most)
             refuse(fmt::format("{} ids; at most data.seq_len, {}, are computed at once", ids.size(),
-                               config.data.seq_len));
+                               most));
         if (!ids.empty()) sequences.push_back(std::move(ids));
     }
     if (sequences.empty())
-        throw Error(Exit::usage, "--logits: no ids; give a sequence of token ids a line");
+        throw Error(Exit::usage, option + ": no ids; give a sequence of token ids a line");
     return sequences;
 }
 

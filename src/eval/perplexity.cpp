@@ -28,8 +28,7 @@ struct Sums {
         std::vector<double> flat;
         auto each = [&](auto visit) {
             auto score = [&](Score& s) {
-                for (double* x : {&s.loss_sum, &s.tokens, &s.bytes, &s.flops, &s.computed})
-                    visit(*x);
+                for (auto sum : Score::sums()) visit(s.*sum);
             };
             score(union_model);
             score(document_model);

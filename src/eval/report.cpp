@@ -12,8 +12,11 @@ using Json = nlohmann::ordered_json;
 // Without tokens that count the numbers are not defined: null.
 Json to_json(const Score& score) {
     return {{"loss", score.loss()},
+            {"loss_stderr", score.loss_error()},
             {"perplexity", score.perplexity()},
             {"bits_per_byte", score.bits_per_byte()},
+            {"bits_per_byte_stderr", score.bits_per_byte_error()},
+            {"segments", static_cast<int64_t>(score.segments)},
             {"tokens", static_cast<int64_t>(score.tokens)},
             {"flops_per_token", score.flops_per_token()}};
 }
@@ -25,11 +28,12 @@ Json to_json(const Evaluation& evaluation) {
 
 std::string row(const std::string& model, const std::string& domain, const Score& score) {
     if (score.tokens == 0)
-        return fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>9} {:>12}\n", model, domain, "-",
-                           "-", "-", 0, "-");
-    return fmt::format("{:<17} {:<16} {:>8.4f} {:>11.3f} {:>10.4f} {:>9} {:>12.4f}\n", model,
-                       domain, score.loss(), score.perplexity(), score.bits_per_byte(),
-                       static_cast<int64_t>(score.tokens), score.flops_per_token() / 1e6);
+        return fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>7} {:>9} {:>12}\n", model, domain,
+                           "-", "-", "-", "-", 0, "-");
+    return fmt::format("{:<17} {:<16} {:>8.4f} {:>11.3f} {:>10.4f} {:>7.4f} {:>9} {:>12.4f}\n",
+                       model, domain, score.loss(), score.perplexity(), score.bits_per_byte(),
+                       score.bits_per_byte_error(), static_cast<int64_t>(score.tokens),
+                       score.flops_per_token() / 1e6);
 }
 std::string rows(const std::string& model, const Evaluation& evaluation) {
     std::string text;
@@ -90,8 +94,8 @@ std::string EvaluationReport::table() const {
     text += '\n';
     if (calibrated)
         text += fmt::format("{} at step {}\n", calibrated->checkpoint.string(), calibrated->step);
-    text += fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>9} {:>12}\n", "model", "domain",
-                        "loss", "perplexity", "bits/byte", "tokens", "MFLOP/token");
+    text += fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>7} {:>9} {:>12}\n", "model", "domain",
+                        "loss", "perplexity", "bits/byte", "stderr", "tokens", "MFLOP/token");
     if (results.union_model) text += rows("union", *results.union_model);
     if (calibrated_model) text += rows("union, calibrated", *calibrated_model);
     for (size_t g = 0; g < results.own_models.size(); ++g)
@@ -115,6 +119,45 @@ std::string EvaluationReport::json() const {
         json["groups"][groups[g]] = to_json(results.own_models[g]);
     if (results.document_model) json["document"] = document_json(*this);
     for (const auto& [name, gap] : gaps(*this)) json["gap"][name] = gap;
+    return json.dump() + "\n";
+}
+
+std::string ComparisonReport::table() const {
+    std::string text = fmt::format(
+        "A {} at step {}\nB {} at step {}\n{:<16} {:>10} {:>10} {:>10} {:>7} {:>9} {:>9}\n",
+        first.checkpoint.string(), first.step, second.checkpoint.string(), second.step, "bits/byte",
+        "A", "B", "A - B", "stderr", "segments", "tokens");
+    const auto row = [&](const std::string& domain, const Score& a, const Score& b,
+                         const Score& less) {
+        text += fmt::format("{:<16} {:>10.4f} {:>10.4f} {:>+10.4f} {:>7.4f} {:>9} {:>9}\n", domain,
+                            a.bits_per_byte(), b.bits_per_byte(), less.bits_per_byte(),
+                            less.bits_per_byte_error(), static_cast<int64_t>(a.segments),
+                            static_cast<int64_t>(a.tokens));
+    };
+    for (const auto& [domain, less] : result.difference.domains)
+        row(domain, result.first.domains.at(domain), result.second.domains.at(domain), less);
+    row("pooled", result.first.pooled, result.second.pooled, result.difference.pooled);
+    return text;
+}
+
+std::string ComparisonReport::json() const {
+    const auto of = [](const Score& score) {
+        return Json{{"loss", score.loss()},
+                    {"loss_stderr", score.loss_error()},
+                    {"bits_per_byte", score.bits_per_byte()},
+                    {"bits_per_byte_stderr", score.bits_per_byte_error()},
+                    {"segments", static_cast<int64_t>(score.segments)},
+                    {"tokens", static_cast<int64_t>(score.tokens)}};
+    };
+    const auto put = [&](Json& json, const Evaluation& evaluation) {
+        json["pooled"] = of(evaluation.pooled);
+        for (const auto& [name, score] : evaluation.domains) json["domains"][name] = of(score);
+    };
+    Json json{{"a", {{"checkpoint", first.checkpoint}, {"step", first.step}}},
+              {"b", {{"checkpoint", second.checkpoint}, {"step", second.step}}}};
+    put(json["a"], result.first);
+    put(json["b"], result.second);
+    put(json["difference"], result.difference);
     return json.dump() + "\n";
 }
 

@@ -6,14 +6,39 @@
 
 namespace fomoe {
 
+namespace {
+
+// Of sum(x) / sum(y), from n pairs (Cochran, Sampling Techniques, 1977, 6.4).
+double ratio_error(double ratio, double n, double xx, double xy, double yy, double y) {
+    const double squares = xx - 2 * ratio * xy + ratio * ratio * yy;
+    return std::sqrt(std::max(0.0, squares) * n / (n - 1)) / y;
+}
+
+}  // namespace
+
 double Score::perplexity() const { return std::exp(loss()); }
 double Score::bits_per_byte() const { return loss_sum / std::log(2.0) / bytes; }
+double Score::loss_error() const {
+    return ratio_error(loss(), segments, loss_loss, loss_tokens, tokens_tokens, tokens);
+}
+double Score::bits_per_byte_error() const {
+    return ratio_error(loss_sum / bytes, segments, loss_loss, loss_bytes, bytes_bytes, bytes) /
+           std::log(2.0);
+}
 void Score::add(const Score& other) {
-    loss_sum += other.loss_sum;
-    tokens += other.tokens;
-    bytes += other.bytes;
-    flops += other.flops;
-    computed += other.computed;
+    for (auto sum : sums()) this->*sum += other.*sum;
+}
+void Score::add_segment(double own_loss, double own_tokens, double own_bytes) {
+    if (own_tokens == 0) return;
+    add({.loss_sum = own_loss,
+         .tokens = own_tokens,
+         .bytes = own_bytes,
+         .segments = 1,
+         .loss_loss = own_loss * own_loss,
+         .loss_tokens = own_loss * own_tokens,
+         .tokens_tokens = own_tokens * own_tokens,
+         .loss_bytes = own_loss * own_bytes,
+         .bytes_bytes = own_bytes * own_bytes});
 }
 
 void Evaluation::put(const std::string& domain, const Score& score) {
@@ -59,15 +84,22 @@ Scorer::Scorer(const ModelConfig& model, int seq_len, const Tokenizer& tokenizer
 
 void Scorer::add(Score& score, const Pass& pass, const Batch& batch, Range segment,
                  int prefix) const {
+    const SegmentLoss own = loss(pass, batch, segment, prefix);
+    score.add_segment(own.loss, own.tokens, own.bytes);
+    score.flops += cost(pass, segment);
+    score.computed += static_cast<double>(segment.size());
+}
+
+SegmentLoss Scorer::loss(const Pass& pass, const Batch& batch, Range segment, int prefix) const {
+    SegmentLoss sum;
     for (int64_t row = segment.begin + prefix; row < segment.end; ++row) {
         const int32_t target = batch.targets[row];
         if (target < 0) continue;
-        score.loss_sum += pass.loss[row];
-        score.tokens += 1;
-        score.bytes += tokenizer_.byte_count(target);
+        sum.loss += pass.loss[row];
+        sum.tokens += 1;
+        sum.bytes += tokenizer_.byte_count(target);
     }
-    score.flops += cost(pass, segment);
-    score.computed += static_cast<double>(segment.size());
+    return sum;
 }
 
 double Scorer::cost(const Pass& pass, Range rows) const {

@@ -60,6 +60,7 @@ Activations lay_out_activations(const ModelConfig& model, const BatchShape& shap
     a.target = i32(N);
     a.position = i32(N);
     if (shape.document_mask) a.begin = i32(N);
+    if (shape.cached) a.sequence = i32(N);
     a.last_sum = compute(N, D);
     a.last_rstd = f32(N);
     a.last_normed = compute(N, D);

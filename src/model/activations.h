@@ -26,6 +26,7 @@ struct BatchShape {
     int expert_parallel = 1;  // EP
     int shard_experts = 0;    // the most routed experts this rank holds in a layer, frozen or not
     bool document_mask = false;
+    bool cached = false;       // every row is a sequence of its own, with a place in a KvCache
     DType dtype = DType::f32;  // the compute dtype C
     int lanes = 1;             // equal parts that are computed in turns
     // With EP > 1, in a lane: the rows of tokens that may come here and the choices that may be
@@ -62,6 +63,7 @@ struct LayerActivations {
     Tensor qkv;         // (N, W) C rotated
     Tensor qkv_raw;     // (N, W) C before the norm of queries and keys; empty without one
     Tensor qk_rstd;     // as Rope::rstd
+    Tensor cache;       // (S, T, 2 KV Dh) C the layer of a KvCache, or empty
     Tensor attended;    // (N, A Dh) C
     Tensor lse;         // (N, A)
     Tensor sum2;        // (N, D) C residual stream before the MLP
@@ -98,6 +100,7 @@ struct Activations {
     std::vector<LayerActivations> layers;
     Tensor token, target, position;  // (N) i32
     Tensor begin;                    // (N) i32 with document_mask
+    Tensor sequence;                 // (N) i32 with a cache
     Tensor last_sum;                 // (N, D) C
     Tensor last_rstd;                // (N)
     Tensor last_normed;              // (N, D) C

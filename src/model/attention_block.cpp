@@ -30,16 +30,28 @@ void attention_forward(const BlockContext& context, const LayerViews& weights,
         .theta = static_cast<float>(model.rope_theta),
         .eps = static_cast<float>(model.norm_eps),
     });
-    backend.run(Attention{
-        .y = layer.attended,
-        .lse = layer.lse,
-        .qkv = layer.qkv,
-        .begin = shared.begin,
-        .sequences = context.shape.sequences,
-        .heads = model.n_heads,
-        .kv_heads = model.n_kv_heads,
-        .scale = attention_scale(model),
-    });
+    if (layer.cache)
+        backend.run(CachedAttention{
+            .y = layer.attended,
+            .cache = layer.cache,
+            .qkv = layer.qkv,
+            .sequence = shared.sequence,
+            .position = shared.position,
+            .heads = model.n_heads,
+            .kv_heads = model.n_kv_heads,
+            .scale = attention_scale(model),
+        });
+    else
+        backend.run(Attention{
+            .y = layer.attended,
+            .lse = layer.lse,
+            .qkv = layer.qkv,
+            .begin = shared.begin,
+            .sequences = context.shape.sequences,
+            .heads = model.n_heads,
+            .kv_heads = model.n_kv_heads,
+            .scale = attention_scale(model),
+        });
     backend.run(Linear{.y = out, .x = layer.attended, .weight = weights.output});
 }
 

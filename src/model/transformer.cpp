@@ -62,7 +62,6 @@ Transformer::Transformer(const ModelConfig& model, const FederationConfig& feder
         totals_before_ = {arena.take(DType::f32, Shape(L, E)), arena.take(DType::f64, Shape(3))};
         loss_total_ = arena.take(DType::f64, Shape(1));
         if (given) fractions_ = arena.take(DType::f32, Shape(L, E));
-        row_logits_ = arena.take(DType::f32, Shape(1, model_.vocab_size));
         for (int64_t l = 0; l < L; ++l) {
             LayerRouting& layer = routing_[l];
             layer.resident = arena.take(DType::i32, Shape(E));
@@ -103,6 +102,7 @@ void Transformer::allocate() {
     memory_ = Arena(backend_, activation_bytes(model_, shape_), "activations");
     for (int i = 0; i < shape_.lanes; ++i)
         lanes_.push_back(lay_out_activations(model_, lane, memory_));
+    bind_cache();
     const int64_t EP = shape_.expert_parallel, counts = EP * (2 * EP + 1);
     if (EP == 1) return;
     counts_ = PinnedMemory(backend_, shape_.lanes * model_.n_layers * counts * sizeof(int32_t));
@@ -112,6 +112,18 @@ void Transformer::allocate() {
             layer.host_counts = next;
             next += counts;
         }
+}
+
+void Transformer::bind_cache() {
+    if (!cache_) return;
+    for (Lane& each : lanes_)
+        for (int l = 0; l < model_.n_layers; ++l) each.layers[l].cache = cache_->layer(l);
+}
+
+void Transformer::use(const KvCache& cache) {
+    FOMOE_CHECK(shape_.cached && shape_.seq_len == 1, "the batch shape has no cache");
+    cache_ = &cache;
+    bind_cache();
 }
 
 bool Transformer::overflowed() const { return !shape_.fits(need_); }
@@ -151,6 +163,8 @@ void Transformer::load(const TokenBatch& batch) {
     FOMOE_CHECK(batch.token.size() == N && batch.target.size() == N && batch.position.size() == N,
                 "a micro-batch of ", batch.token.size(), " tokens, not ", N);
     FOMOE_CHECK(batch.begin.size() == (shape_.document_mask ? N : 0), "document starts");
+    FOMOE_CHECK(batch.sequence.size() == (shape_.cached ? N : 0), "sequences of the cache");
+    FOMOE_CHECK(shape_.cached == bool(cache_), "a cache, or a shape without");
     const int64_t n = context_.shape.tokens();
     for (int i = 0; i < shape_.lanes; ++i) {
         const Lane& lane = lanes_[i];
@@ -158,6 +172,7 @@ void Transformer::load(const TokenBatch& batch) {
         backend_.copy_from_host(lane.target, batch.target.data() + i * n);
         backend_.copy_from_host(lane.position, batch.position.data() + i * n);
         if (shape_.document_mask) backend_.copy_from_host(lane.begin, batch.begin.data() + i * n);
+        if (cache_) backend_.copy_from_host(lane.sequence, batch.sequence.data() + i * n);
     }
 }
 
@@ -324,15 +339,28 @@ double Transformer::evaluate(const TokenBatch& batch, std::span<float> token_los
 void Transformer::route(const TokenBatch& batch) { forward_only(batch); }
 
 void Transformer::logits(const TokenBatch& batch, Range rows, std::span<float> out) {
+    forward_only(batch);
+    last_logits(rows, out);
+}
+
+void Transformer::last_logits(Range rows, std::span<float> out) {
+    constexpr int64_t kRows = 16;  // at once
     const int64_t D = model_.d_model, V = model_.vocab_size, n = context_.shape.tokens();
     FOMOE_CHECK(std::ssize(out) == rows.size() * V, "logits");
-    forward_only(batch);
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-        const Tensor normed = lanes_[row / n].last_normed;
-        backend_.run(Linear{.y = row_logits_,
-                            .x = normed.slice(row % n * D, D).reshaped(Shape(1, D)),
-                            .weight = weights_.head});
-        backend_.copy_to_host(out.data() + (row - rows.begin) * V, row_logits_);
+    if (!logits_) {
+        logits_memory_ = Arena(backend_, kRows * V * size_of(DType::f32) + Arena::kAlign, "logits");
+        logits_ = logits_memory_.take(DType::f32, Shape(kRows, V));
+    }
+    for (int64_t row = rows.begin; row < rows.end;) {
+        const int64_t count = std::min({kRows, rows.end - row, n - row % n});
+        const Tensor y = logits_.reshaped(Shape(count, V));
+        backend_.run(Linear{
+            .y = y,
+            .x =
+                lanes_[row / n].last_normed.slice(row % n * D, count * D).reshaped(Shape(count, D)),
+            .weight = weights_.head});
+        backend_.copy_to_host(out.data() + (row - rows.begin) * V, y);
+        row += count;
     }
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "model/kv_cache.h"
 #include "model/moe_block.h"
 #include "model/weight_arena.h"
 #include "ops/pinned_memory.h"
@@ -17,6 +18,7 @@ struct TokenBatch {
     std::span<const int32_t> target;    // negative: no loss there
     std::span<const int32_t> position;  // within the sequence
     std::span<const int32_t> begin;     // empty without a document mask
+    std::span<const int32_t> sequence;  // in the cache, negative: no token; empty without a cache
 };
 
 class Transformer {
@@ -67,8 +69,14 @@ public:
     // experts; also those that are absent.
     std::vector<int32_t> chosen_experts(int layer) const;
 
-    // The logits (rows, V) of these tokens of the micro-batch, host.
+    // The logits (rows, V) of these tokens of the micro-batch, host; or of those of the last
+    // forward pass.
     void logits(const TokenBatch& batch, Range rows, std::span<float> out);
+    void last_logits(Range rows, std::span<float> out);
+
+    // For a shape that is `cached`, before the first pass: tokens attend to what the cache has of
+    // their sequences, and are put into it. Forward only. It outlives its use.
+    void use(const KvCache& cache);
 
     // Of the last forward pass, host: the router's logits (N, E) of a layer with experts, and how
     // many choices of each token (N) were executed, over all layers.
@@ -112,6 +120,7 @@ private:
     using Lane = Activations;
 
     void allocate();
+    void bind_cache();
     void load(const TokenBatch& batch);
     void forward_only(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
@@ -146,7 +155,9 @@ private:
     RoutingTotals totals_, totals_before_;
     Tensor loss_total_;  // (1) f64
     Tensor fractions_;   // (L, E), or empty
-    Tensor row_logits_;  // (1, V)
+    Arena logits_memory_;
+    Tensor logits_;  // (some rows, V), once they were asked for
+    const KvCache* cache_ = nullptr;
     ModelViews weights_, gradients_;
     uint64_t bindings_ = 0;  // of weights, gradients and residents so far
 };

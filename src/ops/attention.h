@@ -41,6 +41,42 @@ struct Attention {
     }
 };
 
+// Attention of new tokens, each in the place `position` of one of S sequences whose keys and values
+// are kept. First the keys and values of every row are put into its place; then, for each query
+// head, y = softmax(scale q k^T) v over the places j <= position of its sequence. No place is taken
+// by two rows. A row of sequence -1 stands for no token: its y is 0.
+struct CachedAttention {
+    static constexpr const char* name = "cached_attention";
+    Tensor y;              // (N, A Dh)
+    Tensor cache;          // (S, T, 2 KV Dh), rows [keys | values]; only the rows' places change
+    ConstTensor qkv;       // (N, (A + 2 KV) Dh)
+    ConstTensor sequence;  // (N) i32, in [0, S), or -1
+    ConstTensor position;  // (N) i32, in [0, T)
+    int heads = 0;         // A
+    int kv_heads = 0;      // KV
+    float scale = 1.0f;
+
+    static auto operands(auto& op) {
+        return std::tie(op.y, op.cache, op.qkv, op.sequence, op.position);
+    }
+    static auto computed(auto& op) { return std::tie(op.y, op.cache, op.qkv); }
+    int64_t head_size() const { return qkv.shape[1] / (heads + 2 * kv_heads); }
+    // As if every sequence was full: only the device knows how long they are.
+    double flops() const {
+        return 4.0 * qkv.shape[0] * double(cache.shape[1]) * heads * head_size();
+    }
+    void check() const {
+        const DType C = compute_dtype(name, "qkv", qkv);
+        FOMOE_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, name, ": heads");
+        const int64_t N = qkv.shape[0], Dh = head_size();
+        require(name, "qkv", qkv, C, Shape(N, (heads + 2 * kv_heads) * Dh));
+        require(name, "y", y, C, Shape(N, heads * Dh));
+        require(name, "cache", cache, C, Shape(cache.shape[0], cache.shape[1], 2 * kv_heads * Dh));
+        require(name, "sequence", sequence, DType::i32, Shape(N));
+        require(name, "position", position, DType::i32, Shape(N));
+    }
+};
+
 struct AttentionBackward {
     static constexpr const char* name = "attention_backward";
     Tensor dqkv;        // (N, (A + 2 KV) Dh)

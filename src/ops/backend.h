@@ -71,6 +71,7 @@ protected:
     virtual void execute(const Linear&, Queue) = 0;
     virtual void execute(const Rope&, Queue) = 0;
     virtual void execute(const Attention&, Queue) = 0;
+    virtual void execute(const CachedAttention&, Queue) = 0;
     virtual void execute(const Router&, Queue) = 0;
     virtual void execute(const Balance&, Queue) = 0;
     virtual void execute(const DispatchPlan&, Queue) = 0;

@@ -226,6 +226,7 @@ void CheckBackend::execute(const RmsNorm& op, Queue queue) { compare(op, queue);
 void CheckBackend::execute(const Linear& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const Rope& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const Attention& op, Queue queue) { compare(op, queue); }
+void CheckBackend::execute(const CachedAttention& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const Router& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const Balance& op, Queue queue) { compare(op, queue); }
 void CheckBackend::execute(const DispatchPlan& op, Queue queue) { compare(op, queue); }

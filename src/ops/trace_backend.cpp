@@ -53,6 +53,7 @@ void TraceBackend::execute(const RmsNorm& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const Linear& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const Rope& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const Attention& op, Queue queue) { trace(op, queue); }
+void TraceBackend::execute(const CachedAttention& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const Router& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const Balance& op, Queue queue) { trace(op, queue); }
 void TraceBackend::execute(const DispatchPlan& op, Queue queue) { trace(op, queue); }

@@ -58,6 +58,7 @@ protected:
     void execute(const Linear&, Queue) override;
     void execute(const Rope&, Queue) override;
     void execute(const Attention&, Queue) override;
+    void execute(const CachedAttention&, Queue) override;
     void execute(const Router&, Queue) override;
     void execute(const Balance&, Queue) override;
     void execute(const DispatchPlan&, Queue) override;

@@ -2,7 +2,6 @@
 #include "train/evaluation.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <optional>
 
@@ -11,16 +10,12 @@
 namespace fomoe {
 namespace {
 
-constexpr size_t kScoreWords = 5;
-
-std::array<double Score::*, kScoreWords> sums() {
-    return {&Score::loss_sum, &Score::tokens, &Score::bytes, &Score::flops, &Score::computed};
-}
+constexpr size_t kScoreWords = Score::sums().size();
 
 Words words_of(const std::vector<Score>& scores) {
     Words words;
     for (const Score& score : scores)
-        for (auto sum : sums()) words.push_back(std::bit_cast<uint64_t>(score.*sum));
+        for (auto sum : Score::sums()) words.push_back(std::bit_cast<uint64_t>(score.*sum));
     return words;
 }
 
@@ -28,7 +23,7 @@ Words words_of(const std::vector<Score>& scores) {
 void add(std::vector<Score>& scores, std::span<const uint64_t> words) {
     size_t next = 0;
     for (Score& score : scores)
-        for (auto sum : sums()) score.*sum += std::bit_cast<double>(words[next++]);
+        for (auto sum : Score::sums()) score.*sum += std::bit_cast<double>(words[next++]);
 }
 
 bool lacks_experts(const std::vector<Parameter>& all, int n_groups) {
@@ -153,13 +148,15 @@ bool TrainingEvaluation::gives_up() {
 // By source, of this rank's part.
 std::vector<Score> TrainingEvaluation::score(Transformer& model, int parts, int part) {
     const Config& config = run_.config;
-    const int64_t T = config.data.seq_len, size = config.train.micro_batch;
+    const int64_t size = config.train.micro_batch;
     std::vector<Score> scores(data_.n_sources());
     for (int source = 0; source < data_.n_sources(); ++source)
         for (Range run : runs_of_part(data_.n_sequences(source), parts, part, size)) {
             if (gives_up()) return scores;
             const Batch batch = padded_batch(data_, source, run, size, config);
-            scorer_.add(scores[source], forward_pass(model, batch), batch, {0, run.size() * T}, 0);
+            const Pass pass = forward_pass(model, batch);
+            for (Range segment : data_.segments(source, run))
+                scorer_.add(scores[source], pass, batch, segment, 0);
         }
     return scores;
 }

@@ -42,12 +42,18 @@ void check_fields(const Json& evaluation) {
     double loss = 0;
     int64_t tokens = 0;
     auto check = [](const Json& score) {
-        REQUIRE(score.size() == 5);
+        REQUIRE(score.size() == 8);
         const double loss = score.at("loss");
         CHECK(loss > 0);
         CHECK(std::abs(score.at("perplexity").get<double>() / std::exp(loss) - 1) < 1e-9);
         CHECK(score.at("bits_per_byte").get<double>() >= loss / std::log(2.0) * (1 - 1e-9));
         CHECK(score.at("tokens").get<int64_t>() > 0);
+        CHECK(score.at("segments").get<int64_t>() >= 8);
+        for (const char* figure : {"loss", "bits_per_byte"}) {
+            const double error = score.at(figure + std::string("_stderr"));
+            CHECK(error > 0);
+            CHECK(error < score.at(figure).get<double>() / 5);
+        }
         CHECK(score.at("flops_per_token").get<double>() > 0);
     };
     for (const char* name : {"one", "two"}) {

@@ -32,7 +32,7 @@ void check_on_plugin() {
 TEMPLATE_TEST_CASE("cuda: as the reference", "[cuda]", Embedding, EmbeddingBackward, RmsNorm,
                    RmsNormBackward, Linear, LinearBackward, LinearCrossEntropy, Activate,
                    ActivateBackward, AdamW, Cast, Sum, SumSquares, ClipScale, Rope, RopeBackward,
-                   Attention, AttentionBackward, Router, Balance, RouterBackward, DispatchPlan,
-                   Permute, Combine, ExpertsForward, ExpertsBackward) {
+                   Attention, AttentionBackward, CachedAttention, Router, Balance, RouterBackward,
+                   DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward) {
     check_on_plugin<TestType>();
 }

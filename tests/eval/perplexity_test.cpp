@@ -138,6 +138,41 @@ TEST_CASE("scores: bits per byte count bytes, perplexity counts tokens") {
     CHECK(score.flops_per_token() == Approx(2.5));
 }
 
+TEST_CASE("scores: standard errors are those of the segments") {
+    // Segments of equal length: the standard error of their mean.
+    const std::vector<double> losses{3, 7, 4, 9, 2};
+    Score score;
+    double mean = 0, squares = 0;
+    for (double loss : losses) mean += loss / 5;
+    for (double loss : losses) {
+        score.add_segment(loss, 4, 8);
+        squares += (loss - mean) * (loss - mean);
+    }
+    score.add_segment(0, 0, 0);
+    CHECK(score.segments == 5);
+    CHECK(score.loss_error() == Approx(std::sqrt(squares / 4 / 5) / 4));
+    CHECK(score.bits_per_byte_error() == Approx(std::sqrt(squares / 4 / 5) / 8 / std::log(2.0)));
+
+    // Of any length: near what leaving out each segment in turn says (the jackknife).
+    Score all;
+    std::vector<std::array<double, 3>> segments;
+    for (int i = 0; i < 200; ++i) {
+        const double tokens = 1 + random_bits(3, i) % 30, bytes = tokens * (3 + i % 3);
+        segments.push_back({tokens * (1 + random_uniform(4, i)), tokens, bytes});
+        all.add_segment(segments.back()[0], tokens, bytes);
+    }
+    double of_loss = 0, of_bits = 0;
+    for (const auto& [loss, tokens, bytes] : segments) {
+        const double rest = (all.loss_sum - loss) / (all.tokens - tokens);
+        const double bits = (all.loss_sum - loss) / (all.bytes - bytes) / std::log(2.0);
+        of_loss += (rest - all.loss()) * (rest - all.loss());
+        of_bits += (bits - all.bits_per_byte()) * (bits - all.bits_per_byte());
+    }
+    CHECK(all.loss_error() == Approx(std::sqrt(of_loss * 199 / 200)).epsilon(0.03));
+    CHECK(all.bits_per_byte_error() == Approx(std::sqrt(of_bits * 199 / 200)).epsilon(0.03));
+    CHECK(std::isnan(Score{}.loss_error()));
+}
+
 TEST_CASE("the gap of a union is to the mean of the own models, in bits per byte") {
     const auto of_bits = [](double bits) {
         return Evaluation{

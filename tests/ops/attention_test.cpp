@@ -6,11 +6,13 @@ using namespace fomoe;
 TEST_CASE("attention: as the reference") {
     check_cases<Attention>();
     check_cases<AttentionBackward>();
+    check_cases<CachedAttention>();
 }
 
 TEST_CASE("attention: wrong operands are refused") {
     check_refusals<Attention>();
     check_refusals<AttentionBackward>();
+    check_refusals<CachedAttention>();
 
     Pool pool("refused");
     Attention op = cases<Attention>()[3].build(pool);

@@ -53,6 +53,7 @@ protected:
     void execute(const Linear& op, Queue queue) override { spoil(op, queue); }
     void execute(const Rope& op, Queue queue) override { spoil(op, queue); }
     void execute(const Attention& op, Queue queue) override { spoil(op, queue); }
+    void execute(const CachedAttention& op, Queue queue) override { spoil(op, queue); }
     void execute(const Router& op, Queue queue) override { spoil(op, queue); }
     void execute(const Balance& op, Queue queue) override { spoil(op, queue); }
     void execute(const DispatchPlan& op, Queue queue) override { spoil(op, queue); }

@@ -81,6 +81,8 @@ std::vector<Case<Attention>> cases();
 template <>
 std::vector<Case<AttentionBackward>> cases();
 template <>
+std::vector<Case<CachedAttention>> cases();
+template <>
 std::vector<Case<Router>> cases();
 template <>
 std::vector<Case<Balance>> cases();
@@ -97,11 +99,11 @@ std::vector<Case<ExpertsForward>> cases();
 template <>
 std::vector<Case<ExpertsBackward>> cases();
 
-using AllOps =
-    std::tuple<Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward, Linear, LinearBackward,
-               LinearCrossEntropy, Activate, ActivateBackward, AdamW, Cast, Sum, SumSquares,
-               ClipScale, Rope, RopeBackward, Attention, AttentionBackward, Router, Balance,
-               RouterBackward, DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
+using AllOps = std::tuple<Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward, Linear,
+                          LinearBackward, LinearCrossEntropy, Activate, ActivateBackward, AdamW,
+                          Cast, Sum, SumSquares, ClipScale, Rope, RopeBackward, Attention,
+                          AttentionBackward, CachedAttention, Router, Balance, RouterBackward,
+                          DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward>;
 
 // Calls body.template operator()<Op>() for each op.
 template <class Body>

@@ -190,6 +190,55 @@ Attention attention(Pool& pool, AttentionShape s) {
     return op;
 }
 
+struct CacheShape {
+    int64_t sequences, length;
+    int heads, kv_heads, head_size;
+    int64_t rows, empty = 0;  // rows of tokens in turns among the sequences, then rows of none
+    float deviation = 1.0f;
+};
+
+std::vector<std::tuple<std::string, Size, CacheShape>> cache_shapes() {
+    return {
+        {"one", Size::small, {1, 1, 1, 1, 1, 1}},
+        {"first_and_last_place", Size::small, {5, 3, 2, 1, 3, 5}},
+        {"a_whole_sequence", Size::small, {1, 13, 3, 3, 5, 13}},
+        {"grouped", Size::small, {3, 19, 6, 2, 4, 7}},
+        {"one_key_head", Size::small, {2, 9, 4, 1, 8, 2}},
+        {"rows_of_no_token", Size::small, {2, 11, 2, 2, 7, 3, 4}},
+        {"no_token_at_all", Size::small, {2, 4, 2, 1, 4, 0, 3}},
+        {"head_of_33", Size::small, {2, 21, 2, 1, 33, 4}},
+        {"head_of_256", Size::small, {1, 6, 2, 1, 256, 3}},
+        {"sharp", Size::small, {2, 17, 2, 2, 6, 4, 1, 4.0f}},
+        {"typical", Size::typical, {4, 200, 8, 4, 32, 4}},
+        {"prompts", Size::typical, {3, 90, 4, 2, 64, 70, 2}},
+        {"long_head_of_128", Size::typical, {2, 331, 2, 1, 128, 2}},
+        {"S8_T512_8x64", Size::bench, {8, 512, 8, 8, 64, 8}},
+        {"S1_T2048_16x64", Size::bench, {1, 2048, 16, 16, 64, 1}},
+        {"S64_T4096_32x128_kv8", Size::large, {64, 4096, 32, 8, 128, 64}},
+    };
+}
+
+CachedAttention cached_attention(Pool& pool, CacheShape s) {
+    CachedAttention op;
+    const int64_t N = s.rows + s.empty, turns = (s.rows + s.sequences - 1) / s.sequences;
+    std::vector<int32_t> sequence(N, -1), position(N, 0);
+    for (int64_t n = 0; n < s.rows; ++n) {
+        const int64_t own = n % s.sequences, before = own * 67 % (s.length - turns + 1);
+        sequence[n] = static_cast<int32_t>(own);
+        position[n] =
+            static_cast<int32_t>((s.sequences == 1 ? s.length - turns : before) + n / s.sequences);
+    }
+    op.y = pool.blank(Shape(N, s.heads * s.head_size));
+    op.cache = pool.normal(Shape(s.sequences, s.length, 2 * s.kv_heads * s.head_size));
+    op.qkv = pool.normal(Shape(N, row_size(s)), s.deviation);
+    op.sequence = pool.from(sequence);
+    op.position = pool.from(position);
+    op.heads = s.heads;
+    op.kv_heads = s.kv_heads;
+    op.scale = 1.1f / std::sqrt(float(s.head_size));
+    return op;
+}
+
 AttentionBackward attention_backward(Pool& pool, AttentionShape s, bool bench) {
     const Attention forward = attention(pool, s);
     const Attention wide = widened(forward, pool);
@@ -239,6 +288,11 @@ std::vector<Case<Attention>> cases() {
         made.push_back(
             {name, size, [shape = shape](Pool& pool) { return attention(pool, shape); }});
     return made;
+}
+
+template <>
+std::vector<Case<CachedAttention>> cases() {
+    return from_table<CachedAttention>(cache_shapes(), cached_attention);
 }
 
 template <>

@@ -25,6 +25,7 @@ void reference(const Rope& op);
 void reference(const RopeBackward& op);
 void reference(const Attention& op);
 void reference(const AttentionBackward& op);
+void reference(const CachedAttention& op);
 
 void reference(const Router& op);
 void reference(const Balance& op);

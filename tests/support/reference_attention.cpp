@@ -137,6 +137,35 @@ void reference(const Attention& op) {
         }
 }
 
+void reference(const CachedAttention& op) {
+    const auto y = f64(op.y);
+    const auto qkv = f64(op.qkv);
+    const auto sequence = i32(op.sequence), position = i32(op.position);
+    const int64_t Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
+    const int64_t row = 2 * KV * Dh, T = op.cache.shape[1];
+    double* cache = op.cache.as<double>();
+    for (int64_t n = 0; n < qkv.rows; ++n)
+        for (int64_t i = 0; i < row && sequence(n) >= 0; ++i)
+            cache[(sequence(n) * T + position(n)) * row + i] = qkv(n, A * Dh + i);
+    for (int64_t n = 0; n < qkv.rows; ++n)
+        for (int64_t a = 0; a < A; ++a) {
+            for (int64_t i = 0; i < Dh; ++i) y(n, a * Dh + i) = 0;
+            if (sequence(n) < 0) continue;
+            const double* keys = cache + sequence(n) * T * row + a / (A / KV) * Dh;
+            std::vector<double> weight(position(n) + 1);
+            for (int64_t j = 0; j <= position(n); ++j) {
+                for (int64_t i = 0; i < Dh; ++i)
+                    weight[j] += op.scale * qkv(n, a * Dh + i) * keys[j * row + i];
+            }
+            const double largest = *std::ranges::max_element(weight);
+            double total = 0;
+            for (double& w : weight) total += w = std::exp(w - largest);
+            for (int64_t j = 0; j <= position(n); ++j)
+                for (int64_t i = 0; i < Dh; ++i)
+                    y(n, a * Dh + i) += weight[j] / total * keys[j * row + KV * Dh + i];
+        }
+}
+
 void reference(const AttentionBackward& op) {
     const auto dqkv = f64(op.dqkv);
     const auto dy = f64(op.dy), y = f64(op.y), lse = f64(op.lse), qkv = f64(op.qkv);

@@ -40,6 +40,7 @@ protected:
     void execute(const Linear& op, Queue) override;
     void execute(const Rope& op, Queue) override;
     void execute(const Attention& op, Queue) override;
+    void execute(const CachedAttention& op, Queue) override;
     void execute(const Router& op, Queue) override;
     void execute(const Balance& op, Queue) override;
     void execute(const DispatchPlan& op, Queue) override;
@@ -68,6 +69,7 @@ private:
     void compute(const Linear& op);
     void compute(const Rope& op);
     void compute(const Attention& op);
+    void compute(const CachedAttention& op);
     void compute(const Router& op);
     void compute(const Balance& op);
     void compute(const DispatchPlan& op);

@@ -95,6 +95,7 @@ void CpuBackend::execute(const RmsNorm& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Linear& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Rope& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Attention& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const CachedAttention& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Router& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Balance& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const DispatchPlan& op, Queue) { in_f32(op); }

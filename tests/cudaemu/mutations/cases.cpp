@@ -25,8 +25,8 @@ void check_plugin(Size largest, bool checked) {
 TEMPLATE_TEST_CASE("small cases", "", Embedding, EmbeddingBackward, RmsNorm, RmsNormBackward,
                    Linear, LinearBackward, LinearCrossEntropy, Activate, ActivateBackward, AdamW,
                    Cast, Sum, SumSquares, ClipScale, Rope, RopeBackward, Attention,
-                   AttentionBackward, Router, Balance, RouterBackward, DispatchPlan, Permute,
-                   Combine, ExpertsForward, ExpertsBackward) {
+                   AttentionBackward, CachedAttention, Router, Balance, RouterBackward,
+                   DispatchPlan, Permute, Combine, ExpertsForward, ExpertsBackward) {
     check_plugin<TestType>(Size::small, false);
     check_plugin<TestType>(Size::small, true);
 }
