@@ -33,6 +33,10 @@ struct Row : Key {
         unit = written_in;
         return std::move(*this);
     }
+    Row path_of_file() && {
+        is_path = true;
+        return std::move(*this);
+    }
     Row gpu_only() && {
         needs_gpu = true;
         return std::move(*this);

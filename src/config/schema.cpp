@@ -12,6 +12,12 @@ void add_model_keys(Keys& keys) {
         keys.end(),
         {
             key(
+                "model.from_hf", [](Config& c) { return &c.model.from_hf; },
+                "directory of a Hugging Face model, found relative to the config file, whose shape "
+                "the model has and whose weights a run starts from; see Starting from a model")
+                .path_of_file()
+                .untrained(),
+            key(
                 "model.d_model", [](Config& c) { return &c.model.d_model; }, whole(1),
                 "width of the residual stream"),
             key(

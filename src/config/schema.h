@@ -71,6 +71,7 @@ struct Key {
     bool needs_gpu = false;              // does nothing on a CPU
     std::function<void(Config&)> named;  // told when a file gives the key
     bool changes_training = true;        // part of the fingerprint
+    bool is_path = false;                // found relative to the file that gives it
 };
 
 // In the order of a config file: keys of one section stand together.
