@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Compares the logits that `fomoe-eval --logits` wrote with those of Hugging Face's transformers on
-the model that `fomoe-eval --export` wrote. Needs the packages torch, transformers and safetensors.
+the same model: the `model` directory of a checkpoint, or what `fomoe-eval --export` wrote. Needs the packages torch, transformers and safetensors.
 Ends with 1 where they differ by more than --bound, relative to the largest logit."""
 import argparse
 import sys
@@ -15,7 +15,7 @@ except ImportError as missing:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="the exported directory")
+    parser.add_argument("model", help="the directory of the model")
     parser.add_argument("logits", help="the .safetensors file")
     parser.add_argument("--bound", type=float, default=1e-4)
     options = parser.parse_args()

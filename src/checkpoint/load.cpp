@@ -6,6 +6,7 @@
 #include <set>
 
 #include "checkpoint/save.h"
+#include "config/hugging_face.h"
 #include "config/load.h"
 #include "config/schema.h"
 #include "data/tokenizer.h"
@@ -14,7 +15,8 @@ namespace fomoe {
 
 namespace fs = std::filesystem;
 
-// The safetensors files of one directory of a checkpoint as one table of tensors.
+// The safetensors files of one directory of a checkpoint as one table of tensors. Those of the
+// model may have the names of an architecture.
 class TensorDirectory {
 public:
     TensorDirectory(const fs::path& checkpoint, const Manifest& manifest,
@@ -29,7 +31,8 @@ public:
             throw Error(Exit::data, path_ + ": the checkpoint has no such part; take another one");
         for (const SafetensorsFile& file : files_) {
             for (const auto& [name, entry] : file.entries()) {
-                if (!tensors_.insert({name, &file}).second) {
+                const std::string ours = directory == kModelDirectory ? parameter_name(name) : name;
+                if (!tensors_.insert({ours, {&file, name}}).second) {
                     throw Error(Exit::data, fmt::format("{}: tensor '{}' is in two files; take "
                                                         "another checkpoint",
                                                         file.path(), name));
@@ -40,33 +43,45 @@ public:
 
     bool has(const std::string& tensor) const { return tensors_.contains(tensor); }
 
-    const SafetensorsFile& file_of(const std::string& tensor) const {
+    void read(TensorPiece piece) const {
+        const Place& place = place_of(piece.tensor);
+        piece.tensor = place.name;
+        place.file->read(piece);
+    }
+
+    void require(const std::vector<TensorSpec>& wanted, Checkpoint::Tensors tensors) const {
+        std::set<std::string> names;
+        for (TensorSpec spec : wanted) {
+            names.insert(spec.name);
+            const Place& place = place_of(spec.name);
+            spec.name = place.name;
+            place.file->require(spec);
+        }
+        if (tensors == Checkpoint::Tensors::some) return;
+        for (const auto& [name, place] : tensors_) {
+            if (names.contains(name)) continue;
+            throw Error(Exit::data, fmt::format("{}: the checkpoint has a tensor '{}', which this "
+                                                "config does not have",
+                                                place.file->path(), place.name));
+        }
+    }
+
+private:
+    struct Place {
+        const SafetensorsFile* file;
+        std::string name;  // there
+    };
+    const Place& place_of(const std::string& tensor) const {
         const auto found = tensors_.find(tensor);
-        if (found != tensors_.end()) return *found->second;
+        if (found != tensors_.end()) return found->second;
         throw Error(Exit::data, fmt::format("{}: the checkpoint has no tensor '{}', which this "
                                             "config needs",
                                             path_, tensor));
     }
 
-    void require(const std::vector<TensorSpec>& wanted, Checkpoint::Tensors tensors) const {
-        std::set<std::string> names;
-        for (const TensorSpec& spec : wanted) {
-            file_of(spec.name).require(spec);
-            names.insert(spec.name);
-        }
-        if (tensors == Checkpoint::Tensors::some) return;
-        for (const auto& [name, file] : tensors_) {
-            if (names.contains(name)) continue;
-            throw Error(Exit::data, fmt::format("{}: the checkpoint has a tensor '{}', which this "
-                                                "config does not have",
-                                                file->path(), name));
-        }
-    }
-
-private:
     std::string path_;
     std::vector<SafetensorsFile> files_;
-    std::map<std::string, const SafetensorsFile*> tensors_;
+    std::map<std::string, Place> tensors_;  // by our name
 };
 
 namespace {
@@ -134,7 +149,7 @@ Config Checkpoint::config() const {
     const std::string path = (directory_ / "config.yaml").string();
     Config config = [&] {
         try {
-            return load_config({path});
+            return load_saved_config(path);
         } catch (const Error& error) {
             throw Error(Exit::data, error.what());
         }
@@ -160,7 +175,7 @@ const TensorDirectory& Checkpoint::tensors_of(const std::string& directory) cons
 void Checkpoint::read(const TensorSet& set, Tensors tensors) const {
     const TensorDirectory& from = tensors_of(set.directory);
     from.require(set.tensors, tensors);
-    for (const TensorPiece& piece : set.pieces) from.file_of(piece.tensor).read(piece);
+    for (const TensorPiece& piece : set.pieces) from.read(piece);
 }
 
 bool Checkpoint::has(const std::string& directory, const std::string& tensor) const {

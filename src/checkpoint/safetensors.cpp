@@ -18,6 +18,7 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
 constexpr int64_t kAlign = 8;
+constexpr int64_t kPart = 1 << 20;  // elements that are widened at once
 
 const char* format_name(DType dtype) {
     constexpr const char* names[] = {"F32", "F64", "I32", "I64", "BF16", "F16"};
@@ -279,6 +280,26 @@ void SafetensorsFile::read(const TensorPiece& piece) const {
                                 piece.begin + piece.data.count(), format_name(piece.data.dtype)));
     }
     file_.read(have.offset + piece.begin * element, piece.data.data, piece.data.bytes());
+}
+
+bool SafetensorsFile::has_floats(const std::string& tensor) const {
+    const std::string& dtype = entry(tensor).dtype;
+    return dtype == "F32" || dtype == "BF16" || dtype == "F16";
+}
+
+void SafetensorsFile::read_floats(const std::string& tensor, int64_t begin, int64_t n,
+                                  float* out) const {
+    const std::string& dtype = entry(tensor).dtype;
+    if (dtype == "F32") return read({tensor, begin, view(out, Shape(n))});
+    const bool brain = dtype == "BF16";
+    std::vector<uint16_t> part(std::min(n, kPart));
+    for (int64_t done = 0; done < n; done += kPart) {
+        const int64_t count = std::min(n - done, kPart);
+        read({tensor, begin + done, {part.data(), brain ? DType::bf16 : DType::f16, Shape(count)}});
+        for (int64_t i = 0; i < count; ++i)
+            out[done + i] = brain ? to_f32(bf16{part[i]})
+                                  : static_cast<float>(std::bit_cast<_Float16>(part[i]));
+    }
 }
 
 }  // namespace fomoe

@@ -74,6 +74,9 @@ public:
     void require(const TensorSpec& wanted) const;
     // Copies the elements; the tensor must be there, of the piece's type, and large enough.
     void read(const TensorPiece& piece) const;
+    // Whether the tensor is in f32, bf16 or f16; then elements [begin, begin + n) of it as f32.
+    bool has_floats(const std::string& tensor) const;
+    void read_floats(const std::string& tensor, int64_t begin, int64_t n, float* out) const;
 
 private:
     const Entry& entry(const std::string& tensor) const;

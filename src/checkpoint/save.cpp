@@ -71,10 +71,19 @@ std::string model_json(const Config& config) {
     return out.dump(2) + "\n";
 }
 
+// The same under the architecture's names.
+TensorSet renamed(TensorSet set, Architecture architecture) {
+    for (TensorSpec& tensor : set.tensors)
+        tensor.name = hugging_face_name(architecture, tensor.name);
+    for (TensorPiece& piece : set.pieces)
+        piece.tensor = hugging_face_name(architecture, piece.tensor);
+    return set;
+}
+
 // What one save writes: the tensor files of every set, in order, and where.
 struct Plan {
     struct Set {
-        const TensorSet* set;
+        TensorSet set;
         TensorFiles files;
     };
     std::vector<Set> sets;
@@ -83,20 +92,30 @@ struct Plan {
 
     Plan(const CheckpointState& state, int64_t max_file_bytes) {
         directories.insert("");
+        const auto architecture = architecture_of(state.config->model);
         for (const TensorSet& set : state.sets) {
             const bool is_model = set.directory == kModelDirectory;
-            sets.push_back(
-                {&set, plan_files(is_model ? "model" : "state", set.tensors, max_file_bytes)});
-            if (is_model) {
-                texts["model/model.safetensors.index.json"] = index_json(sets.back().files);
-                texts["model/config.json"] = model_json(*state.config);
-                for (auto& [name, text] : make_tokenizer(state.config->model.tokenizer)->files())
-                    texts[fmt::format("{}/{}", kModelDirectory, name)] = std::move(text);
-            }
+            sets.push_back({is_model && architecture ? renamed(set, *architecture) : set, {}});
+            sets.back().files =
+                plan_files(is_model ? "model" : "state", sets.back().set.tensors, max_file_bytes);
+            if (is_model) add_model_texts(state, architecture, sets.back().files);
             fs::path below;
             for (const fs::path& part : fs::path(set.directory)) directories.insert(below /= part);
         }
         texts["config.yaml"] = dump_config(*state.config);
+    }
+
+    void add_model_texts(const CheckpointState& state, std::optional<Architecture> architecture,
+                         const TensorFiles& files) {
+        if (files.files.size() > 1) texts["model/model.safetensors.index.json"] = index_json(files);
+        std::map<std::string, std::string> beside;
+        if (architecture) {
+            beside = model_files(*architecture, *state.config, state.tokenizer, DType::f32);
+        } else {
+            beside = make_tokenizer(state.config->model.tokenizer)->files();
+            beside["config.json"] = model_json(*state.config);
+        }
+        for (auto& [name, text] : beside) texts[concat("model/", name)] = std::move(text);
     }
 
     // Size and hash of every file; the ranks share the hashing. Collective.
@@ -104,7 +123,7 @@ struct Plan {
         std::vector<FileRecord> found;
         for (const auto& [set, files] : sets) {
             for (const TensorFiles::File& file : files.files)
-                found.push_back({set->directory + "/" + file.name, file.bytes, 0});
+                found.push_back({set.directory + "/" + file.name, file.bytes, 0});
         }
         std::vector<int64_t> hashes(found.size(), 0);
         for (size_t i = comm.rank(); i < found.size(); i += comm.size()) {
@@ -163,7 +182,7 @@ void write(Communicator& comm, const fs::path& unfinished, const Plan& plan,
         });
     comm.barrier();
     for (const auto& [set, files] : plan.sets)
-        write_tensors(comm, unfinished / set->directory, files, set->pieces);
+        write_tensors(comm, unfinished / set.directory, files, set.pieces);
     Manifest manifest = about;
     manifest.files = plan.records(comm, unfinished);
     if (leads)

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "checkpoint/manifest.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/pieces.h"
 #include "checkpoint/retention.h"
 
@@ -14,6 +15,8 @@ struct CheckpointState {
     Manifest about;        // from describe_run, with step, round and tokens; save adds the files
     const Config* config;  // written beside the model, its vocabulary size resolved
     std::vector<TensorSet> sets;  // directories differ
+    // Of a model that another program's tokenizer belongs to.
+    ForeignTokenizer tokenizer{};
 };
 
 struct SaveOptions {
@@ -21,6 +24,9 @@ struct SaveOptions {
     int64_t max_file_bytes = int64_t{4} << 30;
 };
 
+// The model is a Hugging Face directory where an architecture has it: its tensors have the names of
+// that architecture, and Checkpoint takes them back to ours.
+//
 // Collective over the ranks that hold the sets; all pass the same state but for their pieces.
 // `directory` is runs/NAME/checkpoints; returns directory/step-00000640.
 //

@@ -36,7 +36,7 @@ void check_file(const fs::path& checkpoint, const FileRecord& record) {
     check_size(path, record);
     check_hash(path, record);
     if (path.extension() == ".safetensors") SafetensorsFile{path};
-    if (record.path == "config.yaml") load_config({path.string()});
+    if (record.path == "config.yaml") load_saved_config(path.string());
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ bool set(const Key&, bool* value, const YAML::Node& node) {
 
 bool set(const Key& key, std::string* value, const YAML::Node& node) {
     *value = node.Scalar();
-    if (key.or_path) return !value->empty();
+    if (key.is_path) return !value->empty() || key.values.empty();
     return key.values.empty() || std::ranges::find(key.values, *value) != key.values.end();
 }
 

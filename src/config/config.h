@@ -39,6 +39,7 @@ struct MoeConfig {
 };
 
 struct ModelConfig {
+    std::string from_hf;  // directory whose weights a run starts from, absolute; empty: random ones
     int d_model = 256;
     int n_layers = 4;
     int n_heads = 4;

@@ -66,7 +66,7 @@ struct TypeOf {
     Json operator()(Interval*) const { return with_unit(number(key.limits, true), key.unit); }
     Json operator()(const ChoiceField&) const { return {{"enum", key.values}}; }
     Json operator()(std::string*) const {
-        if (!key.values.empty() && !key.or_path) return {{"enum", key.values}};
+        if (!key.values.empty() && !key.is_path) return {{"enum", key.values}};
         return {{"type", "string"}};
     }
     Json operator()(std::map<std::string, std::string>*) const {

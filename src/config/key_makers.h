@@ -33,8 +33,8 @@ struct Row : Key {
         unit = written_in;
         return std::move(*this);
     }
-    Row or_a_path() && {
-        or_path = true;
+    Row a_path() && {
+        is_path = true;
         return std::move(*this);
     }
     Row gpu_only() && {

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "config/assign.h"
 #include "config/findings.h"
+#include "config/from_hf.h"
 #include "config/schema.h"
 #include "config/validate.h"
 #include "config/yaml_file.h"
@@ -60,7 +61,9 @@ public:
     }
 
     // Values that follow from others, the rules between keys, and the verdict.
-    void finish() {
+    enum class Shape { of_source, as_given };
+    void finish(Shape shape) {
+        if (shape == Shape::of_source) all_read_ = take_shape(config, findings) && all_read_;
         for (const auto& [path, tokens] : tokens_) steps_of_tokens(path, tokens);
         for (const Key& key : config_keys())
             if (!key.inherits.empty() && !findings.is_given(key.path)) inherit(key);
@@ -308,7 +311,7 @@ private:
         }
         const Field field = key.field(config, group_of(path));
         if (!assign(key, field, node)) findings.error(origin.at(mark), path, mismatch(key, node));
-        if (key.or_path) resolve(key, *std::get<std::string*>(field), origin);
+        if (key.is_path) resolve(key, *std::get<std::string*>(field), origin);
     }
 
     static void resolve(const Key& key, std::string& value, const Origin& origin) {
@@ -372,12 +375,19 @@ LoadedConfig load_with_origins(const std::vector<std::string>& files,
     Reader reader;
     for (const std::string& file : files) reader.read_file(file);
     for (const std::string& set : sets) reader.read_set(set);
-    reader.finish();
+    reader.finish(Reader::Shape::of_source);
     return std::move(reader).result();
 }
 
 Config load_config(const std::vector<std::string>& files, const std::vector<std::string>& sets) {
     return load_with_origins(files, sets).config;
+}
+
+Config load_saved_config(const std::string& file) {
+    Reader reader;
+    reader.read_file(file);
+    reader.finish(Reader::Shape::as_given);
+    return std::move(reader).result().config;
 }
 
 }  // namespace fomoe

@@ -24,6 +24,9 @@ LoadedConfig load_with_origins(const std::vector<std::string>& files,
                                const std::vector<std::string>& sets = {});
 Config load_config(const std::vector<std::string>& files,
                    const std::vector<std::string>& sets = {});
+// The config.yaml that a run has written, which says everything: the directory of model.from_hf is
+// not needed.
+Config load_saved_config(const std::string& file);
 
 // Warnings about keys that were given and do nothing on a CPU.
 std::vector<std::string> gpu_only_warnings(const LoadedConfig& loaded);

@@ -125,12 +125,13 @@ namespace {
 
 std::string plain_value(const Key& key) {
     if (!key.values.empty()) {
-        const char* path = key.or_path ? " or a path" : "";
+        const char* path = key.is_path ? " or a path" : "";
         if (key.values.size() == 1) return fmt::format("'{}'{}", key.values[0], path);
         std::string words = "one of " + key.values[0];
         for (size_t i = 1; i < key.values.size(); ++i) words += ", " + key.values[i];
         return words;
     }
+    if (key.is_path) return "a path";
     Config config;
     const Field field = key.field(config, 0);
     if (std::holds_alternative<bool*>(field)) return "true or false";

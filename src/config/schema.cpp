@@ -12,6 +12,12 @@ void add_model_keys(Keys& keys) {
         keys.end(),
         {
             key(
+                "model.from_hf", [](Config& c) { return &c.model.from_hf; },
+                "directory of a Hugging Face model, found relative to the config file, whose shape "
+                "the model has and whose weights a run starts from; see Starting from a model")
+                .a_path()
+                .untrained(),
+            key(
                 "model.d_model", [](Config& c) { return &c.model.d_model; }, whole(1),
                 "width of the residual stream"),
             key(
@@ -35,7 +41,7 @@ void add_model_keys(Keys& keys) {
                 "what the token files were made with: bytes, a SentencePiece .model, or a "
                 "directory "
                 "of tools/tokenize_hf.py; found relative to the config file")
-                .or_a_path(),
+                .a_path(),
             choice(
                 "model.qk_norm", [](Config& c) { return &c.model.qk_norm; },
                 {"none", "head", "full"}, "RMSNorm of queries and keys: of each head, or of all"),

@@ -60,7 +60,7 @@ struct Key {
     Limits limits;
     Unit unit = Unit::none;
     std::vector<std::string> values;  // what a choice may be
-    bool or_path = false;             // or a path, found relative to the config file
+    bool is_path = false;             // or a path, found relative to the config file
     // The field; `group` is the index in topology.groups and means nothing to other keys.
     std::function<Field(Config&, int group)> field;
     std::string inherits;  // the key whose value this one has when it is not given

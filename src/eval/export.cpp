@@ -5,30 +5,16 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "checkpoint/hugging_face.h"
-#include "eval/tokenizer_json.h"
+#include "checkpoint/model_files.h"
 
 namespace fomoe {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::ordered_json;
 
 constexpr int64_t kBatch = int64_t{1} << 26;  // elements that are read at once
-
-const char* torch_name(DType dtype) {
-    return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float16";
-}
-
-std::string generation_config(const Tokenizer& tokenizer) {
-    ordered_json out{{"_from_model_config", true},
-                     {"eos_token_id", tokenizer.end_of_document()},
-                     {"pad_token_id", tokenizer.end_of_document()}};
-    return out.dump(2) + "\n";
-}
 
 uint16_t half_of(float x, const std::string& name) {
     const _Float16 half = static_cast<_Float16>(x);
@@ -101,19 +87,13 @@ void export_model(const Checkpoint& checkpoint, const Config& config, const fs::
     }
     for (const RangeFile& file : open) file.sync();
 
-    const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.model.tokenizer);
-    const auto write = [&](const char* name, const std::string& text) {
-        atomic_write_file((directory / name).string(), text);
-    };
-    if (files.files.size() > 1) write("model.safetensors.index.json", index_json(files));
-    write("generation_config.json", generation_config(*tokenizer));
-    for (const auto& [name, text] : tokenizer_files(*tokenizer, config.data.seq_len))
-        write(name.c_str(), text);
+    const ForeignTokenizer tokenizer = tokenizer_of(checkpoint.directory() / kModelDirectory);
+    std::map<std::string, std::string> texts = model_files(*architecture, config, tokenizer, dtype);
+    if (files.files.size() > 1) texts["model.safetensors.index.json"] = index_json(files);
     // Last: a directory without it is no model.
-    write("config.json", hugging_face_config(*architecture, config.model,
-                                             {.dtype = torch_name(dtype),
-                                              .positions = config.data.seq_len,
-                                              .end_of_document = tokenizer->end_of_document()}));
+    const auto last = texts.extract("config.json");
+    for (const auto& [name, text] : texts) atomic_write_file((directory / name).string(), text);
+    atomic_write_file((directory / last.key()).string(), last.mapped());
 }
 
 }  // namespace fomoe

@@ -207,7 +207,11 @@ void Calibration::save() {
         .directory = kModelDirectory,
         .tensors = model_tensors(all_parameters(config_.model, placement_)),
         .pieces = union_shares(model_, placement_, world_, to_save(step_.weights().on_host()))};
-    replace_checkpoint(job_, directory(plan_), {.about = about, .config = &run_, .sets = {model}});
+    replace_checkpoint(job_, directory(plan_),
+                       {.about = about,
+                        .config = &run_,
+                        .sets = {model},
+                        .tokenizer = tokenizer_of(checkpoint_.directory() / kModelDirectory)});
 }
 
 CalibrationMetrics Calibration::metrics_of_all() {

@@ -7,6 +7,7 @@ namespace fomoe {
 void check_data(const Config& config) {
     Loader(config, 0, Range{0, 0});
     const ValidLoader valid(config);
+    if (!config.model.from_hf.empty()) SourceModel{config.model};
     if (Probe::wanted(config)) Probe(config, valid);
 }
 

@@ -5,8 +5,8 @@
 
 namespace fomoe {
 
-// The data of the config can be opened and has enough held-out sequences. Throws Error(data) that
-// names file and key.
+// The data of the config can be opened and has enough held-out sequences; the model that it starts
+// from has all weights. Throws Error(data) that names file and key.
 void check_data(const Config& config);
 // The first `most` token ids of each file are below the vocabulary's size. What lies behind is
 // checked when it is read.

@@ -32,7 +32,7 @@ void check_writable(const RunPlan& plan) {
 enum class Groups { same, any };
 void check_same_run(const RunPlan& plan, const Config& config, Groups groups) {
     if (!std::filesystem::exists(plan.config_file())) return;
-    Config saved = load_config({plan.config_file().string()});
+    Config saved = load_saved_config(plan.config_file().string());
     if (groups == Groups::any) saved = with_groups_of(saved, config);
     if (config_fingerprint(saved) == config_fingerprint(config)) return;
     throw Error(Exit::usage,

@@ -251,6 +251,24 @@ void restore_committed(const RunState& run, const Checkpoint& checkpoint, const 
 
 }  // namespace
 
+void start_anew(const RunState& run, const std::optional<SourceModel>& source) {
+    if (source) {
+        run.step.weights().change_on_host([&](Tensor weights) {
+            for (const Parameter& p : run.layout.parameters)
+                source->read(p, 0, p.count(), weights.as<float>() + p.offset);
+        });
+        std::vector<float> values;
+        for (const Parameter& p : run.frozen.parameters) {
+            values.resize(p.count());
+            source->read(p, 0, p.count(), values.data());
+            std::ranges::transform(values, run.step.copies_on_host().as<bf16>() + p.offset,
+                                   to_bf16);
+        }
+        if (!run.frozen.parameters.empty()) run.step.upload_copies();
+    }
+    run.federation.start(run.step.weights().on_host());
+}
+
 StateToSave state_to_save(const RunState& run) {
     StateToSave state{.sets = {model_set(run), anchor_set(run)},
                       .load = run.step.load(),

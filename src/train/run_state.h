@@ -3,6 +3,7 @@
 
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
+#include "checkpoint/source_model.h"
 #include "federation/round.h"
 #include "train/step.h"
 
@@ -42,4 +43,9 @@ StateToSave state_to_save(const RunState& run);
 // - the counts of tokens and choices since the last exchange are 0; the choices of that exchange
 //   are the federation's.
 ResumePoint restore(const RunState& run, const Checkpoint& checkpoint);
+
+// The weights of a new run and the anchors: those of model.from_hf, if there is one, else the start
+// values that its step has. Frozen copies are those of the same model.
+void start_anew(const RunState& run, const std::optional<SourceModel>& source);
+
 }  // namespace fomoe

@@ -23,6 +23,7 @@ Saver::Saver(const Config& config, std::filesystem::path directory, Communicator
       report_(report),
       options_{
           .keep = {.newest = config_.keep, .every = config_.keep_every, .best = config_.keep_best}},
+      tokenizer_(tokenizer_of(config.model)),
       snapshot_(backend) {
     if (config_.writes_behind()) background_ = job.background(given_up_.get_token());
 }
@@ -62,8 +63,10 @@ void Saver::save(const RunState& run, Manifest about, Write write) {
     last_ = {.path = directory_ / step_directory(about.step)};
 
     StateToSave saved = state_to_save(run);
-    CheckpointState state{
-        .about = std::move(about), .config = &run.config, .sets = std::move(saved.sets)};
+    CheckpointState state{.about = std::move(about),
+                          .config = &run.config,
+                          .sets = std::move(saved.sets),
+                          .tokenizer = tokenizer_};
     if (background_ && write == Write::behind) {
         snapshot_.take(state.sets);
         writing_ = std::async(std::launch::async, [this, state = std::move(state)] {

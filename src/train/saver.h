@@ -53,6 +53,7 @@ private:
     Communicator& job_;
     Reporter& report_;
     const SaveOptions options_;
+    const ForeignTokenizer tokenizer_;
 
     Timer since_;  // the last one was begun
     int64_t saved_step_ = -1;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "config/hugging_face.h"
 #include "ops/matmul_ceiling.h"
 
 namespace fomoe {
@@ -228,6 +229,9 @@ std::vector<std::string> start_block(const StartFacts& facts) {
     const std::string run = facts.plan.directory.string();
     lines.push_back(
         fmt::format("files: {0}/config.yaml, checkpoints, metrics, logs below {0}", run));
+    if (!architecture_of(config.model))
+        lines.push_back("model/ of the checkpoints has names of its own: " +
+                        no_architecture_text(config.model));
     return lines;
 }
 

@@ -128,7 +128,10 @@ void Trainer::start_or_resume() {
         if (speaks() && !hold_.begun)
             say_what_is_resumed(checkpoint, point, config_, threads_.count, backend_.name());
     } else {
-        federation_.start(step_.weights().on_host());
+        std::optional<SourceModel> source;
+        if (!config_.model.from_hf.empty()) source.emplace(config_.model);
+        if (speaks() && source) log_info(source->text());
+        start_anew(state(), source);
     }
     if (speaks() && !hold_.begun) {
         hold_.lock.emplace(claim_run(plan_));

@@ -8,18 +8,26 @@ using Catch::Contains;
 namespace {
 
 std::vector<float> values_of(const SafetensorsFile& file, const std::string& name) {
-    std::vector<float> values(file.entries().at(name).bytes / 4);
-    file.read({name, 0, view(values.data(), Shape(std::ssize(values)))});
+    int64_t n = 1;
+    for (int64_t dim : file.entries().at(name).shape) n *= dim;
+    std::vector<float> values(n);
+    file.read_floats(name, 0, n, values.data());
     return values;
+}
+
+const Command kMixtral{"--set", "federation.replication=2", "--set", "model.qk_norm=none",
+                       "--set", "model.moe.bias_update=0"};
+
+Command with(Command words, const Command& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
 }
 
 }  // namespace
 
 TEST_CASE("the union model is exported under the names of its architecture, in any type") {
     const Workplace place;
-    place.trained(
-        place.train(kPair, {"--set", "name=pair", "--set", "federation.replication=2", "--set",
-                            "model.qk_norm=none", "--set", "model.moe.bias_update=0"}));
+    place.trained(place.train(kPair, with(kMixtral, {"--set", "name=pair"})));
     const auto exported = [&](const std::string& to, const std::string& dtype) {
         return place.run({program("fomoe-eval"), "runs/pair", "--export", to, "--dtype", dtype});
     };
@@ -38,24 +46,21 @@ TEST_CASE("the union model is exported under the names of its architecture, in a
     CHECK(tokenizer.at("model").at("vocab").at("\u0120") == 32);
     CHECK(tokenizer.at("model").at("vocab").size() == 257);
 
-    const fs::path model = place.checkpoint("pair", 12) / "model" / "model.safetensors";
-    const SafetensorsFile ours(model), f32(home / "f32/model.safetensors"),
-        half(home / "f16/model.safetensors"), brain(home / "bf16/model.safetensors");
-    CHECK(ours.entries().size() == f32.entries().size());
-    const std::pair<const char*, const char*> names[] = {
-        {"model.layers.0.mlp.experts.1.down_proj.weight",
-         "model.layers.0.block_sparse_moe.experts.1.w2.weight"},
-        {"model.layers.1.mlp.gate.weight", "model.layers.1.block_sparse_moe.gate.weight"},
-        {"lm_head.weight", "lm_head.weight"}};
-    for (const auto& [name, theirs] : names) {
-        const std::vector<float> values = values_of(ours, name);
-        CHECK(values_of(f32, theirs) == values);
-        REQUIRE(brain.entries().at(theirs).dtype == "BF16");
-        REQUIRE(half.entries().at(theirs).dtype == "F16");
-        std::vector<bf16> rounded(values.size());
-        brain.read({theirs, 0, view(rounded.data(), Shape(std::ssize(rounded)))});
-        for (size_t i = 0; i < values.size(); ++i)
-            CHECK(rounded[i].bits == to_bf16(values[i]).bits);
+    // What is exported in f32 is what a checkpoint has.
+    CHECK(differing(tree(place.checkpoint("pair", 12) / "model"), tree(home / "f32")).empty());
+    const SafetensorsFile f32(home / "f32/model.safetensors"), half(home / "f16/model.safetensors"),
+        brain(home / "bf16/model.safetensors");
+    for (const char* name : {"model.layers.0.block_sparse_moe.experts.1.w2.weight",
+                             "model.layers.1.block_sparse_moe.gate.weight", "lm_head.weight"}) {
+        REQUIRE(f32.entries().at(name).dtype == "F32");
+        REQUIRE(brain.entries().at(name).dtype == "BF16");
+        REQUIRE(half.entries().at(name).dtype == "F16");
+        const std::vector<float> values = values_of(f32, name), rounded = values_of(brain, name),
+                                 halved = values_of(half, name);
+        for (size_t i = 0; i < values.size(); ++i) {
+            CHECK(rounded[i] == to_f32(to_bf16(values[i])));
+            CHECK(halved[i] == static_cast<float>(static_cast<_Float16>(values[i])));
+        }
     }
 
     const Outcome again = exported("hf/f32", "f32");
@@ -70,15 +75,63 @@ TEST_CASE("the union model is exported under the names of its architecture, in a
     }
     const Outcome evaluated = place.run({program("fomoe-eval"), "runs/pair", "--dtype", "f16"});
     CHECK(evaluated.exit == 2);
+
+    // A step of no size behind the start: each group has its experts, and a round leaves them so.
+    write_text(home / "bf16/tokenizer.json", "of another program");
+    const Command start{"--set", "name=next",
+                        "--set", "model.from_hf=hf/bf16",
+                        "--set", "train.steps=1",
+                        "--set", "train.optimizer.lr=1e-30",
+                        "--set", "train.optimizer.min_lr=1e-30",
+                        "--set", "train.optimizer.weight_decay=0"};
+    Command words = place.train(kPair, with(kMixtral, start));
+    words = with(words, {"--set", "federation.replication=1"});
+    const Outcome begun = place.trained(words);
+    CHECK(count(begun.err, "weights of a mixtral model in ") == 1);
+    const fs::path next = place.checkpoint("next", 1) / "model";
+    const SafetensorsFile trained(next / "model.safetensors");
+    CHECK(trained.entries().size() == brain.entries().size());
+    for (const auto& [name, tensor] : brain.entries()) {
+        INFO(name);
+        const std::vector<float> from = values_of(brain, name), to = values_of(trained, name);
+        const auto same = [](float a, float b) { return std::abs(a - b) < 1e-20f; };
+        CHECK(std::ranges::equal(from, to, same));
+    }
+    CHECK(read_text(next / "tokenizer.json") == "of another program");
+    CHECK(Json::parse(read_text(next / "config.json")).at("eos_token_id") == 256);
+    CHECK(place.run({program("fomoe-eval"), "runs/next", "--export", "hf/again"}).exit == 0);
+    CHECK(read_text(home / "again/tokenizer.json") == "of another program");
+
+    const auto refused = [&](const Command& more) {
+        return place.run(with(words, with({"--set", "name=refused"}, more)));
+    };
+    const Outcome other = refused({"--set", "model.n_heads=2"});
+    CHECK(other.exit == 2);
+    CHECK_THAT(other.err, Contains("--set: error: model.n_heads: 2, but ") &&
+                              Contains("hf/bf16/config.json has 4; leave the key out"));
+    const Outcome missing = refused({"--set", "model.moe.bias_update=0.001"});
+    CHECK(missing.exit == 3);
+    CHECK_THAT(missing.err, Contains("hf/bf16: no file has the tensor "
+                                     "'model.layers.0.mlp.gate.e_score_correction_bias'"));
+    CHECK_FALSE(fs::exists(place.run_directory("refused")));
+    fs::remove_all(home / "bf16");
+    const Outcome gone = place.run(words);
+    CHECK(gone.exit == 2);
+    CHECK_THAT(gone.err, Contains("hf/bf16/config.json: there is no such file"));
+    CHECK(place.run({program("fomoe-eval"), "runs/next", "--export", "hf/later"}).exit == 0);
 }
 
 TEST_CASE("a model that no architecture computes says which keys are in the way") {
     const Workplace place;
-    place.trained(place.train(
+    const Outcome trained = place.trained(place.train(
         kSolo, {"--set", "name=odd", "--set", "model.moe.expert=mlp", "--set", "train.steps=2"}));
     const Outcome result = place.run({program("fomoe-eval"), "runs/odd", "--export", "out"});
     CHECK(result.exit == 2);
     CHECK_THAT(result.err, Contains("model.moe.expert: swiglu"));
+    CHECK(count(trained.err, "names of its own: no Hugging Face architecture") == 1);
+    CHECK(
+        Json::parse(read_text(place.checkpoint("odd", 2) / "model/config.json")).at("model_type") ==
+        "fomoe");
     CHECK_FALSE(fs::exists(place.path() / "out"));
 }
 

@@ -1,4 +1,4 @@
-#include "checkpoint/hugging_face.h"
+#include "config/hugging_face.h"
 
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
@@ -76,6 +76,12 @@ TEST_CASE("Mixtral has names of its own, the others ours") {
     CHECK(hugging_face_name(Architecture::glm4_moe,
                             "model.layers.1.mlp.gate.e_score_correction_bias") ==
           "model.layers.1.mlp.gate.e_score_correction_bias");
+    for (const char* name :
+         {"model.layers.1.mlp.gate.weight", "model.layers.1.mlp.experts.12.gate_proj.weight",
+          "model.layers.0.mlp.experts.0.down_proj.weight", "model.norm.weight"}) {
+        CHECK(parameter_name(mixtral(name)) == name);
+        CHECK(parameter_name(name) == name);
+    }
 }
 
 TEST_CASE("config.json has the keys of its architecture") {

@@ -1,4 +1,4 @@
-#include "checkpoint/hugging_face.h"
+#include "config/hugging_face.h"
 
 #include <fmt/format.h>
 
@@ -128,6 +128,16 @@ std::string hugging_face_name(Architecture architecture, const std::string& para
     return name;
 }
 
+std::string parameter_name(const std::string& hugging_face_name) {
+    std::string name = hugging_face_name;
+    if (name.find(".block_sparse_moe.") == name.npos) return name;
+    rename(name, "block_sparse_moe", "mlp");
+    rename(name, "w1", "gate_proj");
+    rename(name, "w2", "down_proj");
+    rename(name, "w3", "up_proj");
+    return name;
+}
+
 std::string hugging_face_config(Architecture architecture, const ModelConfig& model,
                                 const HuggingFaceFacts& facts) {
     FOMOE_CHECK(obstacles(architecture, model).empty(), "not of this architecture");
@@ -152,13 +162,11 @@ std::string hugging_face_config(Architecture architecture, const ModelConfig& mo
         {"attention_dropout", 0.0},
         {"use_cache", true},
         {"torch_dtype", facts.dtype},
-        {"bos_token_id", nullptr},
-        {"eos_token_id", facts.end_of_document},
-        {"pad_token_id", facts.end_of_document},
         {"num_experts_per_tok", moe.top_k},
         {"output_router_logits", false},
         {"router_aux_loss_coef", moe.aux_loss},
     };
+    out.update(ordered_json::parse(facts.special_ids));
     const int shared_hidden = moe.n_shared_experts * moe.d_expert;
     switch (architecture) {
         case Architecture::mixtral:

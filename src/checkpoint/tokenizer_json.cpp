@@ -1,4 +1,4 @@
-#include "eval/tokenizer_json.h"
+#include "checkpoint/tokenizer_json.h"
 
 #include <fmt/format.h>
 
