@@ -130,7 +130,8 @@ private:
     json top_;
 };
 
-constexpr const char* kTypes = "mixtral, olmoe, qwen3_moe, glm4_moe, llama, mistral and qwen3";
+constexpr const char* kTypes[] = {"mixtral", "olmoe",   "qwen3_moe", "glm4_moe",
+                                  "llama",   "mistral", "qwen3"};
 
 void read_mixtral(const ConfigJson& in, ModelConfig& model) {
     in.only("sliding_window", nullptr, nullptr);
@@ -194,6 +195,9 @@ void check_attention(const ConfigJson& in, int n_layers) {
 HuggingFaceModel read_hugging_face(const fs::path& directory, const ModelConfig& asked) {
     const ConfigJson in(directory);
     const std::string type = in.text("model_type");
+    if (std::ranges::find(kTypes, type) == std::end(kTypes))
+        in.refuse(
+            fmt::format("model_type is \"{}\"; {} can be read", type, fmt::join(kTypes, ", ")));
     HuggingFaceModel found{.model = asked, .type = type};
     ModelConfig& model = found.model;
     model.n_layers = in.whole("num_hidden_layers");
@@ -202,6 +206,7 @@ HuggingFaceModel read_hugging_face(const fs::path& directory, const ModelConfig&
     model.n_heads = in.whole("num_attention_heads");
     model.n_kv_heads = in.whole("num_key_value_heads", model.n_heads);
     model.d_head = in.whole("head_dim", 0);
+    if (int64_t{model.d_head} * model.n_heads == model.d_model) model.d_head = 0;
     model.vocab_size = in.whole("vocab_size");
     model.norm_eps = in.real("rms_norm_eps");
     model.tie_embeddings = in.flag("tie_word_embeddings", false);
@@ -225,10 +230,8 @@ HuggingFaceModel read_hugging_face(const fs::path& directory, const ModelConfig&
         read_olmoe(in, model);
     else if (type == "qwen3_moe")
         read_qwen3_moe(in, model);
-    else if (type == "glm4_moe")
-        read_glm4_moe(in, model);
     else
-        in.refuse(fmt::format("model_type is \"{}\"; {} can be read", type, kTypes));
+        read_glm4_moe(in, model);
     if (model.moe.first_dense_layers > 0) model.moe.d_dense = in.whole("intermediate_size");
 
     for (const int n : {model.n_layers, model.d_model, model.n_heads, model.n_kv_heads,

@@ -13,8 +13,8 @@ void add_model_keys(Keys& keys) {
         {
             key(
                 "model.from_hf", [](Config& c) { return &c.model.from_hf; },
-                "directory of a Hugging Face model, found relative to the config file, whose shape "
-                "the model has and whose weights a run starts from; see Starting from a model")
+                "Hugging Face directory, found relative to the config file, that gives the model "
+                "its shape and a new run its weights")
                 .a_path()
                 .untrained(),
             key(

@@ -81,6 +81,7 @@ TEST_CASE("the union model is exported under the names of its architecture, in a
     const Command start{"--set", "name=next",
                         "--set", "model.from_hf=hf/bf16",
                         "--set", "train.steps=1",
+                        "--set", "train.optimizer.warmup=0",
                         "--set", "train.optimizer.lr=1e-30",
                         "--set", "train.optimizer.min_lr=1e-30",
                         "--set", "train.optimizer.weight_decay=0"};
