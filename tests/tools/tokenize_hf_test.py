@@ -52,7 +52,7 @@ def check_tables():
 
 def main():
     check_tables()
-    fomoe_data = pathlib.Path(sys.argv[1]) / "fomoe-data"
+    fomoe_data = pathlib.Path(sys.argv[1]).resolve() / "fomoe-data"
     with tempfile.TemporaryDirectory() as name:
         home = pathlib.Path(name)
         (home / "tokenizers.py").write_text(PACKAGE)
