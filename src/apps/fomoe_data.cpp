@@ -161,12 +161,10 @@ int run(int argc, char** argv) {
     learn->add_option("--size", training.size, "ids, with those of the 256 bytes")
         ->check(CLI::Range(260, 1 << 20))
         ->capture_default_str();
-    learn
-        ->add_option("--type", training.model,
-                     "bpe, which llama.cpp encodes in the same way, or unigram")
-        ->transform(CLI::CheckedTransformer(std::map<std::string, PieceModel>{
-            {"bpe", PieceModel::bpe}, {"unigram", PieceModel::unigram}}))
-        ->default_str("bpe");
+    std::string type = "bpe";
+    learn->add_option("--type", type, "bpe, which llama.cpp encodes in the same way, or unigram")
+        ->check(CLI::IsMember({"bpe", "unigram"}))
+        ->capture_default_str();
     learn
         ->add_option("--max-bytes", training.max_bytes,
                      "of text to learn from; of more, lines are drawn evenly")
@@ -206,6 +204,7 @@ int run(int argc, char** argv) {
     }
     if (learn->parsed()) {
         training.documents.valid_fraction = 0;
+        training.model = type == "bpe" ? PieceModel::bpe : PieceModel::unigram;
         train(training);
     }
     if (to_ids->parsed()) encode(tokenizer, file);

@@ -34,6 +34,11 @@ void check_same_run(const RunPlan& plan, const Config& config, Groups groups) {
     if (!std::filesystem::exists(plan.config_file())) return;
     Config saved = load_saved_config(plan.config_file().string());
     if (groups == Groups::any) saved = with_groups_of(saved, config);
+    // Its tokenizer may have moved since; a checkpoint has a copy.
+    if (const auto newest = newest_checkpoint(plan.directory);
+        newest && saved.model.tokenizer != "bytes" &&
+        std::filesystem::exists(tokenizer_file(*newest / kModelDirectory)))
+        saved.model.tokenizer = *newest / kModelDirectory;
     if (config_fingerprint(saved) == config_fingerprint(config)) return;
     throw Error(Exit::usage,
                 concat(plan.directory.string(), " holds a run of another config (",

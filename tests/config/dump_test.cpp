@@ -3,6 +3,7 @@
 #include "config/config_files.h"
 
 using namespace fomoe;
+namespace fs = std::filesystem;
 
 TEST_CASE("a minimal dump has what is not the default, and loads to the same") {
     CHECK(dump_minimal(load("data: {sources: {a: /x}}\ntrain: {steps: 1000, batch: 8}\n")) ==
@@ -39,4 +40,27 @@ TEST_CASE("a dump says where each value comes from, and loads to the same") {
     has("      lr: 1  # " + shown + ":4:35");
     has("      momentum: 0.9  # as federation.outer.momentum");
     CHECK(load(text) == loaded.config);
+}
+
+TEST_CASE("a tokenizer is a word or a path, and counts by what the file holds") {
+    Files files;
+    const fs::path model = files.add("tokenizers/own.model", "{}");
+    const fs::path copy = files.add("copy/own.model", "{}"), other = files.add("other", "[]");
+    const auto with = [](const fs::path& from, const std::string& tokenizer) {
+        Files config;
+        config.add("a.yaml",
+                   kSources + "model: {tokenizer: \"" + (from / tokenizer).string() + "\"}\n");
+        return config.load();
+    };
+    CHECK(Files().load({"data.sources.a=a"}).model.tokenizer == "bytes");
+    const Config own = with(model.parent_path(), "../tokenizers/own.model");
+    CHECK(own.model.tokenizer == model);
+    Files relative;
+    const fs::path file = relative.add("configs/a.yaml", kSources + "model: {tokenizer: ../b/c}\n");
+    CHECK(relative.load().model.tokenizer == file.parent_path().parent_path() / "b/c");
+    CHECK(config_fingerprint(own) == config_fingerprint(with(copy.parent_path(), "own.model")));
+    CHECK(config_fingerprint(own) != config_fingerprint(with(other.parent_path(), "other")));
+    CHECK(Files().errors({"data.sources.a=a", "model.tokenizer=''"}) ==
+          "--set: error: model.tokenizer: ''; 'bytes' or a path is expected\n"
+          "1 error; nothing was started.");
 }

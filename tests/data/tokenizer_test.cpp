@@ -103,7 +103,7 @@ TEST_CASE("SentencePiece gives back any bytes") {
         CHECK(tokenizer->size() == size);
         CHECK(tokenizer->end_of_document() == 2);
         // It has learned something.
-        CHECK(tokenizer->encode("the kernel reads a page of memory").size() < 22);
+        CHECK(tokenizer->encode("the kernel reads a page of memory").size() < 30);
         for (const std::string& line : lines()) check_round_trip(*tokenizer, line);
         for (const std::string text :
              {"", " ", "  two  spaces  ", "\n\n\tlines\r\n end \n", "a\xe2\x96\x81 b\xe2\x96\x81",

@@ -2,6 +2,7 @@
 """tools/tokenize_hf.py without the package tokenizers: in its place stands one whose ids are bytes,
 so that its token files must be those that it has read, to the byte."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def check_tables():
 
 def main():
     check_tables()
-    fomoe_data = pathlib.Path(sys.argv[1]) / "fomoe-data"
+    fomoe_data = pathlib.Path(sys.argv[1]).resolve() / "fomoe-data"
     with tempfile.TemporaryDirectory() as name:
         home = pathlib.Path(name)
         (home / "tokenizers.py").write_text(PACKAGE)
@@ -62,7 +63,8 @@ def main():
         (home / "text").write_text("".join(f"Stra\u00dfe {i}\n<|endoftext|>\n\n" for i in range(200)))
 
         def run(*words, code=0):
-            done = subprocess.run(words, cwd=home, capture_output=True, text=True)
+            done = subprocess.run(words, cwd=home, capture_output=True, text=True,
+                                  env=dict(os.environ, PYTHONPATH=name))
             assert done.returncode == code, (words, done)
             return done.stdout + done.stderr
 

@@ -63,6 +63,7 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
                   .local_steps = 16,
                   .dtype = "bf16",
                   .backend = "cpu",
+                  .epochs = {{"kernel", 1.5}},
                   .parameters = {9, 5, 4, 1, 4, 7}});
     writer.step({.step = 1,
                  .loss = 5.5,
@@ -128,6 +129,7 @@ TEST_CASE("every event is one JSON object, on the disk as soon as it is written"
                                      {"local_steps", 16},
                                      {"dtype", "bf16"},
                                      {"backend", "cpu"},
+                                     {"epochs", {{"kernel", 1.5}}},
                                      {"parameters",
                                       {{"total", 9},
                                        {"active", 5},
