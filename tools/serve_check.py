@@ -74,12 +74,12 @@ def main():
         others["llama.cpp"] = list(by_llama(options.gguf, prompts, options.tokens))
     same = True
     for i, each in enumerate(made):
-        print(f"prompt {i + 1}: {each['prompt']!r}\n  fomoe-eval  {each['tokens']}")
-        print(f"              {each['text']!r}")
+        print(f"prompt {i + 1}: {each['prompt']!r}\n  fomoe-eval   {each['tokens']}")
+        print(f"               {each['text']!r}")
         for name, lists in others.items():
             equal = lists[i] == each["tokens"]
             same = same and equal
-            print(f"  {name:<12}{'the same' if equal else lists[i]}")
+            print(f"  {name:<12} {'the same' if equal else lists[i]}")
     return 0 if same else 1
 
 

@@ -42,8 +42,10 @@ void check_near(const Json& model, const Json& expected, double error) {
     for (const auto& [key, value] : y.items()) {
         CAPTURE(key);
         REQUIRE(x.contains(key));
+        // A standard error comes of small differences between losses.
+        const double near = key.ends_with("_stderr") ? 20 * error : error;
         if (value.is_number_float())
-            CHECK(std::abs(x[key].get<double>() / value.get<double>() - 1) < error);
+            CHECK(std::abs(x[key].get<double>() / value.get<double>() - 1) < near);
         else
             CHECK(x[key] == value);
     }
