@@ -52,11 +52,8 @@ void check_comparable(const Config& first, const Config& second) {
     };
     const auto tokenizer = make_tokenizer(first.model.tokenizer);
     const auto other = make_tokenizer(second.model.tokenizer);
-    const auto about = [](const Tokenizer& of) {
-        return fmt::format("{} of {} ids", of.name(), of.size());
-    };
-    if (about(*tokenizer) != about(*other))
-        refuse("model.tokenizer", about(*tokenizer), about(*other));
+    if (tokenizer->hash() != other->hash())
+        refuse("model.tokenizer", tokenizer->description(), other->description());
     if (vocab_size(first.model) > vocab_size(second.model))
         refuse("model.vocab_size", vocab_size(first.model), vocab_size(second.model));
     if (first.data.document_mask != second.data.document_mask)

@@ -212,6 +212,7 @@ std::vector<std::tuple<std::string, Size, CacheShape>> cache_shapes() {
         {"typical", Size::typical, {4, 200, 8, 4, 32, 4}},
         {"prompts", Size::typical, {3, 90, 4, 2, 64, 70, 2}},
         {"long_head_of_128", Size::typical, {2, 331, 2, 1, 128, 2}},
+        {"T2048_8x64", Size::counted, {1, 2048, 8, 8, 64, 1}},
         {"S8_T512_8x64", Size::bench, {8, 512, 8, 8, 64, 8}},
         {"S1_T2048_16x64", Size::bench, {1, 2048, 16, 16, 64, 1}},
         {"S64_T4096_32x128_kv8", Size::large, {64, 4096, 32, 8, 128, 64}},
