@@ -91,6 +91,11 @@ def attend(t):
             "(64 for heads beyond 128) of the keys up to the tile's end", head * t.heads * t.sequences)
 
 
+def attend_cache(t):
+    return ("per head: (2 keys + 2 N) Dh size; keys: sum over rows of the places up to the row's own",
+            t.heads * (2 * t.keys + 2 * t.N) * t.head_size * t.size)
+
+
 def prepare(t):
     return ("per head and token: 2 Dh size + 12",
             t.sequences * t.T * t.heads * (2 * t.head_size * t.size + 12))
@@ -142,6 +147,7 @@ def cross_entropy(t):
 # By name of the kernel, or by op and name.
 FORMULAS = {
     "attend": attend,
+    "attend_cache": attend_cache,
     "prepare": prepare,
     "differentiate_keys": differentiate_keys,
     "differentiate_queries": differentiate_queries,

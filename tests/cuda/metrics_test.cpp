@@ -3,7 +3,9 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 
 #include "cuda/plugin.h"
@@ -51,6 +53,18 @@ int64_t rows_used(ConstTensor token) {
         std::set<int32_t>(token.as<int32_t>(), token.as<int32_t>() + token.count()).size());
 }
 
+// Of a cache whose rows all belong to some sequence.
+int64_t places_used(const CachedAttention& op) {
+    std::map<int32_t, int64_t> places;  // by sequence
+    for (int64_t n = 0; n < op.sequence.count(); ++n) {
+        int64_t& own = places[op.sequence.as<int32_t>()[n]];
+        own = std::max<int64_t>(own, op.position.as<int32_t>()[n] + 1);
+    }
+    int64_t all = 0;
+    for (const auto& [sequence, own] : places) all += own;
+    return all;
+}
+
 // Bytes that an op must move: each operand once, one that is added to once each way.
 template <class Op>
 int64_t must_move(const Op& op) {
@@ -68,6 +82,10 @@ int64_t must_move(const Op& op) {
     if constexpr (std::is_same_v<Op, EmbeddingBackward>)
         bytes += 2 * (rows_used(op.token) - op.dweight.shape[0]) * op.dweight.shape[1] *
                  size_of(op.dweight.dtype);
+    // Of the cache the places up to the last row of each sequence, and those of the new rows.
+    if constexpr (std::is_same_v<Op, CachedAttention>)
+        bytes += (places_used(op) + op.qkv.shape[0] - 2 * op.cache.shape[0] * op.cache.shape[1]) *
+                 op.cache.shape[2] * size_of(op.cache.dtype);
     return bytes;
 }
 
@@ -86,6 +104,14 @@ Json attention_sizes(const Op& op) {
 }
 Json sizes_of(const Attention& op) { return attention_sizes(op); }
 Json sizes_of(const AttentionBackward& op) { return attention_sizes(op); }
+Json sizes_of(const CachedAttention& op) {
+    const int32_t* position = op.position.as<int32_t>();
+    return {{"N", op.qkv.shape[0]},
+            {"heads", op.heads},
+            {"head_size", op.head_size()},
+            {"keys", std::accumulate(position, position + op.position.count(), int64_t{0}) +
+                         op.position.count()}};
+}
 template <class Op>
 Json expert_sizes(const Op& op) {
     std::vector<int64_t> rows(op.expert_offset.shape[0]);
