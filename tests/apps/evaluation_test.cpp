@@ -170,7 +170,7 @@ TEST_CASE("where every group holds every expert only the union is evaluated", "[
 
     const Outcome alone = place.trained(train(place, kSolo, "alone", 1, {}));
     CHECK(count(alone.err, "eval after round ") == 3);
-    CHECK(count(alone.err, "own") == 0);
+    CHECK(count(alone.err, " | own ") == 0);
     const auto solo = place.metrics("alone", "solo", "eval");
     REQUIRE(solo.size() == 3);
     check_line(place, solo[2], "alone", "solo", 1e-9, false);
