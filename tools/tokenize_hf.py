@@ -212,15 +212,18 @@ def write_part(source, out, tokenizer, table, progress):
 
 def tokenize(source, out, folder, tokenizer, table, force):
     parts = check_source(source)
-    for part in parts:
+    both = (".train", ".valid")  # with one card
+    for part in both:
         if pathlib.Path(out + part + ".bin").exists() and not force:
             die(f"{out}{part}.bin exists; --force replaces it, or give another --out")
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(sum(os.path.getsize(source + part + ".bin") // 2 for part in parts))
     found = [write_part(source + part, out + part, tokenizer, table, progress) for part in parts]
     # No index stands beside the card of another tokenizer at any time.
-    for part in parts:
+    for part in both:
         pathlib.Path(out + part + ".idx").unlink(missing_ok=True)
+        if part not in parts:
+            pathlib.Path(out + part + ".bin").unlink(missing_ok=True)
     place = os.path.relpath(folder, pathlib.Path(out).absolute().parent)
     card = {"kind": "hugging_face", "size": len(table["tokens"]), "end_of_document": table["end"],
             "xxh3": table["xxh3"], "path": place}

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/model_files.h"
+
 namespace fomoe {
 namespace {
 
@@ -42,11 +44,18 @@ std::vector<ChoiceTask> read_tasks(const ChoiceCommand& command) {
     std::vector<ChoiceTask> tasks;
     for (const std::string& file : command.files)
         tasks.push_back(read_choice_task(file, command.limit));
+    // Files of one name go by their paths.
+    for (size_t i = 0; i < tasks.size(); ++i)
+        for (size_t j = 0; j < tasks.size(); ++j)
+            if (i != j && std::filesystem::path(command.files[i]).stem() ==
+                              std::filesystem::path(command.files[j]).stem())
+                tasks[i].name = command.files[i];
     return tasks;
 }
 
 void run_tasks(const std::vector<ChoiceTask>& tasks, bool union_model, bool own_models,
                const LoadedCheckpoint& loaded) {
+    refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, loaded.config);
     const auto tokenizer = make_tokenizer(loaded.config.model.tokenizer);
     UnionModel model = loaded.model(loaded.batch);
     Json json{{"step", loaded.checkpoint.manifest().step}};

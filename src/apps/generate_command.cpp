@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "checkpoint/model_files.h"
 #include "eval/logits.h"
 #include "plan/units.h"
 
@@ -143,6 +144,7 @@ void check_generate(const GenerateCommand& command, const Config& config) {
 
 void run_generate(const GenerateCommand& command, const LoadedCheckpoint& loaded) {
     const Config& config = loaded.config;
+    refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, config);
     const auto tokenizer = make_tokenizer(config.model.tokenizer);
     std::vector<std::vector<int32_t>> prompts;
     std::vector<std::string> texts = command.prompts;

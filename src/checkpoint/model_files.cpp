@@ -1,5 +1,7 @@
 #include "checkpoint/model_files.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -54,14 +56,29 @@ ForeignTokenizer tokenizer_of(const ModelConfig& model) {
     return model.from_hf.empty() ? ForeignTokenizer{} : tokenizer_of(fs::path(model.from_hf));
 }
 
+void refuse_foreign_tokenizer(const fs::path& directory, const Config& config) {
+    if (config.model.tokenizer != "bytes") return;
+    const ForeignTokenizer found = tokenizer_of(directory);
+    if (found.files.empty()) return;
+    const auto own = tokenizer_files(known_tokenizer("bytes"), config.data.seq_len);
+    const auto json = found.files.find("tokenizer.json");
+    if (json != found.files.end() && json->second == own.at("tokenizer.json")) return;
+    throw Error(
+        Exit::usage,
+        fmt::format("the model's tokenizer in {} came with model.from_hf, and fomoe does not "
+                    "read it: generate with transformers from that directory, or train with "
+                    "model.tokenizer set to what tools/tokenize_hf.py makes of it",
+                    directory.string()));
+}
+
 std::map<std::string, std::string> model_files(Architecture architecture, const Config& config,
                                                const ForeignTokenizer& tokenizer, DType dtype) {
     std::map<std::string, std::string> files = tokenizer.files;
     ordered_json ids;
     if (files.empty() || config.model.tokenizer != "bytes") {
-        const std::unique_ptr<Tokenizer> own = make_tokenizer(config.model.tokenizer);
-        files = tokenizer_files(*own, config.data.seq_len);
-        ids = own_ids(*own);
+        const Tokenizer& own = known_tokenizer(config.model.tokenizer);
+        files = tokenizer_files(own, config.data.seq_len);
+        ids = own_ids(own);
     } else {
         ids = ordered_json::parse(tokenizer.special_ids);
     }

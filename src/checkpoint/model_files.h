@@ -24,6 +24,10 @@ ForeignTokenizer tokenizer_of(const std::filesystem::path& directory);
 // That of model.from_hf, if there is one.
 ForeignTokenizer tokenizer_of(const ModelConfig& model);
 
+// Throws Error(usage) where the directory's tokenizer is a foreign one, so that the ids of the
+// model are not what model.tokenizer says.
+void refuse_foreign_tokenizer(const std::filesystem::path& directory, const Config& config);
+
 // File name -> content. `dtype`: of the weights.
 std::map<std::string, std::string> model_files(Architecture architecture, const Config& config,
                                                const ForeignTokenizer& tokenizer, DType dtype);

@@ -112,7 +112,7 @@ struct Plan {
         if (architecture) {
             beside = model_files(*architecture, *state.config, state.tokenizer, DType::f32);
         } else {
-            beside = make_tokenizer(state.config->model.tokenizer)->files();
+            beside = known_tokenizer(state.config->model.tokenizer).files();
             beside["config.json"] = model_json(*state.config);
         }
         for (auto& [name, text] : beside) texts[concat("model/", name)] = std::move(text);

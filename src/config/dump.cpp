@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <mutex>
 
 #include "base/file.h"
 #include "config/schema.h"
@@ -126,6 +128,21 @@ std::string tokenizer_file(const std::string& tokenizer) {
     return std::filesystem::exists(table) ? table : path / "tokenizer.model";
 }
 
+// Read once by a process: a run stays this run when the file changes behind it.
+static uint64_t tokenizer_hash(const std::string& tokenizer) {
+    static std::mutex mutex;
+    static std::map<std::string, uint64_t> known;
+    const std::lock_guard lock(mutex);
+    const auto [place, is_new] = known.try_emplace(tokenizer);
+    if (is_new) try {
+            place->second = hash_file(tokenizer_file(tokenizer));
+        } catch (...) {
+            known.erase(place);
+            throw;
+        }
+    return place->second;
+}
+
 uint64_t config_fingerprint(const Config& config) {
     std::string text;
     const int n_groups = static_cast<int>(config.topology.groups.size());
@@ -137,8 +154,7 @@ uint64_t config_fingerprint(const Config& config) {
                 for (const auto& [name, prefix] : config.data.sources)
                     text += "source " + name + "\n";
             else if (key.path == "model.tokenizer" && config.model.tokenizer != "bytes")
-                text += fmt::format("tokenizer {:016x}\n",
-                                    hash_file(tokenizer_file(config.model.tokenizer)));
+                text += fmt::format("tokenizer {:016x}\n", tokenizer_hash(config.model.tokenizer));
             else
                 text += key_line(key, key.path, config, i) + "\n";
         }

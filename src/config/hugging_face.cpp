@@ -86,8 +86,7 @@ std::vector<std::string> obstacles(Architecture architecture, const ModelConfig&
          has.router == RouterKind::softmax ? "softmax" : "sigmoid");
     need(std::ranges::count(has.qk_norm, model.qk_norm) > 0, "model.qk_norm",
          values_text(has.qk_norm));
-    need(!has.always_normalizes || moe.normalize_top_k || moe.top_k == 1,
-         "model.moe.normalize_top_k", "true");
+    need(!has.always_normalizes || moe.normalize_top_k, "model.moe.normalize_top_k", "true");
     need(has.any_head_size || model.head_size() * model.n_heads == model.d_model, "model.d_head",
          fmt::format("{}, d_model / n_heads", model.d_model / model.n_heads));
     need(has.partial_rotary ? model.rotary_fraction > 0 : model.rotary_fraction == 1,

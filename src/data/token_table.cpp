@@ -49,6 +49,11 @@ public:
         if (end_ < 0 || end_ >= size()) fail("names an end of documents that is no id of it");
         const std::string own = fmt::format("{:016x}", hash_file(directory_ / kTokenizer));
         if (own != hash) fail("was made of another tokenizer.json than the one beside it");
+        files_[kTokenTable] = table_;
+        for (const char* name :
+             {kTokenizer, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+              "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"})
+            if (fs::exists(directory_ / name)) files_[name] = read_file(directory_ / name);
     }
 
     const char* name() const override { return "hugging_face"; }
@@ -64,20 +69,14 @@ public:
         return token < 0 || token >= size() ? std::string_view() : bytes_[token];
     }
     uint64_t hash() const override { return hash_bytes(table_.data(), table_.size()); }
-    std::map<std::string, std::string> files() const override {
-        std::map<std::string, std::string> all{{kTokenTable, table_}};
-        for (const char* name :
-             {kTokenizer, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-              "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"})
-            if (fs::exists(directory_ / name)) all[name] = read_file(directory_ / name);
-        return all;
-    }
+    std::map<std::string, std::string> files() const override { return files_; }
 
 private:
     fs::path directory_;
     std::string table_;
     int end_ = 0;
     std::vector<std::string> bytes_;  // of each id
+    std::map<std::string, std::string> files_;
 
     [[noreturn]] void fail(const char* why) const {
         throw Error(Exit::data, fmt::format("{} {}; make it again with tools/tokenize_hf.py",

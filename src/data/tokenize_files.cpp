@@ -63,8 +63,10 @@ TokenizeSummary tokenize_files(const TokenizeOptions& options) {
     const bool holds_out = holds_documents_out(options.documents);
     std::vector<std::string> prefixes{options.out + ".train"};
     if (holds_out) prefixes.push_back(options.out + ".valid");
+    // Both parts have the one card, so what is not written anew must not stay either.
+    const std::string both[]{options.out + ".train", options.out + ".valid"};
     if (!options.force)
-        for (const std::string& prefix : prefixes) refuse_to_overwrite(prefix);
+        for (const std::string& prefix : both) refuse_to_overwrite(prefix);
     const std::filesystem::path directory = std::filesystem::path(options.out).parent_path();
     std::error_code error;
     if (!directory.empty()) std::filesystem::create_directories(directory, error);
@@ -110,7 +112,8 @@ TokenizeSummary tokenize_files(const TokenizeOptions& options) {
             {prefixes[part], writers[part].n_documents(), writers[part].n_tokens()});
     }
     // No index stands beside the card of another tokenizer at any time.
-    for (const std::string& prefix : prefixes) std::filesystem::remove(prefix + ".idx", error);
+    for (const std::string& prefix : both) std::filesystem::remove(prefix + ".idx", error);
+    if (!holds_out) std::filesystem::remove(both[1] + ".bin", error);
     write_card(options.out, *tokenizer, options.tokenizer);
     for (TokenFileWriter& writer : writers) writer.commit();
     return summary;

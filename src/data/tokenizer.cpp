@@ -4,6 +4,8 @@
 
 #include <array>
 #include <filesystem>
+#include <map>
+#include <mutex>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -70,10 +72,19 @@ std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name) {
                                         name, kTokenTable, kSentencePieceFile));
 }
 
+const Tokenizer& known_tokenizer(const std::string& name) {
+    static std::mutex mutex;
+    static std::map<std::string, std::unique_ptr<Tokenizer>> known;
+    const std::lock_guard lock(mutex);
+    std::unique_ptr<Tokenizer>& found = known[name];
+    if (!found) found = make_tokenizer(name);
+    return *found;
+}
+
 int vocab_size(const ModelConfig& model) {
     // The config has been checked against the ids of `bytes`.
     if (model.vocab_size != 0 && model.tokenizer == kBytes) return model.vocab_size;
-    const int size = make_tokenizer(model.tokenizer)->size();
+    const int size = known_tokenizer(model.tokenizer).size();
     if (model.vocab_size != 0 && model.vocab_size < size)
         throw Error(Exit::usage, fmt::format("model.vocab_size: {} is less than the {} ids of {}; "
                                              "0 takes its size",

@@ -41,6 +41,10 @@ public:
 // and Error(data) where it is no tokenizer.
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name);
 
+// The same, read once by a process: a run keeps the tokenizer that it has begun with, whatever
+// happens to its file.
+const Tokenizer& known_tokenizer(const std::string& name);
+
 // Rows of the embedding: model.vocab_size, or the tokenizer's size padded to a multiple of 64.
 // Throws Error(usage) where the tokenizer has more ids than rows.
 int vocab_size(const ModelConfig& model);

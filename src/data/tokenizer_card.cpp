@@ -48,13 +48,14 @@ std::optional<TokenizerCard> read_card(const std::string& prefix) {
 
 void write_card(const std::string& prefix, const Tokenizer& tokenizer, const std::string& name) {
     const bool is_file = name != tokenizer.name();
-    const fs::path from = fs::absolute(prefix).parent_path();
+    const fs::path from = fs::absolute(prefix).lexically_normal().parent_path();
     const ordered_json json{
         {"kind", tokenizer.name()},
         {"size", tokenizer.size()},
         {"end_of_document", tokenizer.end_of_document()},
         {"xxh3", fmt::format("{:016x}", tokenizer.hash())},
-        {"path", is_file ? fs::absolute(name).lexically_proximate(from).string() : ""}};
+        {"path",
+         is_file ? fs::absolute(name).lexically_normal().lexically_proximate(from).string() : ""}};
     atomic_write_file(file_of(prefix), json.dump(2) + "\n");
 }
 

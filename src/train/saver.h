@@ -26,6 +26,8 @@ public:
 
     // The checkpoint that the run goes on from, if it is one of its own.
     void resumed(const Manifest& manifest);
+    // What the checkpoint that the run goes on from has in its model/, where model.from_hf is gone.
+    void use(ForeignTokenizer tokenizer) { tokenizer_ = std::move(tokenizer); }
     // The held-out loss of the union as it stands behind `step`.
     void evaluated(int64_t step, double loss);
 
@@ -53,7 +55,7 @@ private:
     Communicator& job_;
     Reporter& report_;
     const SaveOptions options_;
-    const ForeignTokenizer tokenizer_;
+    ForeignTokenizer tokenizer_;
 
     Timer since_;  // the last one was begun
     int64_t saved_step_ = -1;

@@ -120,6 +120,8 @@ void Trainer::start_or_resume() {
         const Checkpoint checkpoint(*plan_.checkpoint);
         const ResumePoint point = restore(state(), checkpoint);
         report_.sent() = checkpoint.manifest().bytes;
+        if (config_.model.from_hf.empty())
+            saver_.use(tokenizer_of(checkpoint.directory() / kModelDirectory));
         if (plan_.checkpoint->parent_path() == plan_.checkpoints()) recorded = start_.step;
         if (recorded >= 0 && point.own_state) {
             saver_.resumed(checkpoint.manifest());
@@ -210,8 +212,9 @@ void Trainer::round(int64_t step, const Classes& due) {
 void Trainer::evaluate(int64_t step, const Classes& due, const RoundResult& result) {
     if (!evaluation_ || !evaluation_->due(result, step)) return;
     hold_.activity.at(fmt::format("evaluation behind step {}", step), limits_.other);
-    const EvaluationMetrics metrics =
-        evaluation_->run(result, due, step, [this] { return meeting_.called(); });
+    const EvaluationMetrics metrics = evaluation_->run(result, due, step, [&] {
+        return step < config_.train.steps && meeting_.called();  // the last one would be missed
+    });
     report_.evaluation(metrics);
     if (metrics.results.union_model)
         saver_.evaluated(step, metrics.results.union_model->pooled.loss());

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "checkpoint/load.h"
 #include "checkpoint/small_run.h"
 #include "checkpoint/support.h"
@@ -59,4 +60,16 @@ TEST_CASE("a tokenizer of another program goes with the model as it is") {
     const ForeignTokenizer again = tokenizer_of(model);
     CHECK(again.files.size() == 1);
     CHECK(nlohmann::json::parse(again.special_ids)["eos_token_id"][1] == 9);
+}
+
+TEST_CASE("the tokenizer of another program is not taken for bytes") {
+    const TempDirectory run;
+    Config config = small_config(1);
+    config.model.moe.bias_update = 0;
+    const fs::path model = save_small(run / "checkpoints", 3, config, {}) / "model";
+    CHECK_NOTHROW(refuse_foreign_tokenizer(model, config));
+    atomic_write_file(model / "tokenizer.json", "{}");
+    CHECK_THROWS_AS(refuse_foreign_tokenizer(model, config), Error);
+    config.model.tokenizer = "elsewhere";  // it says itself what it is
+    CHECK_NOTHROW(refuse_foreign_tokenizer(model, config));
 }

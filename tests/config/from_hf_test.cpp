@@ -157,3 +157,13 @@ TEST_CASE("a config that a run has saved says all that its directory said") {
               return moved;
           }()));
 }
+
+TEST_CASE("Mixtral divides the gates of one expert, too, by their sum") {
+    ModelConfig model;
+    model.vocab_size = 64;
+    model.moe.top_k = 1;
+    CHECK(obstacles(Architecture::mixtral, model).empty());
+    model.moe.normalize_top_k = false;
+    CHECK(obstacles(Architecture::mixtral, model) ==
+          std::vector<std::string>{"model.moe.normalize_top_k: true"});
+}

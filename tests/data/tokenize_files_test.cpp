@@ -49,6 +49,16 @@ TEST_CASE("documents go to train or valid, none to both, none lost") {
                                   .threads = 3};
     const TokenizeSummary summary = tokenize_files(options);
     const auto train = documents(options.out + ".train"), valid = documents(options.out + ".valid");
+    // Both parts have one card: what is not made anew goes.
+    TokenizeOptions all_train = options;
+    all_train.out = directory / "new/y";
+    tokenize_files(all_train);
+    all_train.documents.valid_fraction = 0;
+    CHECK_THROWS_AS(tokenize_files(all_train), Error);
+    all_train.force = true;
+    tokenize_files(all_train);
+    CHECK_FALSE(std::filesystem::exists(all_train.out + ".valid.idx"));
+    CHECK_FALSE(std::filesystem::exists(all_train.out + ".valid.bin"));
     CHECK(summary.parts[0].documents == static_cast<int64_t>(train.size()));
     CHECK(summary.parts[1].documents == static_cast<int64_t>(valid.size()));
     CHECK(train.size() + valid.size() == all.size());

@@ -96,7 +96,7 @@ TEST_CASE("SentencePiece gives back any bytes") {
          {std::pair(PieceModel::bpe, 330), {PieceModel::unigram, 300}}) {
         const std::string bytes = train_sentencepiece(lines(), size, model);
         CHECK(bytes == train_sentencepiece(lines(), size, model));
-        const std::string path = directory / "own.model";
+        const std::string path = directory / (std::to_string(size) + ".model");
         atomic_write_file(path, bytes);
         const auto tokenizer = make_tokenizer(path);
         CHECK(tokenizer->name() == std::string("sentencepiece"));
@@ -127,6 +127,9 @@ TEST_CASE("SentencePiece gives back any bytes") {
         ModelConfig config;
         config.tokenizer = path;
         CHECK(vocab_size(config) == (size == 330 ? 384 : 320));
+        // A run keeps what it has read.
+        std::filesystem::remove(path);
+        CHECK(known_tokenizer(path).files() == tokenizer->files());
         config.vocab_size = 290;
         CHECK_THAT(error_of([&] { vocab_size(config); }, Exit::usage),
                    Contains("model.vocab_size: 290 is less than the "));
