@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/cpu/transpose.h"
 
 namespace fomoe {
@@ -180,7 +181,8 @@ void multiply_with_onednn(const Matmul& x) {
     const OneThread alone;
     const dnnl::status status = dnnl::sgemm(x.a.transposed ? 'T' : 'N', x.b.transposed ? 'T' : 'N',
                                             x.m, x.n, x.k, 1.0f, x.a.f32(), x.a.stride, x.b.f32(),
-                                            x.b.stride, x.accumulate ? 1.0f : 0.0f, x.c, x.stride);
+                                            x.b.stride, x.accumulate ? 1.0f : 0.0f, x.c.f32(),
+ x.stride);
     FOMOE_CHECK(status == dnnl::status::success, "oneDNN sgemm ", x.m, " x ", x.n, " x ", x.k);
 }
 
@@ -194,7 +196,7 @@ int64_t cut(int64_t size, int part, int parts, int64_t unit) {
 
 Matmul Matmul::rows(int64_t begin, int64_t end) const {
     Matmul part = *this;
-    part.c += begin * stride;
+    part.c.skip(begin * stride);
     part.a.skip(begin * (a.transposed ? 1 : a.stride));
     part.m = end - begin;
     return part;
@@ -202,7 +204,7 @@ Matmul Matmul::rows(int64_t begin, int64_t end) const {
 
 Matmul Matmul::columns(int64_t begin, int64_t end) const {
     Matmul part = *this;
-    part.c += begin;
+    part.c.skip(begin);
     part.b.skip(begin * (b.transposed ? b.stride : 1));
     part.n = end - begin;
     return part;
@@ -226,11 +228,12 @@ void multiply(const Matmul& x) {
     if (x.m <= 0 || x.n <= 0) return;
     if (x.k <= 0) {
         for (int64_t i = 0; i < x.m && !x.accumulate; ++i)
-            std::memset(x.c + i * x.stride, 0, x.n * sizeof(float));
+            std::memset(x.rows(i, i + 1).c.data, 0, x.n * size_of(x.c.dtype));
         return;
     }
-    if (x.narrow) return multiply_narrow(x);
-    FOMOE_CHECK(x.a.dtype == DType::f32 && x.b.dtype == DType::f32, "a matmul in f32 of bf16");
+    const bool narrow_a = x.a.dtype == DType::bf16, narrow_b = x.b.dtype == DType::bf16;
+    if (narrow_a && narrow_b && cpu_multiplies_bf16()) return multiply_narrow(x);
+    if (narrow_a || narrow_b || x.c.dtype == DType::bf16) return multiply_widened(x);
     if (onednn_is_faster(x)) return multiply_with_onednn(x);
     const bool packing = x.a.transposed;
     const Blocks block = packing ? kPackingRows : kReadingRows;
@@ -253,7 +256,7 @@ void multiply(const Matmul& x) {
                         const int64_t height = std::min<int64_t>(kTileRows, rows - i);
                         const TileKernel kernel = kernel_for(height, vecs, packing);
                         const float* left = packing ? slivers + i * depth : a + i * x.a.stride;
-                        float* c = x.c + (m + i) * x.stride + n + j;
+                        float* c = x.c.f32() + (m + i) * x.stride + n + j;
                         if (width == vecs * kLanes) {
                             kernel(depth, left, x.a.stride, panels + j * depth, c, x.stride,
                                    accumulate);

@@ -30,16 +30,27 @@ struct MatmulOperand {
     bool transposed = false;
 };
 
-// c (m x n) = a (m x k) b (k x n), or += with accumulate. Sums over k are in f32, in a fixed order.
+struct MatmulResult {
+    MatmulResult(float* data) : data(data) {}
+    MatmulResult(bf16* data) : data(data), dtype(DType::bf16) {}
+    MatmulResult(const Tensor& tensor) : data(tensor.data), dtype(tensor.dtype) {}
+
+    float* f32() const { return static_cast<float*>(data); }
+    void skip(int64_t elements) { data = static_cast<char*>(data) + elements * size_of(dtype); }
+
+    void* data;
+    DType dtype = DType::f32;
+};
+
+// c (m x n) = a (m x k) b (k x n), or += with accumulate. Sums over k are in f32, in a fixed order;
+// a c of bf16 is rounded once, behind them.
 struct Matmul {
-    float* c;
+    MatmulResult c;
     int64_t stride;  // of c
     MatmulOperand a;
     MatmulOperand b;
     int64_t m, n, k;
     bool accumulate = false;
-    bool narrow =
-        false;  // operands are rounded to bf16, see cpu_multiplies_bf16; else they are f32
 
     // The part of c that thread `part` of `parts` computes; the parts cover c once.
     Matmul share(int part, int parts) const;
@@ -51,7 +62,10 @@ struct Matmul {
 // Uses no other thread, whatever OpenMP is set to.
 void multiply(const Matmul& matmul);
 
-// Of a narrow one, c not empty and k > 0.
+// What multiply() does where c is not empty and k > 0. Both operands are bf16, and the processor
+// multiplies it, see cpu_multiplies_bf16:
 void multiply_narrow(const Matmul& matmul);
+// Anything is bf16:
+void multiply_widened(const Matmul& matmul);
 
 }  // namespace fomoe

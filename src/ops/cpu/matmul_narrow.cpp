@@ -1,5 +1,6 @@
-// Matmul of operands that are rounded to bf16, by the instructions of AVX512-BF16: a word holds two
-// neighbours along k, and one instruction adds both products to an f32. Both operands are packed.
+// Matmul of bf16 operands, by the instructions of AVX512-BF16: a word holds two
+// neighbours along k, and one instruction adds both products to an f32. Both operands
+// are packed.
 #include "ops/backend.h"
 #include "ops/cpu/matmul.h"
 
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/transpose.h"
 #endif
 
@@ -24,9 +26,15 @@ using Word [[gnu::may_alias]] = uint32_t;
 constexpr int64_t kMaxVecs = 3;
 constexpr int64_t kWidth = kMaxVecs * kLanes;  // columns of a tile
 
-// How much is worked on at a time: panels of b and slivers of a share the L2 cache.
-constexpr int64_t kRows = 128, kColumns = 10 * kWidth, kDepth = 512;
-constexpr int64_t kPairs = kDepth / 2;
+// Words of b and of a that are packed at a time: they share the L2 cache.
+constexpr int64_t kPanels = 10 * kWidth * 256, kSlivers = 128 * 256;
+constexpr int64_t kDepth = 512;  // of a block, but where a whole sum has to be rounded
+
+// The size of even blocks of at most `largest`, a multiple of `unit`.
+constexpr int64_t even_block(int64_t size, int64_t largest, int64_t unit) {
+    const int64_t blocks = (size + largest - 1) / largest;
+    return ((size + blocks - 1) / blocks + unit - 1) / unit * unit;
+}
 
 constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -40,20 +48,11 @@ using Halves [[gnu::vector_size(32)]] = uint16_t;
 using Words [[gnu::vector_size(64)]] = uint32_t;
 
 // Up to 16 elements, as the low halves of 16 words.
-Words halves(const float* from, int64_t n) {
-    const __m512 values = _mm512_maskz_loadu_ps(first_lanes(n), from);
-    return __builtin_convertvector((Halves)_mm512_cvtneps_pbh(values), Words);
-}
 Words halves(const bf16* from, int64_t n) {
     return __builtin_convertvector((Halves)_mm256_maskz_loadu_epi16(first_lanes(n), from), Words);
 }
 
 // 16 words of up to 32 elements that lie one behind the other.
-__m512i words(const float* from, int64_t n) {
-    const __m512 low = _mm512_maskz_loadu_ps(first_lanes(n), from);
-    const __m512 high = _mm512_maskz_loadu_ps(first_lanes(n - kLanes), from + kLanes);
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
 __m512i words(const bf16* from, int64_t n) {
     const auto mask = static_cast<__mmask32>(n >= 32 ? ~0u : (1u << n) - 1);
     return _mm512_maskz_loadu_epi16(mask, from);
@@ -61,10 +60,10 @@ __m512i words(const bf16* from, int64_t n) {
 
 // Element (p, j) of the operand is from[p * stride + j]: pairs of rows. put(p / 2, j, words) gets
 // the words of 16 columns.
-template <class T, class Put>
-void pack_across(const T* from, int64_t stride, int64_t k, int64_t n, Put put) {
+template <class Put>
+void pack_across(const bf16* from, int64_t stride, int64_t k, int64_t n, Put put) {
     for (int64_t p = 0; p < k; p += 2) {
-        const T *row = from + p * stride, *next = row + stride;
+        const bf16 *row = from + p * stride, *next = row + stride;
         for (int64_t j = 0; j < n; j += kLanes) {
             Words both = halves(row + j, n - j);
             if (p + 1 < k) both |= halves(next + j, n - j) << 16;
@@ -74,8 +73,7 @@ void pack_across(const T* from, int64_t stride, int64_t k, int64_t n, Put put) {
 }
 
 // Element (p, j) is from[j * stride + p]: 16 columns are read along k and turned.
-template <class T>
-void pack_along(Word* to, int64_t width, const T* from, int64_t stride, int64_t k,
+void pack_along(Word* to, int64_t width, const bf16* from, int64_t stride, int64_t k,
                 int64_t columns) {
     for (int64_t p = 0; p < k; p += 2 * kLanes) {
         Vec rows[kLanes];
@@ -90,9 +88,9 @@ void pack_along(Word* to, int64_t width, const T* from, int64_t stride, int64_t 
 
 // A block of b, k rows from first_row on, n columns from `begin` on: the panel of column j begins
 // at to + j * pairs.
-template <class T>
-void pack_panels(Word* to, const T* data, const MatmulOperand& b, int64_t first_row, int64_t k,
-                 int64_t begin, int64_t n) {
+void pack_panels(Word* to, const MatmulOperand& b, int64_t first_row, int64_t k, int64_t begin,
+                 int64_t n) {
+    const bf16* data = static_cast<const bf16*>(b.data);
     const int64_t pairs = (k + 1) / 2;
     const auto width_at = [&](int64_t j) { return whole_vectors(std::min(kWidth, n - j)); };
     if (b.transposed) {
@@ -112,8 +110,7 @@ void pack_panels(Word* to, const T* data, const MatmulOperand& b, int64_t first_
 }
 
 // Rows of a: sliver of kTileRows, then pair, then row; or, where a is not transposed, row by row.
-template <class T>
-void pack_rows(Word* to, const T* from, const MatmulOperand& a, int64_t rows, int64_t k) {
+void pack_rows(Word* to, const bf16* from, const MatmulOperand& a, int64_t rows, int64_t k) {
     const int64_t pairs = (k + 1) / 2;
     if (!a.transposed) {
         for (int64_t i = 0; i < rows; ++i)
@@ -133,10 +130,18 @@ void pack_rows(Word* to, const T* from, const MatmulOperand& a, int64_t rows, in
 
 // ---- micro-kernel ------------------------------------------------------------------------------
 
+void store(float* to, __m512 sum, bool accumulate) {
+    _mm512_storeu_ps(to, accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), sum) : sum);
+}
+void store(bf16* to, __m512 sum, bool accumulate) {
+    if (accumulate) sum = _mm512_add_ps((__m512)(halves(to, kLanes) << 16), sum);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(sum));
+}
+
 // c (kHeight x kVecs vectors) = or += a times a panel, both packed. A word of row i of a is
 // a[p * kTileRows + i] in a sliver, otherwise a[i * pairs + p].
-template <int kHeight, int kVecs, bool kSliver>
-void tile_kernel(int64_t pairs, const Word* a, const Word* panel, float* c, int64_t c_stride,
+template <int kHeight, int kVecs, bool kSliver, class T>
+void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t c_stride,
                  bool accumulate) {
     __m512 sum[kHeight][kVecs] = {};
     for (int64_t p = 0; p < pairs; ++p) {
@@ -151,58 +156,75 @@ void tile_kernel(int64_t pairs, const Word* a, const Word* panel, float* c, int6
         }
     }
     for (int i = 0; i < kHeight; ++i)
-        for (int v = 0; v < kVecs; ++v) {
-            float* to = c + i * c_stride + v * kLanes;
-            _mm512_storeu_ps(
-                to, accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), sum[i][v]) : sum[i][v]);
-        }
+        for (int v = 0; v < kVecs; ++v)
+            store(c + i * c_stride + v * kLanes, sum[i][v], accumulate);
 }
 
-using TileKernel = void (*)(int64_t, const Word*, const Word*, float*, int64_t, bool);
+template <class T>
+using TileKernel = void (*)(int64_t, const Word*, const Word*, T*, int64_t, bool);
 
-template <bool kSliver, size_t... kIndex>
-TileKernel kernel_of(int64_t rows, int64_t vecs, std::index_sequence<kIndex...>) {
-    static constexpr TileKernel kAll[] = {
-        tile_kernel<kIndex / kMaxVecs + 1, kIndex % kMaxVecs + 1, kSliver>...};
+template <class T, bool kSliver, size_t... kIndex>
+TileKernel<T> kernel_of(int64_t rows, int64_t vecs, std::index_sequence<kIndex...>) {
+    static constexpr TileKernel<T> kAll[] = {
+        tile_kernel<kIndex / kMaxVecs + 1, kIndex % kMaxVecs + 1, kSliver, T>...};
     return kAll[(rows - 1) * kMaxVecs + vecs - 1];
 }
 
-TileKernel kernel_for(int64_t rows, int64_t vecs, bool sliver) {
+template <class T>
+TileKernel<T> kernel_for(int64_t rows, int64_t vecs, bool sliver) {
     constexpr std::make_index_sequence<kTileRows * kMaxVecs> kAll;
-    return sliver ? kernel_of<true>(rows, vecs, kAll) : kernel_of<false>(rows, vecs, kAll);
+    return sliver ? kernel_of<T, true>(rows, vecs, kAll) : kernel_of<T, false>(rows, vecs, kAll);
 }
 
 // A block of c (rows x columns) from packed slivers or rows and panels.
+template <class T>
 void multiply_block(const Word* a, bool slivers, const Word* panels, int64_t pairs, int64_t rows,
-                    int64_t columns, float* c, int64_t stride, bool accumulate) {
+                    int64_t columns, T* c, int64_t stride, bool accumulate) {
     alignas(64) float edge[kTileRows * kWidth];
     for (int64_t j = 0; j < columns; j += kWidth) {
         const int64_t width = std::min(kWidth, columns - j);
         const int64_t vecs = whole_vectors(width) / kLanes;
         for (int64_t i = 0; i < rows; i += kTileRows) {
             const int64_t height = std::min<int64_t>(kTileRows, rows - i);
-            const TileKernel kernel = kernel_for(height, vecs, slivers);
             const Word *left = a + i * pairs, *panel = panels + j * pairs;
-            float* to = c + i * stride + j;
+            T* to = c + i * stride + j;
             if (width == vecs * kLanes) {
-                kernel(pairs, left, panel, to, stride, accumulate);
+                kernel_for<T>(height, vecs, slivers)(pairs, left, panel, to, stride, accumulate);
                 continue;
             }
-            kernel(pairs, left, panel, edge, kWidth, false);
+            kernel_for<float>(height, vecs, slivers)(pairs, left, panel, edge, kWidth, false);
             for (int64_t r = 0; r < height; ++r)
-                for (int64_t q = 0; q < width; ++q)
-                    to[r * stride + q] =
-                        (accumulate ? to[r * stride + q] : 0.0f) + edge[r * kWidth + q];
+                for (int64_t q = 0; q < width; ++q) {
+                    T& sum = to[r * stride + q];
+                    sum = rounded<T>((accumulate ? to_f32(sum) : 0.0f) + edge[r * kWidth + q]);
+                }
         }
     }
 }
 
-template <class Call>
-void with_type(const MatmulOperand& operand, Call call) {
-    if (operand.dtype == DType::bf16)
-        call(static_cast<const bf16*>(operand.data));
-    else
-        call(operand.f32());
+template <class T>
+void multiply_into(T* c, const Matmul& x) {
+    const bf16* a = static_cast<const bf16*>(x.a.data);
+    const bool whole = x.c.dtype != DType::f32;
+    const int64_t deepest = whole ? x.k : even_block(x.k, kDepth, 2), pairs = (deepest + 1) / 2;
+    const int64_t widest = even_block(x.n, std::max(kWidth, kPanels / pairs), kWidth);
+    const int64_t highest = std::max<int64_t>(kLanes, kSlivers / pairs / kLanes * kLanes);
+    float* memory = tile_scratch((widest + highest) * pairs);
+    Word *panels = reinterpret_cast<Word*>(memory), *left = panels + widest * pairs;
+    for (int64_t p = 0; p < x.k; p += deepest) {
+        const int64_t depth = std::min(deepest, x.k - p);
+        for (int64_t n = 0; n < x.n; n += widest) {
+            const int64_t columns = std::min(widest, x.n - n);
+            pack_panels(panels, x.b, p, depth, n, columns);
+            for (int64_t m = 0; m < x.m; m += highest) {
+                const int64_t rows = std::min(highest, x.m - m);
+                pack_rows(left, a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p),
+                          x.a, rows, depth);
+                multiply_block(left, x.a.transposed, panels, (depth + 1) / 2, rows, columns,
+                               c + m * x.stride + n, x.stride, x.accumulate || p > 0);
+            }
+        }
+    }
 }
 
 }  // namespace
@@ -210,28 +232,10 @@ void with_type(const MatmulOperand& operand, Call call) {
 bool cpu_multiplies_bf16() { return true; }
 
 void multiply_narrow(const Matmul& x) {
-    static_assert(kRows % kLanes == 0);  // slivers are written two at a time
-    float* memory = tile_scratch((kColumns + kRows) * kPairs);
-    Word *panels = reinterpret_cast<Word*>(memory), *left = panels + kColumns * kPairs;
-    for (int64_t p = 0; p < x.k; p += kDepth) {
-        const int64_t depth = std::min(kDepth, x.k - p), pairs = (depth + 1) / 2;
-        for (int64_t n = 0; n < x.n; n += kColumns) {
-            const int64_t columns = std::min(kColumns, x.n - n);
-            with_type(x.b, [&](const auto* data) {
-                pack_panels(panels, data, x.b, p, depth, n, columns);
-            });
-            for (int64_t m = 0; m < x.m; m += kRows) {
-                const int64_t rows = std::min(kRows, x.m - m);
-                with_type(x.a, [&](const auto* data) {
-                    pack_rows(left,
-                              data + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p),
-                              x.a, rows, depth);
-                });
-                multiply_block(left, x.a.transposed, panels, pairs, rows, columns,
-                               x.c + m * x.stride + n, x.stride, x.accumulate || p > 0);
-            }
-        }
-    }
+    if (x.c.dtype == DType::bf16)
+        multiply_into(static_cast<bf16*>(x.c.data), x);
+    else
+        multiply_into(x.c.f32(), x);
 }
 
 #else
