@@ -2,6 +2,7 @@
 
 #include "ops/cpu/activation.h"
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/elements.h"
 #include "ops/cpu/simd.h"
 
 namespace fomoe {
@@ -37,64 +38,71 @@ struct Gelu {
     }
 };
 
-template <class Function>
-void forward_plain(int64_t F, const float* hidden, float* a) {
+template <class Function, class T>
+void forward_plain(int64_t F, const T* hidden, T* a) {
 #pragma omp simd
-    for (int64_t j = 0; j < F; ++j) a[j] = Function::value(hidden[j]);
+    for (int64_t j = 0; j < F; ++j) a[j] = rounded<T>(Function::value(to_f32(hidden[j])));
 }
 
-void forward_swiglu(int64_t F, const float* hidden, float* a) {
+template <class T>
+void forward_swiglu(int64_t F, const T* hidden, T* a) {
 #pragma omp simd
-    for (int64_t j = 0; j < F; ++j) a[j] = Silu::value(hidden[j]) * hidden[F + j];
+    for (int64_t j = 0; j < F; ++j)
+        a[j] = rounded<T>(Silu::value(to_f32(hidden[j])) * to_f32(hidden[F + j]));
 }
 
-template <class Function>
-void backward_plain(int64_t F, const float* hidden, const float* da, float* dhidden) {
+template <class Function, class T>
+void backward_plain(int64_t F, const T* hidden, const T* da, T* dhidden) {
 #pragma omp simd
-    for (int64_t j = 0; j < F; ++j) dhidden[j] = da[j] * Function::slope(hidden[j]).derivative;
+    for (int64_t j = 0; j < F; ++j)
+        dhidden[j] = rounded<T>(to_f32(da[j]) * Function::slope(to_f32(hidden[j])).derivative);
 }
 
-void backward_swiglu(int64_t F, const float* hidden, const float* da, float* dhidden) {
+template <class T>
+void backward_swiglu(int64_t F, const T* hidden, const T* da, T* dhidden) {
 #pragma omp simd
     for (int64_t j = 0; j < F; ++j) {
-        const float up = hidden[F + j];
-        const Slope silu = Silu::slope(hidden[j]);
-        dhidden[j] = da[j] * up * silu.derivative;
-        dhidden[F + j] = da[j] * silu.value;
+        const float up = to_f32(hidden[F + j]), d = to_f32(da[j]);
+        const Slope silu = Silu::slope(to_f32(hidden[j]));
+        dhidden[j] = rounded<T>(d * up * silu.derivative);
+        dhidden[F + j] = rounded<T>(d * silu.value);
     }
 }
 
-template <class Function>
-float gated_plain(int64_t F, float gate, const float* hidden, float* t, float* dhidden) {
+template <class Function, class T>
+float gated_plain(int64_t F, float gate, const T* hidden, T* t, T* dhidden) {
     float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < F; ++j) {
-        const Slope slope = Function::slope(hidden[j]);
-        dhidden[j] = gate * t[j] * slope.derivative;
-        dot += t[j] * slope.value;
-        t[j] = gate * slope.value;
+        const float by_a = to_f32(t[j]);
+        const Slope slope = Function::slope(to_f32(hidden[j]));
+        dhidden[j] = rounded<T>(gate * by_a * slope.derivative);
+        dot += by_a * slope.value;
+        t[j] = rounded<T>(gate * slope.value);
     }
     return dot;
 }
 
-float gated_swiglu(int64_t F, float gate, const float* hidden, float* t, float* dhidden) {
+template <class T>
+float gated_swiglu(int64_t F, float gate, const T* hidden, T* t, T* dhidden) {
     float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < F; ++j) {
-        const float up = hidden[F + j], da = gate * t[j];
-        const Slope silu = Silu::slope(hidden[j]);
+        const float by_a = to_f32(t[j]), up = to_f32(hidden[F + j]), da = gate * by_a;
+        const Slope silu = Silu::slope(to_f32(hidden[j]));
         const float a = silu.value * up;
-        dhidden[j] = da * up * silu.derivative;
-        dhidden[F + j] = da * silu.value;
-        dot += t[j] * a;
-        t[j] = gate * a;
+        dhidden[j] = rounded<T>(da * up * silu.derivative);
+        dhidden[F + j] = rounded<T>(da * silu.value);
+        dot += by_a * a;
+        t[j] = rounded<T>(gate * a);
     }
     return dot;
 }
 
 }  // namespace
 
-void activate_row(Activation activation, int64_t F, const float* hidden, float* a) {
+template <class T>
+void activate_row(Activation activation, int64_t F, const T* hidden, T* a) {
     switch (activation) {
         case Activation::swiglu:
             return forward_swiglu(F, hidden, a);
@@ -107,8 +115,9 @@ void activate_row(Activation activation, int64_t F, const float* hidden, float* 
     }
 }
 
-void activate_row_backward(Activation activation, int64_t F, const float* hidden, const float* da,
-                           float* dhidden) {
+template <class T>
+void activate_row_backward(Activation activation, int64_t F, const T* hidden, const T* da,
+                           T* dhidden) {
     switch (activation) {
         case Activation::swiglu:
             return backward_swiglu(F, hidden, da, dhidden);
@@ -121,8 +130,9 @@ void activate_row_backward(Activation activation, int64_t F, const float* hidden
     }
 }
 
-float activate_row_gated_backward(Activation activation, int64_t F, float gate, const float* hidden,
-                                  float* t, float* dhidden) {
+template <class T>
+float activate_row_gated_backward(Activation activation, int64_t F, float gate, const T* hidden,
+                                  T* t, T* dhidden) {
     switch (activation) {
         case Activation::swiglu:
             return gated_swiglu(F, gate, hidden, t, dhidden);
@@ -136,22 +146,34 @@ float activate_row_gated_backward(Activation activation, int64_t F, float gate, 
     return 0.0f;
 }
 
-void CpuBackend::compute(const Activate& op) {
+template void activate_row(Activation, int64_t, const float*, float*);
+template void activate_row(Activation, int64_t, const bf16*, bf16*);
+template float activate_row_gated_backward(Activation, int64_t, float, const float*, float*,
+                                           float*);
+template float activate_row_gated_backward(Activation, int64_t, float, const bf16*, bf16*, bf16*);
+
+void CpuBackend::execute(const Activate& op, Queue) {
     const int64_t N = op.y.shape[0], F = op.y.shape[1], wide = op.hidden.shape[1];
-    const float* hidden = op.hidden.as<float>();
-    float* y = op.y.as<float>();
+    with_element(op.y.dtype, [&]<class T>(const T*) {
+        const T* hidden = op.hidden.as<T>();
+        T* y = op.y.as<T>();
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t n = 0; n < N; ++n) activate_row(op.activation, F, hidden + n * wide, y + n * F);
+        for (int64_t n = 0; n < N; ++n)
+            activate_row(op.activation, F, hidden + n * wide, y + n * F);
+    });
 }
 
-void CpuBackend::compute(const ActivateBackward& op) {
+void CpuBackend::execute(const ActivateBackward& op, Queue) {
     const int64_t N = op.dy.shape[0], F = op.dy.shape[1], wide = op.hidden.shape[1];
-    const float* hidden = op.hidden.as<float>();
-    const float* dy = op.dy.as<float>();
-    float* dhidden = op.dhidden.as<float>();
+    with_element(op.dy.dtype, [&]<class T>(const T*) {
+        const T* hidden = op.hidden.as<T>();
+        const T* dy = op.dy.as<T>();
+        T* dhidden = op.dhidden.as<T>();
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t n = 0; n < N; ++n)
-        activate_row_backward(op.activation, F, hidden + n * wide, dy + n * F, dhidden + n * wide);
+        for (int64_t n = 0; n < N; ++n)
+            activate_row_backward(op.activation, F, hidden + n * wide, dy + n * F,
+                                  dhidden + n * wide);
+    });
 }
 
 }  // namespace fomoe

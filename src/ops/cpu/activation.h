@@ -1,4 +1,5 @@
-// The activation of one row and its gradient, for Activate and the experts.
+// The activation of one row and its gradient, for Activate and the experts. Rows lie in f32 or
+// bf16, T, and are computed in f32.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,18 @@
 namespace fomoe {
 
 // a (F) from hidden (U F).
-void activate_row(Activation activation, int64_t F, const float* hidden, float* a);
+template <class T>
+void activate_row(Activation activation, int64_t F, const T* hidden, T* a);
 
 // dhidden (U F) from da (F) and hidden; dhidden may be hidden.
-void activate_row_backward(Activation activation, int64_t F, const float* hidden, const float* da,
-                           float* dhidden);
+template <class T>
+void activate_row_backward(Activation activation, int64_t F, const T* hidden, const T* da,
+                           T* dhidden);
 
 // The row of an expert whose gate is `gate`, given t (F) = dy W_out: dhidden (U F) for da = gate t.
 // Leaves gate * a in t and returns dot(t, a), the gradient of the gate.
-float activate_row_gated_backward(Activation activation, int64_t F, float gate, const float* hidden,
-                                  float* t, float* dhidden);
+template <class T>
+float activate_row_gated_backward(Activation activation, int64_t F, float gate, const T* hidden,
+                                  T* t, T* dhidden);
 
 }  // namespace fomoe

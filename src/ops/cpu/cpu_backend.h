@@ -76,9 +76,7 @@ private:
     void compute(const Permute& op);
     void compute(const ExpertsForward& op);
     void compute(const Combine& op);
-    void compute(const Activate& op);
     void compute(const LinearCrossEntropy& op);
-    void compute(const ActivateBackward& op);
     void compute(const ExpertsBackward& op);
     void compute(const RouterBackward& op);
     void compute(const AttentionBackward& op);

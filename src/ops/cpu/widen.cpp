@@ -102,9 +102,7 @@ void CpuBackend::execute(const DispatchPlan& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Permute& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ExpertsForward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Combine& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Activate& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const LinearCrossEntropy& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const ActivateBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ExpertsBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const RouterBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const AttentionBackward& op, Queue) { in_f32(op); }
