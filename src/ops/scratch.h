@@ -7,11 +7,11 @@
 namespace fomoe {
 
 // Bytes for rows (N, D) and a vocabulary of V, with gradients.
-int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, int threads);
+int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, DType dtype, int threads);
 
 // Bytes for N tokens with K choices each, and room for M rows; both passes. `frozen`: some experts
 // are.
 int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t F,
-                            Activation activation, bool frozen, int threads);
+                            Activation activation, DType dtype, bool frozen, int threads);
 
 }  // namespace fomoe

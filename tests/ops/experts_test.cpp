@@ -182,10 +182,10 @@ TEST_CASE("experts: the scratch they keep is the one predicted") {
                                    .n_frozen = op.n_frozen,
                                    .activation = op.activation,
                                    .d_expert = op.d_expert});
-            CHECK(backend.scratch_bytes() == cpu_experts_scratch(op.x.shape[0], op.slot.shape[1],
-                                                                 op.choice.shape[0], op.x.shape[1],
-                                                                 op.d_expert, op.activation,
-                                                                 op.n_frozen > 0, threads));
+            CHECK(backend.scratch_bytes() ==
+                  cpu_experts_scratch(op.x.shape[0], op.slot.shape[1], op.choice.shape[0],
+                                      op.x.shape[1], op.d_expert, op.activation, op.x.dtype,
+                                      op.n_frozen > 0, threads));
         }
     }
 }

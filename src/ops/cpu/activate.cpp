@@ -38,14 +38,14 @@ struct Gelu {
     }
 };
 
-template <class Function, class T>
-void forward_plain(int64_t F, const T* hidden, T* a) {
+template <class Function, class Hidden, class T>
+void forward_plain(int64_t F, const Hidden* hidden, T* a) {
 #pragma omp simd
     for (int64_t j = 0; j < F; ++j) a[j] = rounded<T>(Function::value(to_f32(hidden[j])));
 }
 
-template <class T>
-void forward_swiglu(int64_t F, const T* hidden, T* a) {
+template <class Hidden, class T>
+void forward_swiglu(int64_t F, const Hidden* hidden, T* a) {
 #pragma omp simd
     for (int64_t j = 0; j < F; ++j)
         a[j] = rounded<T>(Silu::value(to_f32(hidden[j])) * to_f32(hidden[F + j]));
@@ -101,8 +101,8 @@ float gated_swiglu(int64_t F, float gate, const T* hidden, T* t, T* dhidden) {
 
 }  // namespace
 
-template <class T>
-void activate_row(Activation activation, int64_t F, const T* hidden, T* a) {
+template <class Hidden, class T>
+void activate_row(Activation activation, int64_t F, const Hidden* hidden, T* a) {
     switch (activation) {
         case Activation::swiglu:
             return forward_swiglu(F, hidden, a);
@@ -147,7 +147,7 @@ float activate_row_gated_backward(Activation activation, int64_t F, float gate, 
 }
 
 template void activate_row(Activation, int64_t, const float*, float*);
-template void activate_row(Activation, int64_t, const bf16*, bf16*);
+template void activate_row(Activation, int64_t, const float*, bf16*);
 template float activate_row_gated_backward(Activation, int64_t, float, const float*, float*,
                                            float*);
 template float activate_row_gated_backward(Activation, int64_t, float, const bf16*, bf16*, bf16*);

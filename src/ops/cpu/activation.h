@@ -8,9 +8,9 @@
 
 namespace fomoe {
 
-// a (F) from hidden (U F).
-template <class T>
-void activate_row(Activation activation, int64_t F, const T* hidden, T* a);
+// a (F) from hidden (U F), which may not be rounded yet.
+template <class Hidden, class T>
+void activate_row(Activation activation, int64_t F, const Hidden* hidden, T* a);
 
 // dhidden (U F) from da (F) and hidden; dhidden may be hidden.
 template <class T>

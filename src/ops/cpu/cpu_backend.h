@@ -90,15 +90,20 @@ private:
     void compute(const ClipScale& op);
     void compute(const AdamW& op);
 
-    // Computes the op; if its activations are bf16, on f32 copies of them. Where the processor
-    // multiplies bf16, its matmuls do, and read the weights as they are.
+    template <class T>
+    void experts_forward(const ExpertsForward& op);
+    template <class T>
+    void experts_backward(const ExpertsBackward& op);
+    template <class T>
+    void cross_entropy(const LinearCrossEntropy& op);
+
+    // Computes the op; if its activations are bf16, on f32 copies of them.
     template <class Op>
     void in_f32(const Op& op);
 
     int threads_;
     Workspace workspace_;
-    Workspace widened_;    // the f32 copies
-    bool narrow_ = false;  // the op at work has matmuls in bf16
+    Workspace widened_;  // the f32 copies
 };
 
 }  // namespace fomoe

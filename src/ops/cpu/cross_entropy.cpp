@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/elements.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/simd.h"
 #include "ops/scratch.h"
@@ -25,19 +26,24 @@ constexpr int64_t kChunkFloats = int64_t{1} << 23;  // logits that exist at a ti
 struct Plan {
     int64_t V, chunk, tiles;  // as many tiles for each thread
     int64_t logits, sums, log_sums, partial_dx;
+    int64_t narrow_gradients;  // of a tile for each thread, in bf16
 
-    Plan(int64_t N, int64_t D, int64_t V, bool gradients, int threads) : V(V) {
+    Plan(int64_t N, int64_t D, int64_t V, DType dtype, bool gradients, int threads) : V(V) {
         const int64_t rows = gradients ? kChunkFloats / V / 16 * 16 : kLargestChunk;
         chunk = std::min(N, std::clamp<int64_t>(rows, 32, kLargestChunk));
         tiles = ((V + kTile - 1) / kTile + threads - 1) / threads * threads;
-        logits = chunk * (gradients ? V : (V + tiles - 1) / tiles * threads);
+        const int64_t tile = chunk * ((V + tiles - 1) / tiles);
+        logits = gradients ? chunk * V : tile * threads;
         sums = chunk * tiles;
         log_sums = 2 * chunk * threads;
-        partial_dx = gradients ? chunk * D * (threads - 1) : 0;
+        partial_dx = gradients ? chunk * D * threads : 0;
+        narrow_gradients =
+            gradients && dtype != DType::f32 ? Pieces::padded(tile) / 2 * threads : 0;
     }
     int64_t floats() const {
         return Pieces::padded(logits) + 2 * Pieces::padded(sums) + Pieces::padded(log_sums) +
-               Pieces::padded(chunk) + Pieces::padded(partial_dx);
+               Pieces::padded(chunk) + Pieces::padded(partial_dx) +
+               Pieces::padded(narrow_gradients);
     }
     int64_t first_word(int64_t tile) const { return V * tile / tiles; }
 };
@@ -71,25 +77,28 @@ float log_sum(const float* maxima, const float* sums, int64_t tiles, int64_t str
     return maximum + static_cast<float>(std::log(sum));
 }
 
-// z (words, rows) *= factor of the row.
-void scale_rows(float* z, int64_t words, int64_t rows, const float* factor) {
+// dz (words, rows) = z times the factor of the row; dz may be z.
+template <class T>
+void scale_rows(T* dz, const float* z, int64_t words, int64_t rows, const float* factor) {
     for (int64_t v = 0; v < words; ++v) {
-        float* word = z + v * rows;
+        const float* word = z + v * rows;
+        T* to = dz + v * rows;
 #pragma omp simd
-        for (int64_t i = 0; i < rows; ++i) word[i] *= factor[i];
+        for (int64_t i = 0; i < rows; ++i) to[i] = rounded<T>(word[i] * factor[i]);
     }
 }
 
 }  // namespace
 
-int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, int threads) {
-    return Plan(N, D, V, true, threads).floats() * int64_t{sizeof(float)};
+int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, DType dtype, int threads) {
+    return Plan(N, D, V, dtype, true, threads).floats() * int64_t{sizeof(float)};
 }
 
-void CpuBackend::compute(const LinearCrossEntropy& op) {
+template <class T>
+void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1];
     const bool gradients = bool(op.dx);
-    const Plan plan(N, D, op.weight.shape[0], gradients, threads_);
+    const Plan plan(N, D, op.weight.shape[0], op.x.dtype, gradients, threads_);
     const int64_t chunk = plan.chunk, tiles = plan.tiles;
     Pieces pieces(workspace_.reserve(plan.floats()));
     float* logits = pieces.take(plan.logits);
@@ -98,12 +107,13 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
     float* all_log_sums = pieces.take(plan.log_sums);
     float* target_logit = pieces.take(chunk);
     float* partial_dx = pieces.take(plan.partial_dx);
+    float* narrow_gradients = pieces.take(plan.narrow_gradients);
 
-    const float* x = op.x.as<float>();
+    const T* x = op.x.as<T>();
     const int32_t* all_targets = op.target.as<int32_t>();
     float* loss = op.loss.as<float>();
     float* dweight = gradients ? op.dweight.as<float>() : nullptr;
-    float* all_dx = gradients ? op.dx.as<float>() : nullptr;
+    T* all_dx = gradients ? op.dx.as<T>() : nullptr;
 
 #pragma omp parallel num_threads(threads_)
     {
@@ -114,12 +124,20 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
         float* factor = log_sums + chunk;
         for (int64_t begin = 0; begin < N; begin += chunk) {
             const int64_t rows = std::min(chunk, N - begin);
-            const float* input = x + begin * D;
+            const T* input = x + begin * D;
             const int32_t* target = all_targets + begin;
             // Without gradients a tile is not needed again, and a thread has memory for one.
             const auto tile_logits = [&](int64_t tile) {
                 return logits +
                        (gradients ? plan.first_word(tile) * chunk : plan.logits / threads_ * t);
+            };
+            // In place where the dtype is that of the logits.
+            const auto gradients_of = [&](float* z) {
+                if constexpr (std::is_same_v<T, float>)
+                    return z;
+                else
+                    return reinterpret_cast<T*>(narrow_gradients +
+                                                plan.narrow_gradients / threads_ * t);
             };
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                 const int64_t word = plan.first_word(tile);
@@ -131,8 +149,7 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
                           .b = {input, D, true},
                           .m = words,
                           .n = rows,
-                          .k = D,
-                          .narrow = narrow_});
+                          .k = D});
                 for (int64_t i = 0; i < rows; ++i)
                     if (target[i] >= word && target[i] < word + words)
                         target_logit[i] = z[(target[i] - word) * rows + i];
@@ -144,7 +161,7 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
             for (int64_t i = rows * t / threads_; i < rows * (t + 1) / threads_; ++i)
                 loss[begin + i] = target[i] < 0 ? 0.0f : log_sums[i] - target_logit[i];
             if (gradients) {
-                float* dx = t == 0 ? all_dx + begin * D : partial_dx + (t - 1) * chunk * D;
+                float* dx = partial_dx + t * chunk * D;
                 for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                     const int64_t word = plan.first_word(tile);
                     const int64_t words = plan.first_word(tile + 1) - word;
@@ -154,41 +171,47 @@ void CpuBackend::compute(const LinearCrossEntropy& op) {
                             target[i] < 0
                                 ? 0.0f
                                 : op.scale * fast_exp(maxima[tile * chunk + i] - log_sums[i]);
-                    scale_rows(z, words, rows, factor);
+                    T* dz = gradients_of(z);
+                    scale_rows(dz, z, words, rows, factor);
                     for (int64_t i = 0; i < rows; ++i)
                         if (target[i] >= word && target[i] < word + words)
-                            z[(target[i] - word) * rows + i] -= op.scale;
+                            dz[(target[i] - word) * rows + i] = rounded<T>(
+                                op.scale * (fast_exp(target_logit[i] - log_sums[i]) - 1.0f));
                     multiply({.c = dx,
                               .stride = D,
-                              .a = {z, rows, true},
+                              .a = {dz, rows, true},
                               .b = {op.weight, word * D, D},
                               .m = rows,
                               .n = D,
                               .k = words,
-                              .accumulate = tile > first_tile,
-                              .narrow = narrow_});
+                              .accumulate = tile > first_tile});
                     multiply({.c = dweight + word * D,
                               .stride = D,
-                              .a = {z, rows},
+                              .a = {dz, rows},
                               .b = {input, D},
                               .m = words,
                               .n = D,
                               .k = rows,
-                              .accumulate = true,
-                              .narrow = narrow_});
+                              .accumulate = true});
                 }
 #pragma omp barrier
                 const int64_t from = rows * t / threads_ * D, to = rows * (t + 1) / threads_ * D;
-                float* sum = all_dx + begin * D;
                 for (int other = 1; other < threads_; ++other) {
-                    const float* part = partial_dx + (other - 1) * chunk * D;
+                    const float* part = partial_dx + other * chunk * D;
 #pragma omp simd
-                    for (int64_t j = from; j < to; ++j) sum[j] += part[j];
+                    for (int64_t j = from; j < to; ++j) partial_dx[j] += part[j];
                 }
+                T* sum = all_dx + begin * D;
+#pragma omp simd
+                for (int64_t j = from; j < to; ++j) sum[j] = rounded<T>(partial_dx[j]);
             }
 #pragma omp barrier
         }
     }
+}
+
+void CpuBackend::compute(const LinearCrossEntropy& op) {
+    with_element(op.x.dtype, [&]<class T>(const T*) { cross_entropy<T>(op); });
 }
 
 }  // namespace fomoe

@@ -37,21 +37,32 @@ int64_t order_rows(const ExpertsForward& op, int32_t* row_of) {
     return next;
 }
 
+// Where what will be kept in T is computed in f32.
+float* unrounded(float* kept, float*) { return kept; }
+float* unrounded(bf16*, float* block) { return block; }
+
+void keep_row(float*, const float*, int64_t) {}
+void keep_row(bf16* kept, const float* row, int64_t size) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) kept[i] = to_bf16(row[i]);
+}
+
 }  // namespace
 
 int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t F,
-                            Activation activation, bool frozen, int threads) {
-    const ExpertsSizes sizes{N, K, M, D, F, matrices_in(activation) * F, frozen, threads};
+                            Activation activation, DType dtype, bool frozen, int threads) {
+    const ExpertsSizes sizes{N, K, M, D, F, matrices_in(activation) * F, dtype, frozen, threads};
     return std::max(sizes.forward(), sizes.backward()) * int64_t{sizeof(float)};
 }
 
-void CpuBackend::compute(const ExpertsForward& op) {
+template <class T>
+void CpuBackend::experts_forward(const ExpertsForward& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1], K = op.slot.shape[1];
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;
-    const ExpertsSizes sizes{N, K, M, D, F, wide, op.n_frozen > 0, threads_};
+    const ExpertsSizes sizes{N, K, M, D, F, wide, op.x.dtype, op.n_frozen > 0, threads_};
     Pieces pieces(workspace_.reserve(sizes.forward()));
-    int32_t* row_of = reinterpret_cast<int32_t*>(pieces.take(N * K));
+    int32_t* row_of = pieces.take<int32_t>(N * K);
     float* out = pieces.take(M * D);  // what the experts say, row by row
     float* decoded = pieces.take(threads_ * sizes.thread_expert());
     float* blocks = pieces.take(threads_ * sizes.thread_block());
@@ -59,17 +70,21 @@ void CpuBackend::compute(const ExpertsForward& op) {
     const int64_t rows = order_rows(op, row_of);
     const int32_t* offset = op.offset.as<int32_t>();
     const int32_t* choice = op.choice.as<int32_t>();
-    const float *x = op.x.as<float>(), *gate = op.gate.as<float>();
-    float *y = op.y.as<float>(), *all_hidden = op.hidden.as<float>();
+    const float* gate = op.gate.as<float>();
+    const T* x = op.x.as<T>();
+    T *y = op.y.as<T>(), *all_hidden = op.hidden.as<T>();
 
 #pragma omp parallel num_threads(threads_)
     {
         const int t = omp_get_thread_num();
-        float* input = blocks + t * sizes.thread_block();
-        float* active = input + kExpertBlock * D;
-        ExpertWeights weights(op, narrow_, decoded + t * sizes.thread_expert());
+        Pieces block(blocks + t * sizes.thread_block());
+        T* input = block.take<T>(kExpertBlock * D);
+        T* active = block.take<T>(kExpertBlock * F);
+        float* block_hidden = block.take(sizes.block_hidden());
+        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
         const auto through_expert = [&](int64_t s, int64_t begin, int64_t end) {
-            float* hidden = all_hidden + begin * wide;
+            T* kept = all_hidden + begin * wide;
+            float* hidden = unrounded(kept, block_hidden);
             gather_rows(input, x, choice + begin, end - begin, K, D);
             multiply({.c = hidden,
                       .stride = wide,
@@ -77,18 +92,18 @@ void CpuBackend::compute(const ExpertsForward& op) {
                       .b = weights.in(s, true),
                       .m = end - begin,
                       .n = wide,
-                      .k = D,
-                      .narrow = narrow_});
-            for (int64_t i = 0; i < end - begin; ++i)
+                      .k = D});
+            for (int64_t i = 0; i < end - begin; ++i) {
                 activate_row(op.activation, F, hidden + i * wide, active + i * F);
+                keep_row(kept + i * wide, hidden + i * wide, wide);
+            }
             multiply({.c = out + begin * D,
                       .stride = D,
                       .a = {active, F},
                       .b = weights.out(s, true),
                       .m = end - begin,
                       .n = D,
-                      .k = F,
-                      .narrow = narrow_});
+                      .k = F});
         };
         for_expert_blocks(offset, R, rows * t / threads_, rows * (t + 1) / threads_, kExpertBlock,
                           through_expert);
@@ -97,6 +112,10 @@ void CpuBackend::compute(const ExpertsForward& op) {
         for (int64_t n = 0; n < N; ++n)
             return_row(y + n * D, out, row_of + n * K, gate + n * K, K, D);
     }
+}
+
+void CpuBackend::compute(const ExpertsForward& op) {
+    with_element(op.x.dtype, [&]<class T>(const T*) { experts_forward<T>(op); });
 }
 
 }  // namespace fomoe

@@ -11,12 +11,13 @@ namespace fomoe {
 namespace {
 
 // Rows of a batch, in the common memory of the threads.
+template <class T>
 struct Batch {
     int64_t begin, end;
-    float* x;        // (rows, D)
-    float* dy;       // (rows, D)
-    float* active;   // (rows, F), gate * a
-    float* dhidden;  // (rows, U F)
+    T* x;        // (rows, D)
+    T* dy;       // (rows, D)
+    T* active;   // (rows, F), gate * a
+    T* dhidden;  // (rows, U F)
 };
 
 // The end of the batch that begins at row `begin`: where an expert ends, if one does in the later
@@ -27,11 +28,11 @@ int64_t batch_end(const int32_t* offset, int64_t R, int64_t begin, int64_t rows,
     return end > begin + largest / 2 ? end : begin + largest;
 }
 
+template <class T>
 class Backward {
 public:
-    Backward(const ExpertsBackward& op, bool narrow, float* dinput)
+    Backward(const ExpertsBackward& op, T* dinput)
         : op_(op),
-          narrow_(narrow),
           D_(op.x.shape[1]),
           K_(op.slot.shape[1]),
           F_(op.d_expert),
@@ -39,23 +40,22 @@ public:
           dinput_(dinput) {}
 
     // dgate, dinput and the batch's memory for the rows [begin, end) of slot s.
-    void through_expert(const Batch& batch, ExpertWeights& weights, int64_t s, int64_t begin,
+    void through_expert(const Batch<T>& batch, ExpertWeights& weights, int64_t s, int64_t begin,
                         int64_t end) const {
         const int64_t at = begin - batch.begin, rows = end - begin;
         const int32_t* choice = op_.choice.as<int32_t>() + begin;
-        float *dy = batch.dy + at * D_, *active = batch.active + at * F_;
-        float* dhidden = batch.dhidden + at * wide_;
-        gather_rows(batch.x + at * D_, op_.x.as<float>(), choice, rows, K_, D_);
-        gather_rows(dy, op_.dy.as<float>(), choice, rows, K_, D_);
+        T *dy = batch.dy + at * D_, *active = batch.active + at * F_;
+        T* dhidden = batch.dhidden + at * wide_;
+        gather_rows(batch.x + at * D_, op_.x.as<T>(), choice, rows, K_, D_);
+        gather_rows(dy, op_.dy.as<T>(), choice, rows, K_, D_);
         multiply({.c = active,
                   .stride = F_,
                   .a = {dy, D_},
                   .b = weights.out(s, false),
                   .m = rows,
                   .n = F_,
-                  .k = D_,
-                  .narrow = narrow_});
-        const float* hidden = op_.hidden.as<float>() + begin * wide_;
+                  .k = D_});
+        const T* hidden = op_.hidden.as<T>() + begin * wide_;
         for (int64_t i = 0; i < rows; ++i) {
             op_.dgate.as<float>()[choice[i]] = activate_row_gated_backward(
                 op_.activation, F_, op_.gate.as<float>()[choice[i]], hidden + i * wide_,
@@ -67,13 +67,12 @@ public:
                   .b = weights.in(s, false),
                   .m = rows,
                   .n = D_,
-                  .k = wide_,
-                  .narrow = narrow_});
+                  .k = wide_});
     }
 
     // This thread's part of the gradients of expert s from its rows [begin, end) in the batch; none
     // of a frozen one.
-    void weight_gradients(const Batch& batch, int64_t s, int64_t begin, int64_t end, int thread,
+    void weight_gradients(const Batch<T>& batch, int64_t s, int64_t begin, int64_t end, int thread,
                           int threads) const {
         if (s >= op_.expert_offset.shape[0] - op_.n_frozen) return;
         const int64_t at = begin - batch.begin;
@@ -85,8 +84,7 @@ public:
                         .m = wide_,
                         .n = D_,
                         .k = end - begin,
-                        .accumulate = true,
-                        .narrow = narrow_};
+                        .accumulate = true};
         const Matmul out{.c = dw_in + wide_ * D_,
                          .stride = F_,
                          .a = {batch.dy + at * D_, D_, true},
@@ -94,52 +92,52 @@ public:
                          .m = D_,
                          .n = F_,
                          .k = end - begin,
-                         .accumulate = true,
-                         .narrow = narrow_};
+                         .accumulate = true};
         multiply(in.share(thread, threads));
         multiply(out.share(thread, threads));
     }
 
 private:
     const ExpertsBackward& op_;
-    bool narrow_;
     int64_t D_, K_, F_, wide_;
-    float* dinput_;  // (M, D), the gradient of each row's input
+    T* dinput_;  // (M, D), the gradient of each row's input
 };
 
 }  // namespace
 
-void CpuBackend::compute(const ExpertsBackward& op) {
+template <class T>
+void CpuBackend::experts_backward(const ExpertsBackward& op) {
     const int64_t N = op.x.shape[0], D = op.x.shape[1], K = op.slot.shape[1];
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;
     const int64_t largest = expert_batch_rows(M, threads_);
-    const ExpertsSizes sizes{N, K, M, D, F, wide, op.n_frozen > 0, threads_};
+    const ExpertsSizes sizes{N, K, M, D, F, wide, op.x.dtype, op.n_frozen > 0, threads_};
     Pieces pieces(workspace_.reserve(sizes.backward()));
-    int32_t* row_of = reinterpret_cast<int32_t*>(pieces.take(N * K));
-    float* dinput = pieces.take(M * D);
+    int32_t* row_of = pieces.take<int32_t>(N * K);
+    T* dinput = pieces.take<T>(M * D);
     float* decoded = pieces.take(threads_ * sizes.thread_expert());
-    Batch memory{.begin = 0,
-                 .end = 0,
-                 .x = pieces.take(largest * D),
-                 .dy = pieces.take(largest * D),
-                 .active = pieces.take(largest * F),
-                 .dhidden = pieces.take(largest * wide)};
+    Batch<T> memory{.begin = 0,
+                    .end = 0,
+                    .x = pieces.take<T>(largest * D),
+                    .dy = pieces.take<T>(largest * D),
+                    .active = pieces.take<T>(largest * F),
+                    .dhidden = pieces.take<T>(largest * wide)};
 
     const int32_t* offset = op.offset.as<int32_t>();
     const int32_t* choice = op.choice.as<int32_t>();
     const int64_t rows = offset[R];
-    float *dx = op.dx.as<float>(), *dgate = op.dgate.as<float>();
+    T* dx = op.dx.as<T>();
+    float* dgate = op.dgate.as<float>();
     std::fill(row_of, row_of + N * K, -1);
     for (int64_t r = 0; r < rows; ++r) row_of[choice[r]] = static_cast<int32_t>(r);
     std::fill(dgate, dgate + N * K, 0.0f);
 
-    const Backward backward(op, narrow_, dinput);
+    const Backward<T> backward(op, dinput);
 #pragma omp parallel num_threads(threads_)
     {
         const int t = omp_get_thread_num();
-        Batch batch = memory;
-        ExpertWeights weights(op, narrow_, decoded + t * sizes.thread_expert());
+        Batch<T> batch = memory;
+        ExpertWeights weights(op, decoded + t * sizes.thread_expert());
         for (batch.begin = 0; batch.begin < rows; batch.begin = batch.end) {
             batch.end = batch_end(offset, R, batch.begin, rows, largest);
             const int64_t size = batch.end - batch.begin;
@@ -160,6 +158,10 @@ void CpuBackend::compute(const ExpertsBackward& op) {
         for (int64_t n = 0; n < N; ++n)
             return_row(dx + n * D, dinput, row_of + n * K, nullptr, K, D);
     }
+}
+
+void CpuBackend::compute(const ExpertsBackward& op) {
+    with_element(op.x.dtype, [&]<class T>(const T*) { experts_backward<T>(op); });
 }
 
 }  // namespace fomoe

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/workspace.h"
 #include "ops/experts.h"
@@ -20,21 +21,30 @@ inline int64_t expert_batch_rows(int64_t M, int threads) {
 
 struct ExpertsSizes {
     int64_t N, K, M, D, F, wide;  // wide is U F
+    DType dtype;
     bool frozen;
     int threads;
 
-    // Both passes: the rows of the choices, what goes back to the tokens, row by row, and for each
-    // thread a frozen expert.
-    int64_t common() const {
-        return Pieces::padded(N * K) + Pieces::padded(M * D) + threads * thread_expert();
+    // Both passes: the rows of the choices, and for each thread a frozen expert.
+    int64_t common() const { return Pieces::padded(N * K) + threads * thread_expert(); }
+    int64_t thread_expert() const {
+        return frozen && dtype == DType::f32 ? Pieces::padded((wide + F) * D) : 0;
     }
-    int64_t thread_expert() const { return frozen ? Pieces::padded((wide + F) * D) : 0; }
-    int64_t thread_block() const { return Pieces::padded(kExpertBlock * (D + F)); }
-    int64_t forward() const { return common() + threads * thread_block(); }
+    int64_t block_hidden() const {  // before it is rounded
+        return dtype == DType::f32 ? 0 : kExpertBlock * wide;
+    }
+    int64_t thread_block() const {
+        return floats(kExpertBlock * D) + floats(kExpertBlock * F) + block_hidden();
+    }
+    int64_t forward() const { return common() + Pieces::padded(M * D) + threads * thread_block(); }
     int64_t backward() const {
         const int64_t rows = expert_batch_rows(M, threads);
-        return common() + 2 * Pieces::padded(rows * D) + Pieces::padded(rows * F) +
-               Pieces::padded(rows * wide);
+        return common() + floats(M * D) + 2 * floats(rows * D) + floats(rows * F) +
+               floats(rows * wide);
+    }
+    // That so many activations take.
+    int64_t floats(int64_t activations) const {
+        return Pieces::padded((activations * size_of(dtype) + 3) / size_of(DType::f32));
     }
 };
 
@@ -44,7 +54,7 @@ class ExpertWeights {
 public:
     // decoded (expert size) f32.
     template <class AnyExperts>
-    ExpertWeights(const AnyExperts& op, bool narrow, float* decoded)
+    ExpertWeights(const AnyExperts& op, float* decoded)
         : weights_(op.weights),
           frozen_(op.frozen),
           offset_(op.expert_offset.template as<int64_t>()),
@@ -52,7 +62,6 @@ public:
           D_(op.x.shape[1]),
           F_(op.d_expert),
           wide_(op.matrices() * op.d_expert),
-          narrow_(narrow),
           decoded_(decoded) {}
 
     // Of slot s, W_in (U F, D) and W_out (D, F); of a frozen one until the next call.
@@ -62,7 +71,7 @@ public:
 private:
     MatmulOperand of(int64_t s, int64_t at, int64_t stride, bool transposed) {
         if (s < first_frozen_) return {weights_, offset_[s] + at, stride, transposed};
-        if (narrow_) return {frozen_, offset_[s] + at, stride, transposed};
+        if (weights_.dtype == DType::bf16) return {frozen_, offset_[s] + at, stride, transposed};
         if (s != last_) {
             const bf16* from = frozen_.as<bf16>() + offset_[s];
 #pragma omp simd
@@ -75,7 +84,6 @@ private:
     ConstTensor weights_, frozen_;
     const int64_t* offset_;
     int64_t first_frozen_, D_, F_, wide_;
-    bool narrow_;
     float* decoded_;
     int64_t last_ = -1;  // the slot in decoded_
 };
@@ -96,31 +104,32 @@ void for_expert_blocks(const int32_t* offset, int64_t R, int64_t begin, int64_t 
 }
 
 // to[i] = from[choice[i] / K] for `rows` rows.
-inline void gather_rows(float* to, const float* from, const int32_t* choice, int64_t rows,
-                        int64_t K, int64_t D) {
+template <class T>
+void gather_rows(T* to, const T* from, const int32_t* choice, int64_t rows, int64_t K, int64_t D) {
     for (int64_t i = 0; i < rows; ++i)
-        std::memcpy(to + i * D, from + choice[i] / K * D, D * sizeof(float));
+        std::memcpy(to + i * D, from + choice[i] / K * D, D * sizeof(T));
 }
 
 // sum (D) = the sum over k of gate[k] * rows[row[k]], in rising k, over the k with row[k] >= 0. No
 // gate counts as 1.
-inline void return_row(float* sum, const float* rows, const int32_t* row, const float* gate,
-                       int64_t K, int64_t D) {
-    bool first = true;
-    for (int64_t k = 0; k < K; ++k) {
-        if (row[k] < 0) continue;
-        const float* from = rows + row[k] * D;
-        const float weight = gate ? gate[k] : 1.0f;
-        if (first) {
+template <class T, class Row>
+void return_row(T* sum, const Row* rows, const int32_t* row, const float* gate, int64_t K,
+                int64_t D) {
+    constexpr int64_t kPart = 256;  // of a row, that is summed up in f32
+    float total[kPart];
+    for (int64_t begin = 0; begin < D; begin += kPart) {
+        const int64_t size = std::min(kPart, D - begin);
+        std::fill_n(total, size, 0.0f);
+        for (int64_t k = 0; k < K; ++k) {
+            if (row[k] < 0) continue;
+            const Row* from = rows + row[k] * D + begin;
+            const float weight = gate ? gate[k] : 1.0f;
 #pragma omp simd
-            for (int64_t d = 0; d < D; ++d) sum[d] = weight * from[d];
-        } else {
-#pragma omp simd
-            for (int64_t d = 0; d < D; ++d) sum[d] += weight * from[d];
+            for (int64_t d = 0; d < size; ++d) total[d] += weight * to_f32(from[d]);
         }
-        first = false;
+#pragma omp simd
+        for (int64_t d = 0; d < size; ++d) sum[begin + d] = rounded<T>(total[d]);
     }
-    if (first) std::memset(sum, 0, D * sizeof(float));
 }
 
 }  // namespace fomoe

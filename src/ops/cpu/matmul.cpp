@@ -179,10 +179,9 @@ bool onednn_is_faster([[maybe_unused]] const Matmul& x) {
 
 void multiply_with_onednn(const Matmul& x) {
     const OneThread alone;
-    const dnnl::status status = dnnl::sgemm(x.a.transposed ? 'T' : 'N', x.b.transposed ? 'T' : 'N',
-                                            x.m, x.n, x.k, 1.0f, x.a.f32(), x.a.stride, x.b.f32(),
-                                            x.b.stride, x.accumulate ? 1.0f : 0.0f, x.c.f32(),
- x.stride);
+    const dnnl::status status = dnnl::sgemm(
+        x.a.transposed ? 'T' : 'N', x.b.transposed ? 'T' : 'N', x.m, x.n, x.k, 1.0f, x.a.f32(),
+        x.a.stride, x.b.f32(), x.b.stride, x.accumulate ? 1.0f : 0.0f, x.c.f32(), x.stride);
     FOMOE_CHECK(status == dnnl::status::success, "oneDNN sgemm ", x.m, " x ", x.n, " x ", x.k);
 }
 

@@ -156,8 +156,7 @@ void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t 
         }
     }
     for (int i = 0; i < kHeight; ++i)
-        for (int v = 0; v < kVecs; ++v)
-            store(c + i * c_stride + v * kLanes, sum[i][v], accumulate);
+        for (int v = 0; v < kVecs; ++v) store(c + i * c_stride + v * kLanes, sum[i][v], accumulate);
 }
 
 template <class T>
@@ -218,8 +217,8 @@ void multiply_into(T* c, const Matmul& x) {
             pack_panels(panels, x.b, p, depth, n, columns);
             for (int64_t m = 0; m < x.m; m += highest) {
                 const int64_t rows = std::min(highest, x.m - m);
-                pack_rows(left, a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p),
-                          x.a, rows, depth);
+                pack_rows(left, a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p), x.a,
+                          rows, depth);
                 multiply_block(left, x.a.transposed, panels, (depth + 1) / 2, rows, columns,
                                c + m * x.stride + n, x.stride, x.accumulate || p > 0);
             }

@@ -15,22 +15,6 @@ void for_each_computed(Op& op, Body body) {
     std::apply([&](auto&... operand) { (body(operand), ...); }, Op::computed(op));
 }
 
-// The weights of an op all of whose matmuls have bf16 operands; the router's have f32.
-template <class Op>
-ConstTensor narrow_weights(const Op&) {
-    return {};
-}
-ConstTensor if_narrow(const ConstTensor& weights, const ConstTensor& gradient = {}) {
-    const bool narrow =
-        weights.dtype == DType::bf16 && (!gradient || gradient.dtype == DType::bf16);
-    return narrow ? weights : ConstTensor{};
-}
-ConstTensor narrow_weights(const Linear& op) { return if_narrow(op.weight); }
-ConstTensor narrow_weights(const LinearBackward& op) { return if_narrow(op.weight, op.dy); }
-ConstTensor narrow_weights(const ExpertsForward& op) { return if_narrow(op.weights); }
-ConstTensor narrow_weights(const ExpertsBackward& op) { return if_narrow(op.weights); }
-ConstTensor narrow_weights(const LinearCrossEntropy& op) { return if_narrow(op.weight); }
-
 bool is_narrow(const ConstTensor& x) { return x && x.dtype == DType::bf16; }
 
 void widen(const void* from, float* to, int64_t n, int threads) {
@@ -50,15 +34,10 @@ void round(const float* from, void* to, int64_t n, int threads) {
 template <class Op>
 void CpuBackend::in_f32(const Op& op) {
     Op wide = op;
-    const ConstTensor unchanged = cpu_multiplies_bf16() ? narrow_weights(op) : ConstTensor{};
-    narrow_ = bool(unchanged);
-    const auto is_copied = [&](const ConstTensor& x) {
-        return is_narrow(x) && x.data != unchanged.data;
-    };
     std::map<const void*, int64_t> places;  // of what lies in the copies, operands in place once
     int64_t floats = 0;
     for_each_computed(wide, [&](auto& x) {
-        if (is_copied(x) && places.try_emplace(x.data, floats).second)
+        if (is_narrow(x) && places.try_emplace(x.data, floats).second)
             floats += Pieces::padded(x.count());
     });
     if (places.empty()) return compute(op);
@@ -71,7 +50,7 @@ void CpuBackend::in_f32(const Op& op) {
     };
     std::vector<Result> results;
     for_each_computed(wide, [&]<class AnyTensor>(AnyTensor& x) {
-        if (!is_copied(x)) return;
+        if (!is_narrow(x)) return;
         float* copy = copies + places[x.data];
         if constexpr (std::is_same_v<AnyTensor, Tensor>)
             results.push_back({copy, x.data, x.count()});
@@ -92,7 +71,7 @@ void CpuBackend::compute(const Cast& op) {
 
 void CpuBackend::execute(const Embedding& op, Queue) { compute(op); }
 void CpuBackend::execute(const RmsNorm& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Linear& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const Linear& op, Queue) { compute(op); }
 void CpuBackend::execute(const Rope& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Attention& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const CachedAttention& op, Queue) { in_f32(op); }
@@ -100,14 +79,14 @@ void CpuBackend::execute(const Router& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Balance& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const DispatchPlan& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Permute& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const ExpertsForward& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const ExpertsForward& op, Queue) { compute(op); }
 void CpuBackend::execute(const Combine& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const LinearCrossEntropy& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const ExpertsBackward& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const LinearCrossEntropy& op, Queue) { compute(op); }
+void CpuBackend::execute(const ExpertsBackward& op, Queue) { compute(op); }
 void CpuBackend::execute(const RouterBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const AttentionBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const RopeBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const LinearBackward& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const LinearBackward& op, Queue) { compute(op); }
 void CpuBackend::execute(const RmsNormBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const EmbeddingBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Cast& op, Queue) { in_f32(op); }

@@ -40,6 +40,13 @@ public:
         next_ += padded(floats);
         return piece;
     }
+    // So many elements of type T, in whole cache lines.
+    template <class T>
+    T* take(int64_t elements) {
+        static_assert(sizeof(T) <= sizeof(float));
+        constexpr int64_t kEach = sizeof(float) / sizeof(T);
+        return reinterpret_cast<T*>(take((elements + kEach - 1) / kEach));
+    }
     static constexpr int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 private:
