@@ -144,6 +144,10 @@ template <int kHeight, int kVecs, bool kSliver, class T>
 void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t c_stride,
                  bool accumulate) {
     __m512 sum[kHeight][kVecs] = {};
+    if (accumulate)
+        for (int i = 0; i < kHeight; ++i)
+            for (int v = 0; v < kVecs; ++v)
+                __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
     for (int64_t p = 0; p < pairs; ++p) {
         __m512bh right[kVecs];
         for (int v = 0; v < kVecs; ++v)
