@@ -18,38 +18,37 @@
 namespace fomoe {
 namespace {
 
-constexpr int64_t kTile = 960;                      // words
+constexpr int64_t kTile = 480;                      // words
 constexpr int64_t kLargestChunk = 256;              // rows
-constexpr int64_t kChunkFloats = int64_t{1} << 23;  // logits that exist at a time
+constexpr int64_t kChunkLogits = int64_t{1} << 23;  // that exist at a time
 
 // The sizes of chunks and tiles, and of the memory they need.
 struct Plan {
     int64_t V, chunk, tiles;  // as many tiles for each thread
-    int64_t logits, sums, log_sums, partial_dx;
-    int64_t narrow_gradients;  // of a tile for each thread, in bf16
+    int64_t logits;           // of a tile for each thread
+    int64_t shares, sums, log_sums, partial_dx;
 
     Plan(int64_t N, int64_t D, int64_t V, DType dtype, bool gradients, int threads) : V(V) {
-        const int64_t rows = gradients ? kChunkFloats / V / 16 * 16 : kLargestChunk;
+        const int64_t rows = gradients ? kChunkLogits / V / 16 * 16 : kLargestChunk;
         chunk = std::min(N, std::clamp<int64_t>(rows, 32, kLargestChunk));
         tiles = ((V + kTile - 1) / kTile + threads - 1) / threads * threads;
-        const int64_t tile = chunk * ((V + tiles - 1) / tiles);
-        logits = gradients ? chunk * V : tile * threads;
+        logits = Pieces::padded(chunk * ((V + tiles - 1) / tiles)) * threads;
+        shares = gradients ? chunk * V * size_of(dtype) / size_of(DType::f32) : 0;
         sums = chunk * tiles;
         log_sums = 2 * chunk * threads;
         partial_dx = gradients ? chunk * D * threads : 0;
-        narrow_gradients =
-            gradients && dtype != DType::f32 ? Pieces::padded(tile) / 2 * threads : 0;
     }
     int64_t floats() const {
-        return Pieces::padded(logits) + 2 * Pieces::padded(sums) + Pieces::padded(log_sums) +
-               Pieces::padded(chunk) + Pieces::padded(partial_dx) +
-               Pieces::padded(narrow_gradients);
+        return logits + Pieces::padded(shares) + 2 * Pieces::padded(sums) +
+               Pieces::padded(log_sums) + Pieces::padded(chunk) + Pieces::padded(partial_dx);
     }
     int64_t first_word(int64_t tile) const { return V * tile / tiles; }
 };
 
-// e^(z - maximum) in place of the logits z (words, rows); the maximum and the sum of each row.
-void exponentials(float* z, int64_t words, int64_t rows, float* maximum, float* sum) {
+// e^(z - maximum) of the logits z (words, rows); e may be z. The maximum and the sum
+// of each row.
+template <class T>
+void exponentials(const float* z, T* e, int64_t words, int64_t rows, float* maximum, float* sum) {
     std::fill(maximum, maximum + rows, -std::numeric_limits<float>::infinity());
     std::fill(sum, sum + rows, 0.0f);
     for (int64_t v = 0; v < words; ++v) {
@@ -58,11 +57,13 @@ void exponentials(float* z, int64_t words, int64_t rows, float* maximum, float* 
         for (int64_t i = 0; i < rows; ++i) maximum[i] = word[i] > maximum[i] ? word[i] : maximum[i];
     }
     for (int64_t v = 0; v < words; ++v) {
-        float* word = z + v * rows;
+        const float* word = z + v * rows;
+        T* to = e + v * rows;
 #pragma omp simd
         for (int64_t i = 0; i < rows; ++i) {
-            word[i] = fast_exp(word[i] - maximum[i]);
-            sum[i] += word[i];
+            const float value = fast_exp(word[i] - maximum[i]);
+            sum[i] += value;
+            to[i] = rounded<T>(value);
         }
     }
 }
@@ -77,14 +78,13 @@ float log_sum(const float* maxima, const float* sums, int64_t tiles, int64_t str
     return maximum + static_cast<float>(std::log(sum));
 }
 
-// dz (words, rows) = z times the factor of the row; dz may be z.
+// e (words, rows) times the factor of the row.
 template <class T>
-void scale_rows(T* dz, const float* z, int64_t words, int64_t rows, const float* factor) {
+void scale_rows(T* e, int64_t words, int64_t rows, const float* factor) {
     for (int64_t v = 0; v < words; ++v) {
-        const float* word = z + v * rows;
-        T* to = dz + v * rows;
+        T* word = e + v * rows;
 #pragma omp simd
-        for (int64_t i = 0; i < rows; ++i) to[i] = rounded<T>(word[i] * factor[i]);
+        for (int64_t i = 0; i < rows; ++i) word[i] = rounded<T>(to_f32(word[i]) * factor[i]);
     }
 }
 
@@ -102,12 +102,12 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
     const int64_t chunk = plan.chunk, tiles = plan.tiles;
     Pieces pieces(workspace_.reserve(plan.floats()));
     float* logits = pieces.take(plan.logits);
+    T* shares = pieces.take<T>(gradients ? chunk * plan.V : 0);  // of the words, before scaling
     float* maxima = pieces.take(plan.sums);
     float* sums = pieces.take(plan.sums);
     float* all_log_sums = pieces.take(plan.log_sums);
     float* target_logit = pieces.take(chunk);
     float* partial_dx = pieces.take(plan.partial_dx);
-    float* narrow_gradients = pieces.take(plan.narrow_gradients);
 
     const T* x = op.x.as<T>();
     const int32_t* all_targets = op.target.as<int32_t>();
@@ -122,27 +122,14 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
         const int64_t last_tile = first_tile + tiles / threads_;
         float* log_sums = all_log_sums + t * 2 * chunk;
         float* factor = log_sums + chunk;
+        float* z = logits + plan.logits / threads_ * t;
         for (int64_t begin = 0; begin < N; begin += chunk) {
             const int64_t rows = std::min(chunk, N - begin);
             const T* input = x + begin * D;
             const int32_t* target = all_targets + begin;
-            // Without gradients a tile is not needed again, and a thread has memory for one.
-            const auto tile_logits = [&](int64_t tile) {
-                return logits +
-                       (gradients ? plan.first_word(tile) * chunk : plan.logits / threads_ * t);
-            };
-            // In place where the dtype is that of the logits.
-            const auto gradients_of = [&](float* z) {
-                if constexpr (std::is_same_v<T, float>)
-                    return z;
-                else
-                    return reinterpret_cast<T*>(narrow_gradients +
-                                                plan.narrow_gradients / threads_ * t);
-            };
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                 const int64_t word = plan.first_word(tile);
                 const int64_t words = plan.first_word(tile + 1) - word;
-                float* z = tile_logits(tile);
                 multiply({.c = z,
                           .stride = rows,
                           .a = {op.weight, word * D, D},
@@ -153,7 +140,11 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
                 for (int64_t i = 0; i < rows; ++i)
                     if (target[i] >= word && target[i] < word + words)
                         target_logit[i] = z[(target[i] - word) * rows + i];
-                exponentials(z, words, rows, maxima + tile * chunk, sums + tile * chunk);
+                float *maximum = maxima + tile * chunk, *sum = sums + tile * chunk;
+                if (gradients)
+                    exponentials(z, shares + word * rows, words, rows, maximum, sum);
+                else
+                    exponentials(z, z, words, rows, maximum, sum);
             }
 #pragma omp barrier
             for (int64_t i = 0; i < rows; ++i)
@@ -165,14 +156,13 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
                 for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                     const int64_t word = plan.first_word(tile);
                     const int64_t words = plan.first_word(tile + 1) - word;
-                    float* z = tile_logits(tile);
+                    T* dz = shares + word * rows;
                     for (int64_t i = 0; i < rows; ++i)
                         factor[i] =
                             target[i] < 0
                                 ? 0.0f
                                 : op.scale * fast_exp(maxima[tile * chunk + i] - log_sums[i]);
-                    T* dz = gradients_of(z);
-                    scale_rows(dz, z, words, rows, factor);
+                    scale_rows(dz, words, rows, factor);
                     for (int64_t i = 0; i < rows; ++i)
                         if (target[i] >= word && target[i] < word + words)
                             dz[(target[i] - word) * rows + i] = rounded<T>(
