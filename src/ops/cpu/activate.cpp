@@ -1,102 +1,114 @@
-#include <cmath>
-
 #include "ops/cpu/activation.h"
 #include "ops/cpu/cpu_backend.h"
-#include "ops/cpu/elements.h"
-#include "ops/cpu/simd.h"
+#include "ops/cpu/lanes.h"
 
 namespace fomoe {
 namespace {
 
 struct Slope {
-    float value, derivative;
+    Vec value, derivative;
 };
 
+// Beyond 80 it stays what it is there.
+[[gnu::always_inline]] inline Vec sigmoid(Vec x) {
+    const Vec low = x < -80.0f ? -80.0f : x, in = low > 80.0f ? 80.0f : low;
+    Vec power;
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) power[i] = exp_within(-in[i]);
+    return reciprocal(1.0f + power);
+}
+
 struct Silu {
-    static float value(float x) { return x * fast_sigmoid(x); }
-    static Slope slope(float x) {
-        const float s = fast_sigmoid(x);
-        return {x * s, s + x * s * (1.0f - s)};
+    [[gnu::always_inline]] static Vec value(Vec x) { return x * sigmoid(x); }
+    static Slope slope(Vec x) {
+        const Vec s = sigmoid(x), y = x * s;
+        return {y, s + y * (1.0f - s)};
     }
 };
 
 struct Relu {
-    static float value(float x) { return x < 0.0f ? 0.0f : x; }
-    static Slope slope(float x) { return {value(x), x > 0.0f ? 1.0f : 0.0f}; }
+    static Vec value(Vec x) { return x < 0.0f ? 0.0f : x; }
+    static Slope slope(Vec x) { return {value(x), x > 0.0f ? Vec{} + 1.0f : 0.0f}; }
 };
 
 struct Gelu {
     // The normal distribution function.
-    static float cdf(float x) {
-        const float tail = 0.5f * fast_erfc_positive(std::fabs(x) * 0.70710678118654752f);
+    static Vec cdf(Vec x) {
+        const Vec tail = 0.5f * erfc_positive((x < 0.0f ? -x : x) * 0.70710678118654752f);
         return x < 0.0f ? tail : 1.0f - tail;
     }
-    static float value(float x) { return x * cdf(x); }
-    static Slope slope(float x) {
-        const float below = cdf(x);
-        return {x * below, below + x * 0.39894228040143268f * fast_exp(-0.5f * x * x)};
+    static Vec value(Vec x) { return x * cdf(x); }
+    static Slope slope(Vec x) {
+        const Vec below = cdf(x);
+        return {x * below, below + x * 0.39894228040143268f * exp(-0.5f * x * x)};
+    }
+
+private:
+    static Vec erfc_positive(Vec x) {
+        Vec y;
+#pragma omp simd
+        for (int i = 0; i < kLanes; ++i) y[i] = fast_erfc_positive(x[i]);
+        return y;
     }
 };
 
 template <class Function, class Hidden, class T>
 void forward_plain(int64_t F, const Hidden* hidden, T* a) {
-#pragma omp simd
-    for (int64_t j = 0; j < F; ++j) a[j] = rounded<T>(Function::value(to_f32(hidden[j])));
+    for_lanes(
+        F, [=](int64_t j, auto vec) { vec.store(a + j, Function::value(vec.load(hidden + j))); });
 }
 
 template <class Hidden, class T>
 void forward_swiglu(int64_t F, const Hidden* hidden, T* a) {
-#pragma omp simd
-    for (int64_t j = 0; j < F; ++j)
-        a[j] = rounded<T>(Silu::value(to_f32(hidden[j])) * to_f32(hidden[F + j]));
+    for_lanes(F, [=](int64_t j, auto vec) {
+        vec.store(a + j, Silu::value(vec.load(hidden + j)) * vec.load(hidden + F + j));
+    });
 }
 
 template <class Function, class T>
 void backward_plain(int64_t F, const T* hidden, const T* da, T* dhidden) {
-#pragma omp simd
-    for (int64_t j = 0; j < F; ++j)
-        dhidden[j] = rounded<T>(to_f32(da[j]) * Function::slope(to_f32(hidden[j])).derivative);
+    for_lanes(F, [=](int64_t j, auto vec) {
+        const Slope slope = Function::slope(vec.load(hidden + j));
+        vec.store(dhidden + j, vec.load(da + j) * slope.derivative);
+    });
 }
 
 template <class T>
 void backward_swiglu(int64_t F, const T* hidden, const T* da, T* dhidden) {
-#pragma omp simd
-    for (int64_t j = 0; j < F; ++j) {
-        const float up = to_f32(hidden[F + j]), d = to_f32(da[j]);
-        const Slope silu = Silu::slope(to_f32(hidden[j]));
-        dhidden[j] = rounded<T>(d * up * silu.derivative);
-        dhidden[F + j] = rounded<T>(d * silu.value);
-    }
+    for_lanes(F, [=](int64_t j, auto vec) {
+        const Vec up = vec.load(hidden + F + j), d = vec.load(da + j);
+        const Slope silu = Silu::slope(vec.load(hidden + j));
+        vec.store(dhidden + j, d * up * silu.derivative);
+        vec.store(dhidden + F + j, d * silu.value);
+    });
 }
 
 template <class Function, class T>
 float gated_plain(int64_t F, float gate, const T* hidden, T* t, T* dhidden) {
-    float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < F; ++j) {
-        const float by_a = to_f32(t[j]);
-        const Slope slope = Function::slope(to_f32(hidden[j]));
-        dhidden[j] = rounded<T>(gate * by_a * slope.derivative);
+    Vec dot{};
+    for_lanes(F, [=, &dot](int64_t j, auto vec) {
+        const Vec by_a = vec.load(t + j);
+        const Slope slope = Function::slope(vec.load(hidden + j));
+        vec.store(dhidden + j, gate * by_a * slope.derivative);
         dot += by_a * slope.value;
-        t[j] = rounded<T>(gate * slope.value);
-    }
-    return dot;
+        vec.store(t + j, gate * slope.value);
+    });
+    return sum_of(dot);
 }
 
 template <class T>
 float gated_swiglu(int64_t F, float gate, const T* hidden, T* t, T* dhidden) {
-    float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < F; ++j) {
-        const float by_a = to_f32(t[j]), up = to_f32(hidden[F + j]), da = gate * by_a;
-        const Slope silu = Silu::slope(to_f32(hidden[j]));
-        const float a = silu.value * up;
-        dhidden[j] = rounded<T>(da * up * silu.derivative);
-        dhidden[F + j] = rounded<T>(da * silu.value);
+    Vec dot{};
+    for_lanes(F, [=, &dot](int64_t j, auto vec) {
+        const Vec by_a = vec.load(t + j), up = vec.load(hidden + F + j), da = gate * by_a;
+        const Slope silu = Silu::slope(vec.load(hidden + j));
+        const Vec a = silu.value * up;
+        vec.store(dhidden + j, da * up * silu.derivative);
+        vec.store(dhidden + F + j, da * silu.value);
         dot += by_a * a;
-        t[j] = rounded<T>(gate * a);
-    }
-    return dot;
+        vec.store(t + j, gate * a);
+    });
+    return sum_of(dot);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include <limits>
 
 #include "ops/cpu/cpu_backend.h"
-#include "ops/cpu/elements.h"
+#include "ops/cpu/lanes.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/simd.h"
 #include "ops/scratch.h"
@@ -56,16 +56,12 @@ void exponentials(const float* z, T* e, int64_t words, int64_t rows, float* maxi
 #pragma omp simd
         for (int64_t i = 0; i < rows; ++i) maximum[i] = word[i] > maximum[i] ? word[i] : maximum[i];
     }
-    for (int64_t v = 0; v < words; ++v) {
-        const float* word = z + v * rows;
-        T* to = e + v * rows;
-#pragma omp simd
-        for (int64_t i = 0; i < rows; ++i) {
-            const float value = fast_exp(word[i] - maximum[i]);
-            sum[i] += value;
-            to[i] = rounded<T>(value);
-        }
-    }
+    for (int64_t v = 0; v < words; ++v)
+        for_lanes(rows, [=](int64_t i, auto vec) {
+            const Vec value = exp(vec.load(z + v * rows + i) - vec.load(maximum + i));
+            vec.store(sum + i, vec.load(sum + i) + value);
+            vec.store(e + v * rows + i, value);
+        });
 }
 
 // Of one row, from its maxima and sums by tile, `stride` apart.
@@ -81,11 +77,11 @@ float log_sum(const float* maxima, const float* sums, int64_t tiles, int64_t str
 // e (words, rows) times the factor of the row.
 template <class T>
 void scale_rows(T* e, int64_t words, int64_t rows, const float* factor) {
-    for (int64_t v = 0; v < words; ++v) {
-        T* word = e + v * rows;
-#pragma omp simd
-        for (int64_t i = 0; i < rows; ++i) word[i] = rounded<T>(to_f32(word[i]) * factor[i]);
-    }
+    for (int64_t v = 0; v < words; ++v)
+        for_lanes(rows, [=](int64_t i, auto vec) {
+            T* at = e + v * rows + i;
+            vec.store(at, vec.load(at) * vec.load(factor + i));
+        });
 }
 
 }  // namespace

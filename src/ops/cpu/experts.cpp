@@ -3,6 +3,7 @@
 #include "ops/cpu/activation.h"
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/experts_rows.h"
+#include "ops/cpu/lanes.h"
 #include "ops/cpu/matmul.h"
 #include "ops/scratch.h"
 
@@ -43,8 +44,7 @@ float* unrounded(bf16*, float* block) { return block; }
 
 void keep_row(float*, const float*, int64_t) {}
 void keep_row(bf16* kept, const float* row, int64_t size) {
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i) kept[i] = to_bf16(row[i]);
+    for_lanes(size, [=](int64_t i, auto vec) { vec.store(kept + i, vec.load(row + i)); });
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ops/cpu/elements.h"
+#include "ops/cpu/lanes.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/workspace.h"
 #include "ops/experts.h"
@@ -106,8 +106,12 @@ void for_expert_blocks(const int32_t* offset, int64_t R, int64_t begin, int64_t 
 // to[i] = from[choice[i] / K] for `rows` rows.
 template <class T>
 void gather_rows(T* to, const T* from, const int32_t* choice, int64_t rows, int64_t K, int64_t D) {
-    for (int64_t i = 0; i < rows; ++i)
+    constexpr int64_t kAhead = 8, kLine = 64 / sizeof(T);  // rows lie here and there
+    for (int64_t i = 0; i < rows; ++i) {
+        const T* later = from + choice[std::min(i + kAhead, rows - 1)] / K * D;
+        for (int64_t d = 0; d < D; d += kLine) __builtin_prefetch(later + d);
         std::memcpy(to + i * D, from + choice[i] / K * D, D * sizeof(T));
+    }
 }
 
 // sum (D) = the sum over k of gate[k] * rows[row[k]], in rising k, over the k with row[k] >= 0. No
@@ -115,21 +119,13 @@ void gather_rows(T* to, const T* from, const int32_t* choice, int64_t rows, int6
 template <class T, class Row>
 void return_row(T* sum, const Row* rows, const int32_t* row, const float* gate, int64_t K,
                 int64_t D) {
-    constexpr int64_t kPart = 256;  // of a row, that is summed up in f32
-    float total[kPart];
-    for (int64_t begin = 0; begin < D; begin += kPart) {
-        const int64_t size = std::min(kPart, D - begin);
-        std::fill_n(total, size, 0.0f);
-        for (int64_t k = 0; k < K; ++k) {
-            if (row[k] < 0) continue;
-            const Row* from = rows + row[k] * D + begin;
-            const float weight = gate ? gate[k] : 1.0f;
-#pragma omp simd
-            for (int64_t d = 0; d < size; ++d) total[d] += weight * to_f32(from[d]);
-        }
-#pragma omp simd
-        for (int64_t d = 0; d < size; ++d) sum[begin + d] = rounded<T>(total[d]);
-    }
+    const auto weight = [&](int64_t k) { return gate ? gate[k] : 1.0f; };
+    for_lanes(D, [&](int64_t d, auto vec) {
+        Vec total{};
+        for (int64_t k = 0; k < K; ++k)
+            if (row[k] >= 0) total += weight(k) * vec.load(rows + row[k] * D + d);
+        vec.store(sum + d, total);
+    });
 }
 
 }  // namespace fomoe

@@ -28,6 +28,7 @@ constexpr int64_t kWidth = kMaxVecs * kLanes;  // columns of a tile
 
 // Words of b and of a that are packed at a time: they share the L2 cache.
 constexpr int64_t kPanels = 10 * kWidth * 256, kSlivers = 128 * 256;
+constexpr int64_t kAhead = 8;    // rows that are fetched before they are packed
 constexpr int64_t kDepth = 512;  // of a block, but where a whole sum has to be rounded
 
 // The size of even blocks of at most `largest`, a multiple of `unit`.
@@ -65,6 +66,8 @@ void pack_across(const bf16* from, int64_t stride, int64_t k, int64_t n, Put put
     for (int64_t p = 0; p < k; p += 2) {
         const bf16 *row = from + p * stride, *next = row + stride;
         for (int64_t j = 0; j < n; j += kLanes) {
+            __builtin_prefetch(row + j + kAhead * stride);
+            __builtin_prefetch(next + j + kAhead * stride);
             Words both = halves(row + j, n - j);
             if (p + 1 < k) both |= halves(next + j, n - j) << 16;
             put(p / 2, j, both);
@@ -77,8 +80,10 @@ void pack_along(Word* to, int64_t width, const bf16* from, int64_t stride, int64
                 int64_t columns) {
     for (int64_t p = 0; p < k; p += 2 * kLanes) {
         Vec rows[kLanes];
-        for (int64_t j = 0; j < kLanes; ++j)
+        for (int64_t j = 0; j < kLanes; ++j) {
+            __builtin_prefetch(from + j * stride + p + 4 * kLanes);
             rows[j] = j < columns ? (Vec)words(from + j * stride + p, k - p) : Vec{};
+        }
         transpose_lanes(rows);
         const int64_t pairs = std::min<int64_t>(kLanes, (k - p + 1) / 2);
         for (int64_t i = 0; i < pairs; ++i)
@@ -146,8 +151,7 @@ void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t 
     __m512 sum[kHeight][kVecs] = {};
     if (accumulate)
         for (int i = 0; i < kHeight; ++i)
-            for (int v = 0; v < kVecs; ++v)
-                __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+            for (int v = 0; v < kVecs; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
     for (int64_t p = 0; p < pairs; ++p) {
         __m512bh right[kVecs];
         for (int v = 0; v < kVecs; ++v)

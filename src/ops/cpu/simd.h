@@ -7,16 +7,13 @@
 
 namespace fomoe {
 
-// e^x to about 1e-7 of its value: e^x = 2^n e^r with |r| <= ln(2)/2. 0 below -86.9, infinity above
-// 88.72, NaN for NaN.
-inline float fast_exp(float x) {
+// e^x to about 1e-7 of its value for -86.9 <= x <= 88.72: e^x = 2^n e^r with |r| <= ln(2)/2.
+inline float exp_within(float x) {
     constexpr float kRound =
         12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    const float low = x < -86.9f ? -86.9f : x;
-    const float in = low > 88.72283f ? 88.72283f : low;
-    const float shifted = in * 1.44269504088896341f + kRound;
+    const float shifted = x * 1.44269504088896341f + kRound;
     const float n = shifted - kRound;
-    const float r = (in - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
+    const float r = (x - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -27,7 +24,13 @@ inline float fast_exp(float x) {
     // 2^(n - 1), doubled afterwards, so that n = 128 does not overflow.
     const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound) + 126;
     const float power = std::bit_cast<float>(exponent << 23);
-    const float y = (p + p) * power;
+    return (p + p) * power;
+}
+
+// The same for any x: 0 below -86.9, infinity above 88.72, NaN for NaN.
+inline float fast_exp(float x) {
+    const float low = x < -86.9f ? -86.9f : x;
+    const float y = exp_within(low > 88.72283f ? 88.72283f : low);
     const float above = x > 88.72283f ? std::numeric_limits<float>::infinity() : y;
     return x < -86.9f ? 0.0f : above;
 }
