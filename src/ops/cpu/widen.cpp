@@ -83,37 +83,13 @@ void CpuBackend::in_f32(const Op& op) {
     for (const Result& result : results) round(result.from, result.to, result.n, threads_);
 }
 
-void CpuBackend::compute(const Cast& op) {
-    if (op.x.dtype == DType::bf16)
-        widen(op.x.data, op.y.as<float>(), op.x.count(), threads_);
-    else
-        round(op.x.as<float>(), op.y.data, op.x.count(), threads_);
-}
-
-void CpuBackend::execute(const Embedding& op, Queue) { compute(op); }
-void CpuBackend::execute(const RmsNorm& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Linear& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Rope& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Attention& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const CachedAttention& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Router& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Balance& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const DispatchPlan& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Permute& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ExpertsForward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Combine& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const LinearCrossEntropy& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ExpertsBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const RouterBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const AttentionBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const RopeBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const LinearBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const RmsNormBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const EmbeddingBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Cast& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Sum& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const SumSquares& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const ClipScale& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const AdamW& op, Queue) { in_f32(op); }
 
 }  // namespace fomoe
