@@ -233,6 +233,7 @@ std::vector<Case<AdamW>> cases() {
         {"typical", Size::typical, {100003, 7}},
         {"typical_with_copy", Size::typical, {100003, 7, 0.1f, 0.5f, false, true}},
         {"P16M", Size::bench, {1 << 24, 7}},
+        {"P16M_with_copy", Size::bench, {1 << 24, 7, 0.1f, 0.5f, false, true}},
         {"P256K", Size::counted, {1 << 18, 7}},
         {"P256K_with_copy", Size::counted, {1 << 18, 7, 0.1f, 0.5f, false, true}},
     };

@@ -3,7 +3,7 @@
 namespace fomoe {
 
 // B x E numbers: not worth a second thread.
-void CpuBackend::compute(const Balance& op) {
+void CpuBackend::execute(const Balance& op, Queue) {
     const int64_t B = op.count.shape[0], E = op.count.shape[1];
     float* load = op.load.as<float>();
     double* loss = op.loss.as<double>();

@@ -64,31 +64,14 @@ protected:
     void execute(const AdamW& op, Queue) override;
 
 private:
-    void compute(const Embedding& op);
-    void compute(const RmsNorm& op);
     void compute(const Linear& op);
-    void compute(const Rope& op);
     void compute(const Attention& op);
     void compute(const CachedAttention& op);
-    void compute(const Router& op);
-    void compute(const Balance& op);
-    void compute(const DispatchPlan& op);
-    void compute(const Permute& op);
     void compute(const ExpertsForward& op);
-    void compute(const Combine& op);
     void compute(const LinearCrossEntropy& op);
     void compute(const ExpertsBackward& op);
-    void compute(const RouterBackward& op);
     void compute(const AttentionBackward& op);
-    void compute(const RopeBackward& op);
     void compute(const LinearBackward& op);
-    void compute(const RmsNormBackward& op);
-    void compute(const EmbeddingBackward& op);
-    void compute(const Cast& op);
-    void compute(const Sum& op);
-    void compute(const SumSquares& op);
-    void compute(const ClipScale& op);
-    void compute(const AdamW& op);
 
     template <class T>
     void experts_forward(const ExpertsForward& op);

@@ -33,7 +33,7 @@ inline Vec load_lanes(const bf16* from) {
 }
 
 inline void store_lanes(float* to, Vec v) { store(to, v); }
-// Where the processor rounds, what is below 2^-126 becomes 0.
+// Where the processor rounds, what is below 2^-126 becomes 0: to_bf16 is for what must be exact.
 inline void store_lanes(bf16* to, Vec v) {
 #ifdef __AVX512BF16__
     const HalfVec bits = std::bit_cast<HalfVec>(_mm512_cvtneps_pbh(v));

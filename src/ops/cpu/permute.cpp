@@ -2,11 +2,12 @@
 #include <cstring>
 
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/lanes.h"
 
 namespace fomoe {
 
 // Integers only: one thread is enough.
-void CpuBackend::compute(const DispatchPlan& op) {
+void CpuBackend::execute(const DispatchPlan& op, Queue) {
     const int64_t N = op.slot.shape[0], K = op.slot.shape[1], Q = op.first_slot.shape[0] - 1;
     const int64_t M = op.token.shape[0];
     const int32_t* slot = op.slot.as<int32_t>();
@@ -47,38 +48,33 @@ void CpuBackend::compute(const DispatchPlan& op) {
     }
 }
 
-void CpuBackend::compute(const Permute& op) {
-    const int64_t M = op.index.shape[0], D = op.x.shape[1];
+void CpuBackend::execute(const Permute& op, Queue) {
+    const int64_t M = op.index.shape[0], row = op.x.shape[1] * size_of(op.x.dtype);
     const int32_t* index = op.index.as<int32_t>();
-    const float* x = op.x.as<float>();
-    float* y = op.y.as<float>();
+    const char* x = static_cast<const char*>(op.x.data);
+    char* y = static_cast<char*>(op.y.data);
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t m = 0; m < M; ++m) std::memcpy(y + m * D, x + index[m] * D, D * sizeof(float));
+    for (int64_t m = 0; m < M; ++m) std::memcpy(y + m * row, x + index[m] * row, row);
 }
 
-void CpuBackend::compute(const Combine& op) {
+void CpuBackend::execute(const Combine& op, Queue) {
     const int64_t N = op.y.shape[0], D = op.y.shape[1], Q = op.position.shape[1];
-    const int32_t* position = op.position.as<int32_t>();
-    const float* x = op.x.as<float>();
-    float* y = op.y.as<float>();
+    with_element(op.y.dtype, [&]<class T>(const T*) {
+        const T* x = op.x.as<T>();
+        T* y = op.y.as<T>();
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t n = 0; n < N; ++n) {
-        float* sum = y + n * D;
-        bool first = !op.accumulate;
-        for (int64_t q = 0; q < Q; ++q) {
-            const int64_t m = position[n * Q + q];
-            if (m < 0) continue;
-            const float* row = x + m * D;
-            if (first) {
-                std::memcpy(sum, row, D * sizeof(float));
-            } else {
-#pragma omp simd
-                for (int64_t d = 0; d < D; ++d) sum[d] += row[d];
-            }
-            first = false;
+        for (int64_t n = 0; n < N; ++n) {
+            const int32_t* position = op.position.as<int32_t>() + n * Q;
+            T* to = y + n * D;
+            for_lanes(D, [&](int64_t d, auto vec) {
+                Vec sum{};
+                if (op.accumulate) sum = vec.load(to + d);
+                for (int64_t q = 0; q < Q; ++q)
+                    if (position[q] >= 0) sum += vec.load(x + position[q] * D + d);
+                vec.store(to + d, sum);
+            });
         }
-        if (first) std::memset(sum, 0, D * sizeof(float));
-    }
+    });
 }
 
 }  // namespace fomoe

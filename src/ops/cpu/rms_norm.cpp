@@ -2,77 +2,83 @@
 #include "ops/rms_norm.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "ops/cpu/cpu_backend.h"
-#include "ops/cpu/tile.h"
+#include "ops/cpu/norm_rows.h"
 
 namespace fomoe {
+namespace {
 
-void CpuBackend::compute(const RmsNorm& op) {
-    const int64_t N = op.x.shape[0], D = op.x.shape[1];
+// sum = x + residual, rounded in `sum` and as it is in `exact`; returns the sum of its squares.
+template <class T>
+float add_rows(const T* x, const T* residual, T* sum, float* exact, int64_t D) {
+    Vec squares{};
+    for_lanes(D, [=, &squares](int64_t d, auto vec) {
+        const Vec s = vec.load(x + d) + vec.load(residual + d);
+        vec.store(sum + d, s);
+        vec.store(exact + d, s);
+        squares += s * s;
+    });
+    return sum_of(squares);
+}
+
+template <class T, class Row>
+void scale_row(const Row* row, const float* weight, float rstd, T* y, int64_t D) {
+    for_lanes(D, [=](int64_t d, auto vec) {
+        vec.store(y + d, vec.load(weight + d) * (vec.load(row + d) * rstd));
+    });
+}
+
+}  // namespace
+
+void CpuBackend::execute(const RmsNorm& op, Queue) {
+    const int64_t N = op.x.shape[0], D = op.x.shape[1], width = whole_tiles(D);
     const float* weight = op.weight.as<float>();
+    float* rstd = op.rstd.as<float>();
+    float* exact_sums = tile_scratch(threads_ * width);
+    with_element(op.x.dtype, [&]<class T>(const T*) {
+        const T* x = op.x.as<T>();
+        const T* residual = op.residual ? op.residual.as<T>() : nullptr;
+        T* sum = op.sum ? op.sum.as<T>() : nullptr;
+        T* y = op.y.as<T>();
 #pragma omp parallel for num_threads(threads_)
-    for (int64_t n = 0; n < N; ++n) {
-        const float* x = op.x.as<float>() + n * D;
-        float* y = op.y.as<float>() + n * D;
-        const float* row = x;
-        float squares = 0;
-        if (op.residual) {
-            const float* residual = op.residual.as<float>() + n * D;
-            float* sum = op.sum.as<float>() + n * D;
-            row = sum;
-#pragma omp simd reduction(+ : squares)
-            for (int64_t d = 0; d < D; ++d) {
-                const float s = x[d] + residual[d];
-                sum[d] = s;
-                squares += s * s;
+        for (int t = 0; t < threads_; ++t) {
+            float* exact = exact_sums + t * width;
+            for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
+                const int64_t at = n * D;
+                const float squares = residual ? add_rows(x + at, residual + at, sum + at, exact, D)
+                                               : squares_of(x + at, D);
+                rstd[n] = rstd_of(squares, D, op.eps);
+                if (residual)
+                    scale_row(exact, weight, rstd[n], y + at, D);
+                else
+                    scale_row(x + at, weight, rstd[n], y + at, D);
             }
-        } else {
-#pragma omp simd reduction(+ : squares)
-            for (int64_t d = 0; d < D; ++d) squares += x[d] * x[d];
         }
-        const float rstd = 1.0f / std::sqrt(squares / D + op.eps);
-        op.rstd.as<float>()[n] = rstd;
-#pragma omp simd
-        for (int64_t d = 0; d < D; ++d) y[d] = weight[d] * (row[d] * rstd);
-    }
+    });
 }
 
 // dweight: a sum per thread over its rows, then over the threads in order.
-void CpuBackend::compute(const RmsNormBackward& op) {
+void CpuBackend::execute(const RmsNormBackward& op, Queue) {
     const int64_t N = op.sum.shape[0], D = op.sum.shape[1], width = whole_tiles(D);
     const float* weight = op.weight.as<float>();
+    const float* rstd = op.rstd.as<float>();
     float* partial = tile_scratch(threads_ * width);
     std::fill_n(partial, threads_ * width, 0.0f);
+    with_element(op.sum.dtype, [&]<class T>(const T*) {
+        const T* dy = op.dy.as<T>();
+        const T* sum = op.sum.as<T>();
+        const T* dsum = op.dsum ? op.dsum.as<T>() : nullptr;
+        T* dx = op.dx.as<T>();
 #pragma omp parallel for num_threads(threads_)
-    for (int t = 0; t < threads_; ++t) {
-        float* dweight = partial + t * width;
-        for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
-            const float* dy = op.dy.as<float>() + n * D;
-            const float* sum = op.sum.as<float>() + n * D;
-            const float* dsum = op.dsum ? op.dsum.as<float>() + n * D : nullptr;
-            float* dx = op.dx.as<float>() + n * D;
-            const float rstd = op.rstd.as<float>()[n];
-            float dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (int64_t d = 0; d < D; ++d) {
-                const float g = dy[d] * sum[d] * rstd;
-                dweight[d] += g;
-                dot += g * weight[d];
-            }
-            const float along = rstd * rstd * dot / D;
-            if (dsum) {
-#pragma omp simd
-                for (int64_t d = 0; d < D; ++d) {
-                    dx[d] = dsum[d] + (rstd * weight[d] * dy[d] - along * sum[d]);
-                }
-            } else {
-#pragma omp simd
-                for (int64_t d = 0; d < D; ++d) dx[d] = rstd * weight[d] * dy[d] - along * sum[d];
+        for (int t = 0; t < threads_; ++t) {
+            for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
+                const int64_t at = n * D;
+                norm_row_backward(dy + at, sum + at, weight, rstd[n], dsum ? dsum + at : nullptr,
+                                  dx + at, partial + t * width, D);
             }
         }
-    }
+    });
     float* dweight = op.dweight.as<float>();
     for (int t = 0; t < threads_; ++t) {
         for (int64_t d = 0; d < D; ++d) dweight[d] += partial[t * width + d];

@@ -1,4 +1,4 @@
-// Norm of queries and keys, and rotation, row by row.
+// Norm of queries and keys, and rotation, row by row, each rounded once.
 #include "ops/rope.h"
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ops/cpu/cpu_backend.h"
-#include "ops/cpu/tile.h"
+#include "ops/cpu/norm_rows.h"
 
 namespace fomoe {
 namespace {
@@ -45,132 +45,139 @@ void sine_and_cosine(const double* frequency, int pairs, int32_t position, float
     }
 }
 
+// Heads of a row that are normalised together, if there is a norm.
+struct Run {
+    int64_t begin, heads;
+    bool keys;
+};
+
+template <class AnyRope>
+std::vector<Run> runs_of(const AnyRope& op) {
+    const int64_t Dh = op.head_size();
+    if (op.mode() == QkNormMode::full)
+        return {{0, op.heads, false}, {op.heads * Dh, op.kv_heads, true}};
+    std::vector<Run> runs;
+    for (int64_t a = 0; a < op.heads + op.kv_heads; ++a) runs.push_back({a * Dh, 1, a >= op.heads});
+    return runs;
+}
+
 // Rotates the first 2 * pairs of `size` elements and copies the others; y may be x.
-void rotate(const float* x, float* y, int64_t size, int pairs, const float* sine,
-            const float* cosine) {
-#pragma omp simd
-    for (int i = 0; i < pairs; ++i) {
-        const float a = x[i], b = x[i + pairs];
-        y[i] = a * cosine[i] - b * sine[i];
-        y[i + pairs] = b * cosine[i] + a * sine[i];
-    }
-    if (x != y) std::copy(x + 2 * pairs, x + size, y + 2 * pairs);
+// value(x, d, vec) is the vector from element d on, as it goes in.
+template <class From, class To, class Value>
+void rotate(const From* x, To* y, int64_t size, int pairs, const float* sine, const float* cosine,
+            Value value) {
+    for_lanes(pairs, [=](int64_t i, auto vec) {
+        const Vec a = value(x, i, vec), b = value(x, i + pairs, vec);
+        const Vec s = vec.load(sine + i), c = vec.load(cosine + i);
+        vec.store(y + i, a * c - b * s);
+        vec.store(y + i + pairs, b * c + a * s);
+    });
+    const int64_t rest = 2 * pairs;
+    for_lanes(size - rest,
+              [=](int64_t d, auto vec) { vec.store(y + rest + d, value(x, rest + d, vec)); });
 }
 
-// y = weight * x / rms(x); returns 1 / rms.
-float normalize(const float* x, const float* weight, float* y, int64_t size, float eps) {
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t d = 0; d < size; ++d) squares += x[d] * x[d];
-    const float rstd = 1.0f / std::sqrt(squares / size + eps);
-#pragma omp simd
-    for (int64_t d = 0; d < size; ++d) y[d] = weight[d] * (x[d] * rstd);
-    return rstd;
-}
-
-// dx from the gradient dy of the normalised x; adds to dweight. dx may be dy.
-void normalize_backward(const float* dy, const float* x, const float* weight, float rstd, float* dx,
-                        float* dweight, int64_t size) {
-    float dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t d = 0; d < size; ++d) {
-        const float g = dy[d] * x[d] * rstd;
-        dweight[d] += g;
-        dot += g * weight[d];
-    }
-    const float along = rstd * rstd * dot / size;
-#pragma omp simd
-    for (int64_t d = 0; d < size; ++d) dx[d] = rstd * weight[d] * dy[d] - along * x[d];
-}
+const auto plainly = [](const auto* x, int64_t d, auto vec) { return vec.load(x + d); };
 
 }  // namespace
 
-void CpuBackend::compute(const Rope& op) {
-    const int64_t N = op.x.shape[0], Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
-    const int64_t width = (A + 2 * KV) * Dh;
+void CpuBackend::execute(const Rope& op, Queue) {
+    const int64_t N = op.x.shape[0], width = op.x.shape[1], Dh = op.head_size();
+    const int64_t rotated = (op.heads + op.kv_heads) * Dh;
     const int pairs = op.rotary_size / 2;
     const int64_t table = whole_tiles(pairs);
     const double* frequency = frequencies(op.rotary_size, op.theta);
-    const QkNormMode mode = op.mode();
+    const int32_t* position = op.position.as<int32_t>();
+    const std::vector<Run> runs = runs_of(op);
+    const bool norm = op.mode() != QkNormMode::none;
+    const float* q_weight = norm ? op.q_weight.as<float>() : nullptr;
+    const float* k_weight = norm ? op.k_weight.as<float>() : nullptr;
+    float* rstd = norm ? op.rstd.as<float>() : nullptr;
     float* scratch = tile_scratch(threads_ * 2 * table);
-#pragma omp parallel for num_threads(threads_)
-    for (int t = 0; t < threads_; ++t) {
-        float* sine = scratch + t * 2 * table;
-        float* cosine = sine + table;
-        for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
-            const float* x = op.x.as<float>() + n * width;
-            float* y = op.qkv.as<float>() + n * width;
-            sine_and_cosine(frequency, pairs, op.position.as<int32_t>()[n], sine, cosine);
-            const float* rows = x;
-            if (mode == QkNormMode::full) {
-                const float* q_weight = op.q_weight.as<float>();
-                const float* k_weight = op.k_weight.as<float>();
-                float* rstd = op.rstd.as<float>() + n * 2;
-                rstd[0] = normalize(x, q_weight, y, A * Dh, op.eps);
-                rstd[1] = normalize(x + A * Dh, k_weight, y + A * Dh, KV * Dh, op.eps);
-                rows = y;
-            } else if (mode == QkNormMode::head) {
-                float* rstd = op.rstd.as<float>() + n * (A + KV);
-                for (int64_t a = 0; a < A + KV; ++a) {
-                    const ConstTensor& weight = a < A ? op.q_weight : op.k_weight;
-                    rstd[a] = normalize(x + a * Dh, weight.as<float>(), y + a * Dh, Dh, op.eps);
+    with_element(op.x.dtype, [&]<class T>(const T*) {
+        const auto row = [&](const T* x, T* y, float* rstd, const float* sine,
+                             const float* cosine) {
+            for (const Run& run : runs) {
+                const T* from = x + run.begin;
+                T* to = y + run.begin;
+                if (!norm) {
+                    rotate(from, to, Dh, pairs, sine, cosine, plainly);
+                    continue;
                 }
-                rows = y;
+                const int64_t size = run.heads * Dh;
+                const float scale = *rstd++ = rstd_of(squares_of(from, size), size, op.eps);
+                const float* weight = run.keys ? k_weight : q_weight;
+                for (int64_t at = 0; at < size; at += Dh) {
+                    rotate(from + at, to + at, Dh, pairs, sine, cosine,
+                           [=](const T* x, int64_t d, auto vec) {
+                               return vec.load(weight + at + d) * (vec.load(x + d) * scale);
+                           });
+                }
             }
-            for (int64_t a = 0; a < A + KV; ++a) {
-                rotate(rows + a * Dh, y + a * Dh, Dh, pairs, sine, cosine);
+            if (x != y) std::copy(x + rotated, x + width, y + rotated);
+        };
+#pragma omp parallel for num_threads(threads_)
+        for (int t = 0; t < threads_; ++t) {
+            float* sine = scratch + t * 2 * table;
+            float* cosine = sine + table;
+            for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
+                sine_and_cosine(frequency, pairs, position[n], sine, cosine);
+                row(op.x.as<T>() + n * width, op.qkv.as<T>() + n * width,
+                    norm ? rstd + n * std::ssize(runs) : nullptr, sine, cosine);
             }
-            if (x != y) std::copy(x + (A + KV) * Dh, x + width, y + (A + KV) * Dh);
         }
-    }
+    });
 }
 
 // Weight gradients: a sum per thread over its rows, then over the threads in order.
-void CpuBackend::compute(const RopeBackward& op) {
-    const int64_t N = op.dqkv.shape[0], Dh = op.head_size(), A = op.heads, KV = op.kv_heads;
-    const int64_t width = (A + 2 * KV) * Dh;
+void CpuBackend::execute(const RopeBackward& op, Queue) {
+    const int64_t N = op.dqkv.shape[0], width = op.dqkv.shape[1], Dh = op.head_size();
+    const int64_t rotated = (op.heads + op.kv_heads) * Dh;
     const int pairs = op.rotary_size / 2;
     const int64_t table = whole_tiles(pairs);
     const double* frequency = frequencies(op.rotary_size, op.theta);
-    const QkNormMode mode = op.mode();
-    const bool norm = mode != QkNormMode::none;
+    const int32_t* position = op.position.as<int32_t>();
+    const std::vector<Run> runs = runs_of(op);
+    const bool norm = op.mode() != QkNormMode::none;
+    const float* q_weight = norm ? op.q_weight.as<float>() : nullptr;
+    const float* k_weight = norm ? op.k_weight.as<float>() : nullptr;
     const int64_t q_size = norm ? op.q_weight.count() : 0, k_size = norm ? op.k_weight.count() : 0;
-    const int64_t size = 2 * table + whole_tiles(q_size + k_size);
+    const int64_t weights = whole_tiles(q_size + k_size);
+    const int64_t size = weights + 2 * table + whole_tiles(rotated);
     float* scratch = tile_scratch(threads_ * size);
-    std::fill_n(scratch, threads_ * size, 0.0f);
-#pragma omp parallel for num_threads(threads_)
-    for (int t = 0; t < threads_; ++t) {
-        float* dq_weight = scratch + t * size;
-        float* dk_weight = dq_weight + q_size;
-        float* sine = dq_weight + size - 2 * table;
-        float* cosine = sine + table;
-        for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
-            const float* dy = op.dqkv.as<float>() + n * width;
-            float* dx = op.dx.as<float>() + n * width;
-            // The other way round.
-            sine_and_cosine(frequency, pairs, -op.position.as<int32_t>()[n], sine, cosine);
-            for (int64_t a = 0; a < A + KV; ++a) {
-                rotate(dy + a * Dh, dx + a * Dh, Dh, pairs, sine, cosine);
-            }
-            if (dx != dy) std::copy(dy + (A + KV) * Dh, dy + width, dx + (A + KV) * Dh);
-            if (!norm) continue;
-            const float* x = op.x.as<float>() + n * width;
-            const float* q_weight = op.q_weight.as<float>();
-            const float* k_weight = op.k_weight.as<float>();
-            if (mode == QkNormMode::full) {
-                const float* rstd = op.rstd.as<float>() + n * 2;
-                normalize_backward(dx, x, q_weight, rstd[0], dx, dq_weight, A * Dh);
-                normalize_backward(dx + A * Dh, x + A * Dh, k_weight, rstd[1], dx + A * Dh,
-                                   dk_weight, KV * Dh);
-            } else {
-                const float* rstd = op.rstd.as<float>() + n * (A + KV);
-                for (int64_t a = 0; a < A + KV; ++a) {
-                    normalize_backward(dx + a * Dh, x + a * Dh, a < A ? q_weight : k_weight,
-                                       rstd[a], dx + a * Dh, a < A ? dq_weight : dk_weight, Dh);
+    with_element(op.dqkv.dtype, [&]<class T>(const T*) {
+        const auto row = [&](const T* dy, const T* x, const float* rstd, T* dx, float* turned,
+                             float* dweights, const float* sine, const float* cosine) {
+            for (const Run& run : runs) {
+                if (!norm) {
+                    rotate(dy + run.begin, dx + run.begin, Dh, pairs, sine, cosine, plainly);
+                    continue;
                 }
+                const int64_t size = run.heads * Dh;
+                for (int64_t at = 0; at < size; at += Dh)
+                    rotate(dy + run.begin + at, turned + at, Dh, pairs, sine, cosine, plainly);
+                norm_row_backward(turned, x + run.begin, run.keys ? k_weight : q_weight, *rstd++,
+                                  static_cast<const T*>(nullptr), dx + run.begin,
+                                  dweights + (run.keys ? q_size : 0), size);
+            }
+            if (dx != dy) std::copy(dy + rotated, dy + width, dx + rotated);
+        };
+#pragma omp parallel for num_threads(threads_)
+        for (int t = 0; t < threads_; ++t) {
+            float* dweights = scratch + t * size;
+            float* sine = dweights + weights;
+            float* cosine = sine + table;
+            float* turned = cosine + table;
+            std::fill_n(dweights, weights, 0.0f);
+            for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
+                // The other way round.
+                sine_and_cosine(frequency, pairs, -position[n], sine, cosine);
+                row(op.dqkv.as<T>() + n * width, norm ? op.x.as<T>() + n * width : nullptr,
+                    norm ? op.rstd.as<float>() + n * std::ssize(runs) : nullptr,
+                    op.dx.as<T>() + n * width, turned, dweights, sine, cosine);
             }
         }
-    }
+    });
     if (!norm) return;
     float* dq_weight = op.dq_weight.as<float>();
     float* dk_weight = op.dk_weight.as<float>();

@@ -119,7 +119,7 @@ float whole_scale(const AnyRouter& op) {
 
 // Statistics: a sum per block of a sequence's tokens, then over its blocks in order. The scratch
 // holds 2 E + 2 numbers a block. Rows of scores hold the scored experts only.
-void CpuBackend::compute(const Router& op) {
+void CpuBackend::execute(const Router& op, Queue) {
     const int64_t N = op.logits.shape[0], E = op.logits.shape[1], K = op.gate.shape[1];
     const int64_t B = op.count.shape[0], T = N / B, blocks = (T + kBlock - 1) / kBlock;
     const int64_t width = whole_tiles(E), size = 2 * width + kTileUnit;
@@ -217,7 +217,7 @@ void CpuBackend::compute(const Router& op) {
     }
 }
 
-void CpuBackend::compute(const RouterBackward& op) {
+void CpuBackend::execute(const RouterBackward& op, Queue) {
     const int64_t N = op.logits.shape[0], E = op.logits.shape[1], K = op.expert.shape[1];
     const int64_t T = N / op.dmass.shape[0], width = whole_tiles(E);
     const bool soft = op.score == RouterScore::softmax;
