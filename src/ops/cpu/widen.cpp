@@ -94,8 +94,8 @@ void CpuBackend::execute(const Embedding& op, Queue) { compute(op); }
 void CpuBackend::execute(const RmsNorm& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Linear& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Rope& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const Attention& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const CachedAttention& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const Attention& op, Queue) { compute(op); }
+void CpuBackend::execute(const CachedAttention& op, Queue) { compute(op); }
 void CpuBackend::execute(const Router& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const Balance& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const DispatchPlan& op, Queue) { in_f32(op); }
@@ -107,7 +107,7 @@ void CpuBackend::execute(const LinearCrossEntropy& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ActivateBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const ExpertsBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const RouterBackward& op, Queue) { in_f32(op); }
-void CpuBackend::execute(const AttentionBackward& op, Queue) { in_f32(op); }
+void CpuBackend::execute(const AttentionBackward& op, Queue) { compute(op); }
 void CpuBackend::execute(const RopeBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const LinearBackward& op, Queue) { in_f32(op); }
 void CpuBackend::execute(const RmsNormBackward& op, Queue) { in_f32(op); }
