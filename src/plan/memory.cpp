@@ -45,16 +45,16 @@ public:
 };
 
 // Calls f(tensor, its bytes in use) for all that is as long as what comes to the experts, or leaves
-// for them, in the activations of a lane. `hidden`: choices whose hidden values are kept.
+// for them, in the activations of a lane.
 template <class F>
-void for_each_dispatched(const Activations& lane, const Routed& use, double hidden, const F& f) {
+void for_each_dispatched(const Activations& lane, const Routed& use, const F& f) {
     const auto rows = [&](const Tensor& tensor, double n) {
         if (tensor.count() == 0 || !tensor.data) return;
         const double row = static_cast<double>(tensor.bytes()) / tensor.shape[0];
         f(tensor, std::min<int64_t>(static_cast<int64_t>(n * row), tensor.bytes()));
     };
     for (const LayerActivations& layer : lane.layers) {
-        rows(layer.hidden, hidden);
+        rows(layer.hidden, use.choices);
         rows(layer.choice, use.choices);
         rows(layer.send_token, use.sent);
         for (const Tensor* row : {&layer.row_x, &layer.row_gate, &layer.row_slot})
@@ -87,61 +87,15 @@ int64_t resident_activations(const ModelConfig& model, const BatchShape& shape, 
     if (threads == 0) return all;
     const int64_t page = page_of(all);
     const Routed use = even(model.moe, shape.lane(), among);
-    // With EP = 1 in bf16 all choices that there could be are widened and rounded.
-    const bool rounds_all = shape.dtype != DType::f32 && shape.expert_parallel == 1;
-    const double hidden = rounds_all ? double(shape.choices(model.moe)) : use.choices;
     int64_t untouched = 0;
     for (const Activations& lane : laid_out(model, shape))
-        for_each_dispatched(lane, use, hidden, [&](const Tensor& tensor, int64_t used) {
+        for_each_dispatched(lane, use, [&](const Tensor& tensor, int64_t used) {
             const int64_t begin = reinterpret_cast<int64_t>(tensor.data) - NoMemory::kBegin;
             const int64_t first = round_up(begin + used, page);
             const int64_t end = (begin + tensor.bytes()) / page * page;
             untouched += std::max<int64_t>(0, end - first);
         });
     return all - untouched;
-}
-
-// The longest stretch of the arena that experts of a layer lie in.
-int64_t longest_stretch(const ArenaLayout& layout, int n_layers) {
-    std::vector<Range> stretch(n_layers, {INT64_MAX, 0});
-    for (const Parameter& p : layout.parameters) {
-        if (p.cls != ParamClass::expert) continue;
-        Range& own = stretch[p.layer];
-        own = {std::min(own.begin, p.offset), std::max(own.end, p.offset + p.count())};
-    }
-    int64_t longest = 0;
-    for (const Range& own : stretch) longest = std::max(longest, own.end - own.begin);
-    return longest;
-}
-
-// f32 of all bf16 operands of one op, of the one with the most. Matmuls in bf16 read weights as
-// they are.
-int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const ArenaLayout& layout,
-                      int among) {
-    if (shape.dtype == DType::f32) return 0;
-    const MoeConfig& moe = model.moe;
-    const int64_t N = shape.tokens(), D = model.d_model, V = model.vocab_size;
-    const int64_t A = int64_t{model.n_heads} * model.head_size();
-    const int64_t W = A + 2 * int64_t{model.n_kv_heads} * model.head_size();
-    const int64_t U = moe.expert == ExpertKind::swiglu ? 2 : 1;
-    const int64_t F = std::max<int64_t>(int64_t{moe.n_shared_experts} * moe.d_expert,
-                                        moe.first_dense_layers ? moe.d_dense : 0);
-    const auto weights = [](int64_t n) { return cpu_multiplies_bf16() ? 0 : n; };
-    const auto linear_backward = [&](int64_t I, int64_t O) {
-        return 2 * N * I + N * O + weights(O * I);
-    };
-    const int64_t rows = static_cast<int64_t>(even(moe, shape, among).rows);
-    const int64_t choices = shape.expert_parallel > 1
-                                ? static_cast<int64_t>(even(moe, shape, among).choices)
-                                : rows * std::min(moe.top_k, shape.shard_experts);
-    const bool routed = moe.first_dense_layers < model.n_layers;
-    const int64_t experts = routed ? 3 * rows * D + choices * U * moe.d_expert +
-                                         weights(longest_stretch(layout, model.n_layers))
-                                   : 0;
-    return 4 *
-           std::max({4 * N * D, 2 * N * D + weights(V * D), linear_backward(D, W),
-                     linear_backward(A, D), 2 * N * (W + A), F > 0 ? linear_backward(D, U * F) : 0,
-                     F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
 int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int among, bool frozen,
@@ -195,8 +149,7 @@ MemoryPlan memory_plan(const Config& config, const World& world, const ArenaLayo
     plan.activations = resident_activations(config.model, shape, among, threads);
     plan.copies = frozen ? frozen->size * size_of(DType::bf16) : 0;
     if (threads > 0)
-        plan.scratch = scratch_bytes(config.model, shape.lane(), among, plan.copies > 0, threads) +
-                       widened_bytes(config.model, shape.lane(), layout, among);
+        plan.scratch = scratch_bytes(config.model, shape.lane(), among, plan.copies > 0, threads);
     plan.outer = outer;
     if (threads > 0)
         for (int64_t arena :
@@ -254,7 +207,7 @@ DispatchBytes dispatch_bytes(const Config& config, const World& world, const Are
     DispatchBytes bytes;
     const auto add = [&](int64_t DispatchBytes::*room) {
         for (const Activations& lane : laid_out(config.model, shape))
-            for_each_dispatched(lane, use, use.choices, [&](const Tensor& tensor, int64_t used) {
+            for_each_dispatched(lane, use, [&](const Tensor& tensor, int64_t used) {
                 bytes.*room += tensor.bytes();
                 if (room == &DispatchBytes::planned) bytes.even += used;
             });

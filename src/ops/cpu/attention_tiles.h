@@ -1,22 +1,49 @@
 // What the forward and the backward pass of attention share. Scores are held as [key][query], so
-// that everything about a query is done lane by lane.
+// that everything about a query is done lane by lane, and in powers of 2: an exponent is the scaled
+// score times log2(e).
 #pragma once
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 
-#include "ops/cpu/tile.h"
+#include "ops/cpu/tile_matmul.h"
 
 namespace fomoe {
 
 inline constexpr int kQueries = 64;  // of a tile
 inline constexpr int kKeys = 64;
 inline constexpr float kMasked = -1e30f;
+inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+
+// 2^x.
+inline Vec exp2(Vec x) {
+#ifdef __AVX512F__
+    // 2^n times a polynomial that is off by at most 8e-8 of its value.
+    const Vec n = (Vec)_mm512_maskz_roundscale_ps(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+    const Vec r = x - n;
+    Vec p = 1.3390863e-3f * r + 9.6760320e-3f;
+    p = p * r + 5.5503571e-2f;
+    p = p * r + 2.4022107e-1f;
+    p = p * r + 6.9314719e-1f;
+    p = p * r + 1.0f;
+    return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+#else
+    Vec y;
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) y[i] = fast_exp(kLn2 * x[i]);
+    return y;
+#endif
+}
 
 // Where heads lie in the rows of qkv, and which keys a query sees. Positions count within a
 // sequence.
 struct AttentionShape {
-    int64_t T, heads, kv_heads, head_size, width;  // width: head_size in whole tiles
-    const int32_t* begin;                          // of all tokens, or null
+    int64_t T, heads, kv_heads, head_size;
+    int64_t columns;       // head_size in whole tiles
+    const int32_t* begin;  // of all tokens, or null
 
     template <class Op>
     explicit AttentionShape(const Op& op)
@@ -24,7 +51,7 @@ struct AttentionShape {
           heads(op.heads),
           kv_heads(op.kv_heads),
           head_size(op.head_size()),
-          width(whole_tiles(head_size)),
+          columns(whole_tiles(head_size)),
           begin(op.begin ? op.begin.template as<int32_t>() : nullptr) {}
 
     int64_t row() const { return (heads + 2 * kv_heads) * head_size; }
@@ -40,37 +67,92 @@ struct AttentionShape {
     }
 };
 
+struct Range {
+    int64_t begin, end;
+    int64_t size() const { return std::max<int64_t>(end - begin, 0); }
+};
+
 // The mask between one tile of queries and any tile of keys.
 struct AttentionMask {
-    int64_t first;           // query of the tile
-    int64_t every_key_from;  // no query of the tile begins later
+    using Ints [[gnu::vector_size(4 * kLanes)]] = int32_t;
+
+    int64_t first;    // query of the tile
+    int64_t queries;  // of the tile, in whole units
     alignas(64) int32_t begin[kQueries];
     alignas(64) int32_t position[kQueries];
 
-    AttentionMask(const AttentionShape& shape, int64_t sequence, int64_t first) : first(first) {
+    AttentionMask(const AttentionShape& shape, int64_t sequence, int64_t first)
+        : first(first), queries(whole_tiles(shape.queries_from(first))) {
         for (int64_t r = 0; r < kQueries; ++r) {
             // Queries behind the end repeat the last one.
             position[r] = std::min(first + r, shape.T - 1);
             begin[r] = shape.first_key(sequence, position[r]);
         }
-        every_key_from = begin[kQueries - 1];
     }
     int64_t first_key_tile() const { return begin[0] / kKeys * kKeys; }
     int64_t last_key_tile() const { return position[kQueries - 1] / kKeys * kKeys; }
 
-    // Sets the scores of the keys that a query does not see to kMasked.
-    void apply(float* score, int64_t first_key) const {
-        if (first_key + kKeys - 1 <= first && first_key >= every_key_from) return;
-        for (int64_t j = 0; j < kKeys; ++j) {
-            const int32_t key = first_key + j;
-            float* row = score + j * kQueries;
-#pragma omp simd
-            for (int64_t r = 0; r < kQueries; ++r) {
-                const bool seen = (key <= position[r]) & (key >= begin[r]);
-                row[r] = seen ? row[r] : kMasked;
-            }
-        }
+    // Every query of the tile sees every key of the tile.
+    bool sees_all(int64_t first_key) const {
+        return first_key + kKeys - 1 <= first && first_key >= begin[kQueries - 1];
+    }
+    // The queries, in whole units, that see any of kBlock keys.
+    Range queries_seeing(int64_t key) const {
+        int64_t end = queries;
+        while (end > 0 && begin[end - 1] >= key + kBlock) --end;
+        return {std::max<int64_t>(key - first, 0) / kTileUnit * kTileUnit, whole_tiles(end)};
+    }
+    // The keys of a tile, in whole blocks, that any of the n queries from r on sees.
+    Range keys_seen(int64_t first_key, int64_t r, int64_t n) const {
+        const int64_t from = std::max<int64_t>(begin[r] - first_key, 0);
+        const int64_t to = std::min<int64_t>(position[r + n - 1] - first_key + 1, kKeys);
+        return {from / kBlock * kBlock, (to + kBlock - 1) / kBlock * kBlock};
+    }
+
+    // x, or kMasked where the queries from r on do not see the key.
+    Vec masked(Vec x, int64_t key, int64_t r) const {
+        Ints from, to;
+        std::memcpy(&from, begin + r, sizeof from);
+        std::memcpy(&to, position + r, sizeof to);
+        const Ints at = static_cast<int32_t>(key) - Ints{};
+        return ((at >= from) & (at <= to)) ? x : kMasked - Vec{};
     }
 };
+
+// ---- what becomes of the scores of a tile, as an operand ---------------------------------------
+
+// As [key][query], for sums over queries: keys k and k + 1 by queries r and on.
+inline void put_rows(float* to, int64_t k, int64_t r, Vec a, Vec b) {
+    store(to + k * kQueries + r, a);
+    store(to + (k + 1) * kQueries + r, b);
+}
+// For sums over keys.
+inline void put_pairs(float* to, int64_t k, int64_t r, Vec a, Vec b) { put_rows(to, k, r, a, b); }
+
+#ifdef __AVX512BF16__
+inline void put_rows(Pair* to, int64_t k, int64_t r, Vec a, Vec b) {
+    Pair* row = to + (k * kQueries + r) / 2;
+    _mm256_storeu_si256((__m256i*)row, (__m256i)_mm512_cvtneps_pbh((__m512)a));
+    _mm256_storeu_si256((__m256i*)(row + kQueries / 2), (__m256i)_mm512_cvtneps_pbh((__m512)b));
+}
+inline void put_pairs(Pair* to, int64_t k, int64_t r, Vec a, Vec b) {
+    alignas(64) static constexpr int16_t kFrom[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+    store_words(to + k / 2 * kQueries + r,
+                (Vec)_mm512_maskz_permutexvar_epi16(~0u, _mm512_load_si512(kFrom), both));
+}
+#endif
+
+template <class Word>
+TileView<Word> by_key(const Word* rows, int64_t k, int64_t first_query) {
+    constexpr int64_t kRow = kQueries / kElements<Word>;
+    return {rows + k * kRow + first_query / kElements<Word>, kRow, 1};
+}
+template <class Word>
+TileView<Word> by_query(const Word* pairs, int64_t r, int64_t first_key) {
+    return {pairs + first_key / kElements<Word> * kQueries + r, 1, kQueries};
+}
 
 }  // namespace fomoe

@@ -13,7 +13,7 @@ public:
     std::string_view name() const override { return "cpu"; }
     bool host_memory() const override { return true; }
     int threads() const { return threads_; }
-    int64_t scratch_bytes() const { return workspace_.bytes() + widened_.bytes(); }  // held
+    int64_t scratch_bytes() const { return workspace_.bytes(); }  // held
 
     void* allocate(int64_t bytes, std::string_view purpose) override;
     void release(void* data) override;
@@ -64,15 +64,6 @@ protected:
     void execute(const AdamW& op, Queue) override;
 
 private:
-    void compute(const Linear& op);
-    void compute(const Attention& op);
-    void compute(const CachedAttention& op);
-    void compute(const ExpertsForward& op);
-    void compute(const LinearCrossEntropy& op);
-    void compute(const ExpertsBackward& op);
-    void compute(const AttentionBackward& op);
-    void compute(const LinearBackward& op);
-
     template <class T>
     void experts_forward(const ExpertsForward& op);
     template <class T>
@@ -80,13 +71,8 @@ private:
     template <class T>
     void cross_entropy(const LinearCrossEntropy& op);
 
-    // Computes the op; if its activations are bf16, on f32 copies of them.
-    template <class Op>
-    void in_f32(const Op& op);
-
     int threads_;
     Workspace workspace_;
-    Workspace widened_;  // the f32 copies
 };
 
 }  // namespace fomoe

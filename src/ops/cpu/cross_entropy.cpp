@@ -196,7 +196,7 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
     }
 }
 
-void CpuBackend::compute(const LinearCrossEntropy& op) {
+void CpuBackend::execute(const LinearCrossEntropy& op, Queue) {
     with_element(op.x.dtype, [&]<class T>(const T*) { cross_entropy<T>(op); });
 }
 

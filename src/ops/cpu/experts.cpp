@@ -114,7 +114,7 @@ void CpuBackend::experts_forward(const ExpertsForward& op) {
     }
 }
 
-void CpuBackend::compute(const ExpertsForward& op) {
+void CpuBackend::execute(const ExpertsForward& op, Queue) {
     with_element(op.x.dtype, [&]<class T>(const T*) { experts_forward<T>(op); });
 }
 

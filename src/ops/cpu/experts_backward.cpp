@@ -160,7 +160,7 @@ void CpuBackend::experts_backward(const ExpertsBackward& op) {
     }
 }
 
-void CpuBackend::compute(const ExpertsBackward& op) {
+void CpuBackend::execute(const ExpertsBackward& op, Queue) {
     with_element(op.x.dtype, [&]<class T>(const T*) { experts_backward<T>(op); });
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "ops/cpu/elements.h"
+#include "ops/cpu/simd.h"
 #include "ops/cpu/tile.h"
 
 namespace fomoe {
@@ -107,6 +108,13 @@ inline Vec reciprocal(Vec x) {
 #else
     return 1.0f / x;
 #endif
+}
+
+inline Vec exp(Vec x) {
+    Vec y;
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) y[i] = fast_exp(x[i]);
+    return y;
 }
 
 inline Vec sqrt(Vec x) {

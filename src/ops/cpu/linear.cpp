@@ -3,7 +3,7 @@
 
 namespace fomoe {
 
-void CpuBackend::compute(const Linear& op) {
+void CpuBackend::execute(const Linear& op, Queue) {
     const int64_t N = op.x.shape[0], O = op.weight.shape[0], I = op.weight.shape[1];
     const Matmul y{.c = op.y,
                    .stride = O,
@@ -17,7 +17,7 @@ void CpuBackend::compute(const Linear& op) {
     for (int t = 0; t < threads_; ++t) multiply(y.share(t, threads_));
 }
 
-void CpuBackend::compute(const LinearBackward& op) {
+void CpuBackend::execute(const LinearBackward& op, Queue) {
     const int64_t N = op.x.shape[0], O = op.weight.shape[0], I = op.weight.shape[1];
     const Matmul dweight{.c = op.dweight,
                          .stride = I,
