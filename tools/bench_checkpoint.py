@@ -10,61 +10,15 @@ which writes as many bytes into the same directory, and one copy of as many byte
 
 import argparse
 import ctypes
-import json
 import os
-import pathlib
-import random
-import re
 import statistics
-import struct
 import subprocess
-import sys
 import tempfile
 import time
 
+from bench_runs import step_seconds, train, write_tokens
+
 MIB = 1 << 20
-
-
-def write_tokens(prefix, documents=64, length=4096):
-    """A Megatron token file of random bytes as tokens: u16, documents of one sequence each."""
-    draw = random.Random(1)
-    for part in ("train", "valid"):
-        tokens = [draw.randrange(256) for _ in range(documents * length)]
-        pathlib.Path(f"{prefix}.{part}.bin").write_bytes(struct.pack(f"<{len(tokens)}H", *tokens))
-        index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, documents, documents + 1)
-        index += struct.pack(f"<{documents}i", *[length] * documents)
-        index += struct.pack(f"<{documents}q", *[2 * length * i for i in range(documents)])
-        index += struct.pack(f"<{documents + 1}q", *range(documents + 1))
-        pathlib.Path(f"{prefix}.{part}.idx").write_bytes(index)
-
-
-def sources(options):
-    """The names that the config gives its sources of text: all of them become the random tokens."""
-    words = [options.program, options.config, "--dump-config"]
-    text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return re.findall(r"(\S+): [^,}]+", re.search(r"sources: {(.*)}", text).group(1))
-
-
-def train(options, place, name, sets):
-    """The metrics of the first group."""
-    words = [os.path.abspath(options.program), os.path.abspath(options.config)]
-    fixed = [f"name={name}", *(f"data.sources.{key}={place}/random" for key in sources(options)),
-             "train.optimizer.warmup=1", "train.log_every=1", f"train.steps={options.steps}",
-             "data.valid_sequences=2", *sets, *options.set]
-    for setting in fixed:
-        words += ["--set", setting]
-    done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}")
-    path = sorted(pathlib.Path(place, "runs", name, "metrics").glob("*.jsonl"))[0]
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def step_seconds(events):
-    """Of every step but the first, which touches memory for the first time."""
-    start = next(event for event in events if event["event"] == "start")
-    return {event["step"]: start["tokens_per_step"] / event["tokens_per_second"]
-            for event in events if event["event"] == "step" and event["step"] > 1}
 
 
 def checkpoints(events):

@@ -44,6 +44,7 @@ public:
         std::ranges::sort(sorted);
         return sorted[sorted.size() / 2];
     }
+    double fastest_seconds() const { return *std::ranges::min_element(seconds_); }
     double executed_choices() const { return executed_ / timed_steps(); }  // of a step
     double tokens() const { return double(config_.train.batch) * config_.data.seq_len; }
     const StepResult& last() const { return last_; }

@@ -196,11 +196,22 @@ std::string ids_text(const std::vector<int>& ids) {
 
 namespace {
 
+template <class Number>
+std::string number_text(Number number) {
+    std::string text = fmt::format("{}", number);
+    // YAML 1.1, and so PyYAML, takes 1e-05 for a text and 1.0e-05 for a number.
+    if constexpr (std::is_floating_point_v<Number>)
+        if (const size_t exponent = text.find('e');
+            exponent != text.npos && text.find('.') == text.npos)
+            text.insert(exponent, ".0");
+    return text;
+}
+
 std::string entry_text(const std::string& text) { return yaml_text(text); }
 std::string entry_text(const std::vector<int>& ids) { return fmt::format("[{}]", ids_text(ids)); }
 template <class Number>
 std::string entry_text(const Number& number) {
-    return fmt::format("{}", number);
+    return number_text(number);
 }
 
 template <class Map>
@@ -229,7 +240,7 @@ std::string value_text(const Key& key, const Config& config, int group) {
             else if constexpr (requires { value->begin()->second; })
                 return map_text(*value);
             else
-                return fmt::format("{}", *value);
+                return number_text(*value);
         },
         field);
 }

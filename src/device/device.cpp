@@ -178,7 +178,7 @@ Device cuda_device(const DeviceRequest& request, const Threads& threads, Communi
 
 }  // namespace
 
-int share_of_cores(const std::vector<RankCores>& ranks, int rank) {
+double share_of_cores(const std::vector<RankCores>& ranks, int rank) {
     const RankCores& own = ranks[rank];
     double share = 0;
     for (size_t core = 0; core < own.mask.size(); ++core) {
@@ -188,7 +188,7 @@ int share_of_cores(const std::vector<RankCores>& ranks, int rank) {
             sharers += other.host == own.host && core < other.mask.size() && other.mask[core];
         share += 1.0 / sharers;
     }
-    return std::max(1, static_cast<int>(share + 1e-6));
+    return share;
 }
 
 Threads threads_per_rank(Communicator& job) {
@@ -208,12 +208,13 @@ Threads threads_per_rank(Communicator& job) {
         return other.host == mine.host;
     });
     threads.numa_node = numa_node_of_cores(mine.mask);
+    threads.cores = share_of_cores(ranks, job.rank());
     if (const int asked = threads_from_environment()) {
         threads.count = asked;
         threads.reason = "OMP_NUM_THREADS";
         return threads;
     }
-    threads.count = share_of_cores(ranks, job.rank());
+    threads.count = std::max(1, static_cast<int>(threads.cores + 1e-6));
     const int allowed = std::count(mine.mask.begin(), mine.mask.end(), true);
     const int online = sysconf(_SC_NPROCESSORS_ONLN);
     threads.reason = concat(counted(threads.host_ranks, "rank"), " on ", counted(online, "core"));

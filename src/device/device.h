@@ -20,18 +20,22 @@ struct RankCores {
     std::vector<bool> mask;  // by number of the core
 };
 
-// Cores of a rank when ranks of one host that may run on the same core share it evenly; at least 1.
-int share_of_cores(const std::vector<RankCores>& ranks, int rank);
+// Cores of a rank when ranks of one host that may run on the same core share it evenly.
+double share_of_cores(const std::vector<RankCores>& ranks, int rank);
 
 // The threads of this rank: OMP_NUM_THREADS if it is set, else its share of the cores in its
-// affinity mask. Collective over the job.
+// affinity mask, at least 1. Collective over the job.
 struct Threads {
     int count = 1;
+    double cores = 1;    // its share of them
     int host_ranks = 1;  // ranks of the job on this host
     int host_rank = 0;   // this one's index among them
     uint64_t host = 0;   // hash of its name
     int numa_node = -1;  // that all cores of the mask belong to; -1: several, or unknown
     std::string reason;  // for the log
+
+    // Of its time, how much of a core a thread has where the ranks of this job alone work.
+    double share_of_core() const { return cores < count ? cores / count : 1; }
 };
 Threads threads_per_rank(Communicator& job);
 

@@ -163,9 +163,11 @@ std::vector<RankPlace> rank_places(Communicator& job, const Threads& threads) {
 }
 
 double measure_ceiling(Communicator& job, Communicator& group, Backend& backend, DType dtype,
-                       int threads) {
+                       const Threads& threads) {
     job.barrier();
-    double ceiling = matmul_ceiling(backend, dtype, threads);
+    double ceiling = matmul_ceiling(backend, dtype, threads.count);
+    // The fastest calls are those that no other rank came between.
+    if (backend.host_memory()) ceiling *= threads.share_of_core();
     group.all_reduce_sum(view(&ceiling, Shape(1)));
     return ceiling;
 }

@@ -24,9 +24,9 @@ struct RankPlace {
 std::vector<RankPlace> rank_places(Communicator& job, const Threads& threads);
 
 // GFLOP/s of the group's ranks together in a matmul alone, measured on all ranks at once, since
-// that is how they will run. Collective over the job.
+// that is how they will run; on CPUs with their share of the cores. Collective over the job.
 double measure_ceiling(Communicator& job, Communicator& group, Backend& backend, DType dtype,
-                       int threads);
+                       const Threads& threads);
 
 struct StartFacts {
     const Config& config;

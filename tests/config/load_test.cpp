@@ -236,6 +236,10 @@ checkpoint: {every: 5, keep: 0}
     files.add("dump.yaml", dump_config(config));
     CHECK(files.load() == config);
     CHECK(dump_config(files.load()) == dump_config(config));
+    // Numbers that YAML 1.1 takes for numbers too.
+    CHECK_THAT(dump_config(config), Catch::Contains("aux_loss: 1.0e-09\n"));
+    CHECK_THAT(dump_config(config), Catch::Contains("norm_eps: 1.0e-05\n"));
+    CHECK_THAT(dump_config(config), Catch::Contains("rope_theta: 12345.678\n"));
     Files defaults;
     defaults.add("dump.yaml", dump_config(load(kSources)));
     CHECK_NOTHROW(defaults.load());

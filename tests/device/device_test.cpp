@@ -41,8 +41,8 @@ TEST_CASE("ranks that may run on the same cores share them evenly") {
     const RankCores all = cores(1, {0, 1, 2, 3, 4, 5, 6, 7});
     CHECK(share_of_cores({all}, 0) == 8);
     CHECK(share_of_cores({all, all}, 1) == 4);
-    CHECK(share_of_cores({all, all, all}, 2) == 2);
-    CHECK(share_of_cores(std::vector<RankCores>(20, all), 7) == 1);
+    CHECK(share_of_cores({all, all, all}, 2) == Approx(8.0 / 3));
+    CHECK(share_of_cores(std::vector<RankCores>(20, all), 7) == Approx(0.4));
 }
 
 TEST_CASE("ranks bound to cores of their own, or on other hosts, take nothing away") {
@@ -65,6 +65,7 @@ TEST_CASE("the ranks of a job find each other on the host") {
             CHECK(threads.host_ranks == n);
             CHECK(threads.host_rank == job.rank());
             CHECK(threads.count == std::max(1, CPU_COUNT(&mask) / n));
+            CHECK(threads.cores == Approx(double(CPU_COUNT(&mask)) / n));
         });
     }
 }
@@ -74,6 +75,13 @@ TEST_CASE("OMP_NUM_THREADS decides when it is set") {
     const auto alone = make_self_communicator();
     CHECK(threads_per_rank(*alone).count == 5);
     CHECK_THAT(threads_per_rank(*alone).reason, Contains("OMP_NUM_THREADS"));
+}
+
+TEST_CASE("threads beyond the cores of a rank share them") {
+    CHECK(Threads{.count = 2, .cores = 4}.share_of_core() == 1);
+    CHECK(Threads{.count = 1, .cores = 1}.share_of_core() == 1);
+    CHECK(Threads{.count = 1, .cores = 0.5}.share_of_core() == 0.5);
+    CHECK(Threads{.count = 8, .cores = 2}.share_of_core() == 0.25);
 }
 
 // test_device lies where no plugin does.
