@@ -30,7 +30,7 @@ def loss_of(options, name, dtype, seed):
     run = pathlib.Path("runs") / f"{name}-{dtype}-{seed}"
     sets = settings_of([*options.set, f"name={run.name}", f"train.dtype={dtype}", f"seed={seed}"])
     words = [options.train, options.config, *sets]
-    steps = int(re.search(r"^  steps: (\d+)$", printed([*words, "--dump-config"]), re.M).group(1))
+    steps = int(re.search(r"^  steps: (\d+)", printed([*words, "--dump-config"]), re.M).group(1))
     if not finished(run, steps):
         subprocess.run(words, check=True)
     scores = json.loads(printed([options.eval, str(run), "--mode", "union", "--json"]))
@@ -51,7 +51,7 @@ def main():
     if len(options.seeds) < 2:
         parser.error("the spread takes two seeds at least")
     dump = printed([options.train, options.config, *settings_of(options.set), "--dump-config"])
-    name = options.name or re.search(r"^name: (.*)$", dump, re.M).group(1)
+    name = options.name or re.search(r"^name: (\S+)", dump, re.M).group(1)
 
     losses = {dtype: [] for dtype in DTYPES}
     for seed in options.seeds:
