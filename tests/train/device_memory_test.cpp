@@ -252,12 +252,15 @@ TEST_CASE("bf16 follows f32, on one rank and on several") {
         plan.config.train.dtype = ComputeType::bf16;
         const Trained bf16 = train(on_ranks(plan, 1, 1, 8));
         REQUIRE(f32.results.back().loss < 0.97 * f32.results.front().loss);
+        // One step's loss scatters: rounding grows over the steps, and a batch is 8 sequences.
         double apart = 0;
         for (size_t s = 0; s < f32.results.size(); ++s) {
-            CHECK(bf16.results[s].loss == Approx(f32.results[s].loss).epsilon(1e-2));
-            apart = std::max(apart, std::abs(bf16.results[s].loss - f32.results[s].loss));
+            CHECK(bf16.results[s].loss == Approx(f32.results[s].loss).epsilon(2e-2));
+            apart += std::abs(bf16.results[s].loss / f32.results[s].loss - 1);
         }
+        apart /= double(f32.results.size());
         CHECK(apart > 0);
+        CHECK(apart < 3e-3);
         for (const Split& split : {Split{2, 2, 4}, {2, 1, 2}, {4, 2, 1}, {4, 4, 2}}) {
             INFO(split.ranks << " ranks, expert parallel " << split.expert_parallel);
             const Trained cut =
