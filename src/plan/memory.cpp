@@ -138,10 +138,9 @@ int64_t widened_bytes(const ModelConfig& model, const BatchShape& shape, const A
     const int64_t experts = routed ? 3 * rows * D + choices * U * moe.d_expert +
                                          weights(longest_stretch(layout, model.n_layers))
                                    : 0;
-    return 4 *
-           std::max({4 * N * D, 2 * N * D + weights(V * D), linear_backward(D, W),
-                     linear_backward(A, D), 2 * N * (W + A), F > 0 ? linear_backward(D, U * F) : 0,
-                     F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
+    return 4 * std::max({4 * N * D, 2 * N * D + weights(V * D), linear_backward(D, W),
+                         linear_backward(A, D), F > 0 ? linear_backward(D, U * F) : 0,
+                         F > 0 ? linear_backward(F, D) : 0, N * F * (2 * U + 1), experts});
 }
 
 int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int among, bool frozen,
@@ -151,10 +150,12 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int amo
     const Activation activation =
         moe.expert == ExpertKind::swiglu ? Activation::swiglu : Activation::silu;
     return std::max(
-        cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size, threads),
-        cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
-                            static_cast<int64_t>(used.choices), model.d_model, moe.d_expert,
-                            activation, frozen, threads));
+        {cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size, threads),
+         cpu_attention_scratch(shape.seq_len, shape.sequences, model.n_kv_heads, model.head_size(),
+                               threads),
+         cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
+                             static_cast<int64_t>(used.choices), model.d_model, moe.d_expert,
+                             activation, frozen, threads)});
 }
 
 }  // namespace
