@@ -9,6 +9,10 @@ namespace fomoe {
 // Bytes for rows (N, D) and a vocabulary of V, with gradients.
 int64_t cpu_cross_entropy_scratch(int64_t N, int64_t D, int64_t V, DType dtype, int threads);
 
+// Bytes for sequences of T tokens, backward.
+int64_t cpu_attention_scratch(int64_t T, int64_t sequences, int64_t kv_heads, int64_t head_size,
+                              int threads);
+
 // Bytes for N tokens with K choices each, and room for M rows; both passes. `frozen`: some experts
 // are.
 int64_t cpu_experts_scratch(int64_t N, int64_t K, int64_t M, int64_t D, int64_t F,

@@ -104,11 +104,13 @@ int64_t scratch_bytes(const ModelConfig& model, const BatchShape& shape, int amo
     const Routed used = even(moe, shape, among);
     const Activation activation =
         moe.expert == ExpertKind::swiglu ? Activation::swiglu : Activation::silu;
-    return std::max(cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size,
-                                              shape.dtype, threads),
-                    cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
-                                        static_cast<int64_t>(used.choices), model.d_model,
-                                        moe.d_expert, activation, shape.dtype, frozen, threads));
+    return std::max({cpu_cross_entropy_scratch(shape.tokens(), model.d_model, model.vocab_size,
+                                               shape.dtype, threads),
+                     cpu_attention_scratch(shape.seq_len, shape.sequences, model.n_kv_heads,
+                                           model.head_size(), threads),
+                     cpu_experts_scratch(static_cast<int64_t>(used.rows), moe.top_k,
+                                         static_cast<int64_t>(used.choices), model.d_model,
+                                         moe.d_expert, activation, shape.dtype, frozen, threads)});
 }
 
 }  // namespace

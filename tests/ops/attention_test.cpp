@@ -1,4 +1,6 @@
 // Causal attention and its gradient.
+#include "ops/cpu/cpu_backend.h"
+#include "ops/scratch.h"
 #include "support/finite_difference.h"
 
 using namespace fomoe;
@@ -59,5 +61,22 @@ TEST_CASE("attention: tokens that may not be seen have no influence") {
         const int64_t before_last = (op.y.shape[0] - 1) * op.y.shape[1];
         CHECK(std::memcmp(first.y.data, second.y.data, before_last * 4) == 0);
         CHECK(std::memcmp(first.y.data, second.y.data, first.y.bytes()) != 0);
+    }
+}
+
+TEST_CASE("attention: the scratch that is planned for is what is held") {
+    for (const auto& each : cases<AttentionBackward>()) {
+        if (each.size > Size::typical) continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        const AttentionBackward op = each.build(pool);
+        for (int threads : {1, 3}) {
+            CpuBackend backend(threads);
+            Backend& cpu = backend;
+            cpu.run(op);
+            CHECK(backend.scratch_bytes() ==
+                  cpu_attention_scratch(op.qkv.shape[0] / op.sequences, op.sequences, op.kv_heads,
+                                        op.head_size(), threads));
+        }
     }
 }

@@ -15,6 +15,7 @@ namespace fomoe {
 
 inline constexpr int kQueries = 64;  // of a tile
 inline constexpr int kKeys = 64;
+inline constexpr int kTogether = 4;  // tiles of queries that share what is loaded of keys
 inline constexpr float kMasked = -1e30f;
 inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -62,6 +63,12 @@ struct AttentionShape {
     int64_t key_tiles() const { return (T + kKeys - 1) / kKeys; }
     int64_t queries_from(int64_t i) const { return std::min<int64_t>(kQueries, T - i); }
     int64_t keys_from(int64_t j) const { return std::min<int64_t>(kKeys, T - j); }
+    // Queries of a task, when there are so many heads in all sequences: a few tiles, or one where
+    // that would leave threads without work.
+    int64_t stretch(int64_t all_heads, int threads) const {
+        const int64_t tasks = all_heads * ((query_tiles() + kTogether - 1) / kTogether);
+        return tasks >= 4 * threads ? kTogether * kQueries : kQueries;
+    }
     int64_t first_key(int64_t sequence, int64_t i) const {
         return begin ? std::clamp<int64_t>(begin[sequence * T + i], 0, i) : 0;
     }
@@ -70,6 +77,9 @@ struct AttentionShape {
 struct Range {
     int64_t begin, end;
     int64_t size() const { return std::max<int64_t>(end - begin, 0); }
+    Range within(int64_t first, int64_t n) const {
+        return {std::max(begin, first), std::min(end, first + n)};
+    }
 };
 
 // The mask between one tile of queries and any tile of keys.
@@ -81,6 +91,7 @@ struct AttentionMask {
     alignas(64) int32_t begin[kQueries];
     alignas(64) int32_t position[kQueries];
 
+    AttentionMask() = default;
     AttentionMask(const AttentionShape& shape, int64_t sequence, int64_t first)
         : first(first), queries(whole_tiles(shape.queries_from(first))) {
         for (int64_t r = 0; r < kQueries; ++r) {
@@ -92,6 +103,9 @@ struct AttentionMask {
     int64_t first_key_tile() const { return begin[0] / kKeys * kKeys; }
     int64_t last_key_tile() const { return position[kQueries - 1] / kKeys * kKeys; }
 
+    bool sees_any(int64_t first_key) const {
+        return first_key >= first_key_tile() && first_key <= last_key_tile();
+    }
     // Every query of the tile sees every key of the tile.
     bool sees_all(int64_t first_key) const {
         return first_key + kKeys - 1 <= first && first_key >= begin[kQueries - 1];

@@ -61,15 +61,18 @@ void load_tile(float* to, int64_t rows, int64_t words, const T* from, int64_t fr
     std::memset(to + rows_there * words, 0, (rows - rows_there) * words * sizeof(float));
 }
 
-// to (words x rows) = the words of from (rows x words), turned.
+inline constexpr int kPanel = 32;  // columns of a right operand that stay in the L1 cache together
+
+// The words of from (rows x words), turned: panels (words x kPanel) of rows, one behind the other.
 template <class Word>
 void transpose_tile(Word* to, const Word* from, int64_t rows, int64_t words) {
-    for (int64_t n = 0; n < words; n += kLanes) {
-        for (int64_t m = 0; m < rows; m += kLanes) {
+    for (int64_t m = 0; m < rows; m += kLanes) {
+        Word* panel = to + m / kPanel * kPanel * words + m % kPanel;
+        for (int64_t n = 0; n < words; n += kLanes) {
             Vec block[kLanes];
             for (int i = 0; i < kLanes; ++i) block[i] = load_words(from + (m + i) * words + n);
             transpose_lanes(block);
-            for (int i = 0; i < kLanes; ++i) store_words(to + (n + i) * rows + m, block[i]);
+            for (int i = 0; i < kLanes; ++i) store_words(panel + (n + i) * kPanel, block[i]);
         }
     }
 }
@@ -144,7 +147,10 @@ struct TileView {
 template <int kVecs, class Word, class Put>
 void multiply_block(int64_t K, TileView<Word> a, const Word* b, int64_t b_row, float* c,
                     int64_t c_row, int first_row, Put put) {
-    Vec sum[kTileRows][kVecs] = {};
+    Vec sum[kTileRows][kVecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileRows; ++i)
+        for (int v = 0; v < kVecs; ++v) sum[i][v] = Vec{};
     for (int64_t k = 0; k < K; ++k) {
         Vec right[kVecs];
         for (int v = 0; v < kVecs; ++v) right[v] = load_words(b + k * b_row + v * kLanes);
@@ -154,6 +160,7 @@ void multiply_block(int64_t K, TileView<Word> a, const Word* b, int64_t b_row, f
             for (int v = 0; v < kVecs; ++v) sum[i][v] = multiply_add(sum[i][v], left, right[v]);
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kTileRows; ++i) {
         for (int v = 0; v < kVecs; ++v) {
             float* to = c + i * c_row + v * kLanes;
