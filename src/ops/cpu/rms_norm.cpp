@@ -32,28 +32,36 @@ void scale_row(const Row* row, const float* weight, float rstd, T* y, int64_t D)
 }  // namespace
 
 void CpuBackend::execute(const RmsNorm& op, Queue) {
+    constexpr int64_t kRows = 4;  // are summed before the first is scaled, which would wait
     const int64_t N = op.x.shape[0], D = op.x.shape[1], width = whole_tiles(D);
     const float* weight = op.weight.as<float>();
     float* rstd = op.rstd.as<float>();
-    float* exact_sums = tile_scratch(threads_ * width);
+    float* exact_sums = tile_scratch(threads_ * kRows * width);
     with_element(op.x.dtype, [&]<class T>(const T*) {
         const T* x = op.x.as<T>();
         const T* residual = op.residual ? op.residual.as<T>() : nullptr;
         T* sum = op.sum ? op.sum.as<T>() : nullptr;
         T* y = op.y.as<T>();
-#pragma omp parallel for num_threads(threads_)
-        for (int t = 0; t < threads_; ++t) {
-            float* exact = exact_sums + t * width;
-            for (int64_t n = N * t / threads_; n < N * (t + 1) / threads_; ++n) {
+        const auto rows = [=](int64_t begin, int64_t end, float* exact) {
+            for (int64_t n = begin; n < end; ++n) {
                 const int64_t at = n * D;
-                const float squares = residual ? add_rows(x + at, residual + at, sum + at, exact, D)
+                const float squares = residual ? add_rows(x + at, residual + at, sum + at,
+                                                          exact + (n - begin) * width, D)
                                                : squares_of(x + at, D);
                 rstd[n] = rstd_of(squares, D, op.eps);
-                if (residual)
-                    scale_row(exact, weight, rstd[n], y + at, D);
-                else
-                    scale_row(x + at, weight, rstd[n], y + at, D);
             }
+            for (int64_t n = begin; n < end; ++n) {
+                if (residual)
+                    scale_row(exact + (n - begin) * width, weight, rstd[n], y + n * D, D);
+                else
+                    scale_row(x + n * D, weight, rstd[n], y + n * D, D);
+            }
+        };
+#pragma omp parallel for num_threads(threads_)
+        for (int t = 0; t < threads_; ++t) {
+            const int64_t end = N * (t + 1) / threads_;
+            for (int64_t n = N * t / threads_; n < end; n += kRows)
+                rows(n, std::min(n + kRows, end), exact_sums + t * kRows * width);
         }
     });
 }

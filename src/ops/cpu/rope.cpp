@@ -97,6 +97,11 @@ void CpuBackend::execute(const Rope& op, Queue) {
     with_element(op.x.dtype, [&]<class T>(const T*) {
         const auto row = [&](const T* x, T* y, float* rstd, const float* sine,
                              const float* cosine) {
+            // All sums first, so that no head waits for its own.
+            for (size_t r = 0; norm && r < runs.size(); ++r) {
+                const int64_t size = runs[r].heads * Dh;
+                rstd[r] = rstd_of(squares_of(x + runs[r].begin, size), size, op.eps);
+            }
             for (const Run& run : runs) {
                 const T* from = x + run.begin;
                 T* to = y + run.begin;
@@ -105,7 +110,7 @@ void CpuBackend::execute(const Rope& op, Queue) {
                     continue;
                 }
                 const int64_t size = run.heads * Dh;
-                const float scale = *rstd++ = rstd_of(squares_of(from, size), size, op.eps);
+                const float scale = *rstd++;
                 const float* weight = run.keys ? k_weight : q_weight;
                 for (int64_t at = 0; at < size; at += Dh) {
                     rotate(from + at, to + at, Dh, pairs, sine, cosine,
