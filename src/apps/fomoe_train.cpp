@@ -153,7 +153,7 @@ int train_rank(const LoadedConfig& loaded, const Options& options, const RunPlan
             log_warning(
                 "train.dtype: bf16 will be slower than f32: this build has no matmuls in "
                 "bf16, for want of AVX512-BF16 in the processor it was built for, and "
-                "widens everything to f32");
+                "multiplies copies in f32");
         log_info(device.description);
         for (const std::string& line : device.warnings) log_warning(line);
         for (const std::string& line : device.table) log(LogLevel::debug, line);

@@ -217,7 +217,7 @@ TEST_CASE("bf16 halves activations and adds a copy of the weights") {
     CHECK(bf16.activations == Transformer::activation_bytes(config.model, shape));
 }
 
-TEST_CASE("what the CPU widens of bf16 is planned as it is held") {
+TEST_CASE("the scratch of a step in bf16 is planned as it is held") {
     for (const bool softmax : {false, true}) {
         Config config = softmax ? tiny_softmax_config() : tiny_sigmoid_config();
         config.topology = tiny_topology({{1, 1}});
