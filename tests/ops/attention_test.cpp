@@ -74,9 +74,9 @@ TEST_CASE("attention: the scratch that is planned for is what is held") {
             CpuBackend backend(threads);
             Backend& cpu = backend;
             cpu.run(op);
-            CHECK(backend.scratch_bytes() ==
-                  cpu_attention_scratch(op.qkv.shape[0] / op.sequences, op.sequences, op.kv_heads,
-                                        op.head_size(), threads));
+            CHECK(backend.scratch_bytes() == cpu_attention_scratch(op.qkv.shape[0] / op.sequences,
+                                                                   op.sequences, op.kv_heads,
+                                                                   op.head_size(), threads));
         }
     }
 }

@@ -12,33 +12,67 @@
 namespace fomoe {
 namespace {
 
+constexpr int64_t kTogether = 4;  // rows of the cache that are read at a time
+
+constexpr int64_t kAhead = 32;  // and how long before they are asked for, as they lie far apart
+
+// to[i] = q . row i of kTogether rows.
 template <class T>
-float dot(const float* a, const T* b, int64_t n) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; ++i) sum += a[i] * to_f32(b[i]);
-    return sum;
+void dots(float* to, const float* q, const T* const* rows, int64_t n) {
+    const T *row0 = rows[0], *row1 = rows[1], *row2 = rows[2], *row3 = rows[3];
+    float sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+    for (int64_t d = 0; d < n; ++d) {
+        sum0 += q[d] * to_f32(row0[d]);
+        sum1 += q[d] * to_f32(row1[d]);
+        sum2 += q[d] * to_f32(row2[d]);
+        sum3 += q[d] * to_f32(row3[d]);
+    }
+    to[0] = sum0, to[1] = sum1, to[2] = sum2, to[3] = sum3;
+}
+
+// out += the sum of kTogether rows times their weights.
+template <class T>
+void add_rows(float* out, const float* weights, const T* const* rows, int64_t n) {
+    const T *row0 = rows[0], *row1 = rows[1], *row2 = rows[2], *row3 = rows[3];
+    const float weight0 = weights[0], weight1 = weights[1], weight2 = weights[2],
+                weight3 = weights[3];
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d)
+        out[d] += (weight0 * to_f32(row0[d]) + weight1 * to_f32(row1[d])) +
+                  (weight2 * to_f32(row2[d]) + weight3 * to_f32(row3[d]));
 }
 
 // y (Dh) = softmax(scale q k^T) v over `keys` rows of the cache.
 template <class T>
 void attend(T* y, const T* query, const T* key, const T* value, int64_t row, int64_t keys,
             int64_t Dh, float scale) {
-    float *weight = tile_scratch(keys + 2 * whole_tiles(Dh)), *q = weight + keys, *out = q + Dh;
+    // Rows behind the end repeat the last one, with no weight.
+    const auto for_each_rows = [&](const T* from, auto body) {
+        for (int64_t j = 0; j < keys; j += kTogether) {
+            const T* rows[kTogether];
+            for (int64_t i = 0; i < kTogether; ++i) {
+                rows[i] = from + std::min(j + i, keys - 1) * row;
+                const T* ahead = from + std::min(j + i + kAhead, keys - 1) * row;
+                for (int64_t d = 0; d < Dh; d += 64 / sizeof(T))
+                    __builtin_prefetch(ahead + d, 0, 2);
+            }
+            body(j, rows);
+        }
+    };
+    const int64_t padded = whole_tiles(keys);
+    float *weight = tile_scratch(padded + 2 * Dh), *q = weight + padded, *out = q + Dh;
     for (int64_t d = 0; d < Dh; ++d) q[d] = scale * to_f32(query[d]);
+    for_each_rows(key, [&](int64_t j, const T* const* rows) { dots(weight + j, q, rows, Dh); });
     float top = -std::numeric_limits<float>::infinity(), sum = 0;
-    for (int64_t j = 0; j < keys; ++j) {
-        weight[j] = dot(q, key + j * row, Dh);
-        top = std::max(top, weight[j]);
-    }
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < keys; ++j) top = std::max(top, weight[j]);
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < keys; ++j) sum += weight[j] = fast_exp(weight[j] - top);
+    std::fill(weight + keys, weight + padded, 0.0f);
     std::fill_n(out, Dh, 0.0f);
-    for (int64_t j = 0; j < keys; ++j) {
-        const float share = weight[j];
-#pragma omp simd
-        for (int64_t d = 0; d < Dh; ++d) out[d] += share * to_f32(value[j * row + d]);
-    }
+    for_each_rows(value,
+                  [&](int64_t j, const T* const* rows) { add_rows(out, weight + j, rows, Dh); });
     for (int64_t d = 0; d < Dh; ++d) y[d] = rounded<T>(out[d] / sum);
 }
 
