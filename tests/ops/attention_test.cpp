@@ -49,19 +49,43 @@ TEST_CASE("attention: tokens that may not be seen have no influence") {
     for (const auto& each : cases<Attention>()) {
         if (each.name != "grouped_documents") continue;
         Pool pool = each.pool();
-        const Attention op = each.build(pool);
-        const Attention first = run_on(*backend, op, pool);
-        // Change the last token: nothing before it may move by a bit.
-        Attention changed = op;
-        const Tensor qkv = pool.copy(op.qkv);
-        for (int64_t i = 0; i < qkv.shape[1]; ++i)
-            qkv.as<float>()[(qkv.shape[0] - 1) * qkv.shape[1] + i] = 1e4f;
-        changed.qkv = qkv;
-        const Attention second = run_on(*backend, changed, pool);
-        const int64_t before_last = (op.y.shape[0] - 1) * op.y.shape[1];
-        CHECK(std::memcmp(first.y.data, second.y.data, before_last * 4) == 0);
-        CHECK(std::memcmp(first.y.data, second.y.data, first.y.bytes()) != 0);
+        const Attention wide = each.build(pool);
+        for (const Attention& op : {wide, narrowed(wide, pool)}) {
+            const Attention first = run_on(*backend, op, pool);
+            // Change the last token: nothing before it may move by a bit.
+            Attention changed = op;
+            const Tensor qkv = pool.copy(op.qkv);
+            for (int64_t i = 0; i < qkv.shape[1]; ++i) {
+                const int64_t at = (qkv.shape[0] - 1) * qkv.shape[1] + i;
+                if (qkv.dtype == DType::bf16)
+                    qkv.as<bf16>()[at] = to_bf16(1e4f);
+                else
+                    qkv.as<float>()[at] = 1e4f;
+            }
+            changed.qkv = qkv;
+            const Attention second = run_on(*backend, changed, pool);
+            const int64_t row = op.y.bytes() / op.y.shape[0];
+            CHECK(std::memcmp(first.y.data, second.y.data, op.y.bytes() - row) == 0);
+            CHECK(std::memcmp(first.y.data, second.y.data, op.y.bytes()) != 0);
+        }
     }
+}
+
+TEST_CASE("attention: the number of threads changes no bit") {
+    const auto one = make_cpu_backend(1), three = make_cpu_backend(3);
+    const auto check = [&]<class Op>() {
+        for (const Case<Op>& each : cases<Op>()) {
+            if (each.size != Size::typical) continue;
+            INFO(Op::name << ", case " << each.name);
+            Pool pool = each.pool();
+            const Op wide = each.build(pool);
+            for (const Op& op : {wide, narrowed(wide, pool)})
+                CHECK(same_bits(run_on(*one, op, pool), run_on(*three, op, pool)));
+        }
+    };
+    check.operator()<Attention>();
+    check.operator()<AttentionBackward>();
+    check.operator()<CachedAttention>();
 }
 
 TEST_CASE("attention: the scratch that is planned for is what is held") {
