@@ -1,4 +1,6 @@
 // The output matmul with the loss, and its gradients.
+#include "ops/cpu/cpu_backend.h"
+#include "ops/scratch.h"
 #include "support/finite_difference.h"
 
 using namespace fomoe;
@@ -31,6 +33,25 @@ TEST_CASE("linear_cross_entropy: gradients by finite differences") {
         if (op.weight.shape[0] > 10000) return;
         check_gradient("weight", loss, op.weight, added(run.before.dweight, run.after.dweight));
     });
+}
+
+TEST_CASE("linear_cross_entropy: the scratch it keeps is the one predicted") {
+    for (const auto& each : cases<LinearCrossEntropy>()) {
+        if (each.size >= Size::bench) continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        const LinearCrossEntropy wide = each.build(pool);
+        if (!wide.dx) continue;
+        for (const LinearCrossEntropy& op : {wide, narrowed(wide, pool)})
+            for (int threads : {1, 3}) {
+                CpuBackend backend(threads);
+                Backend& cpu = backend;
+                cpu.run(op);
+                CHECK(backend.scratch_bytes() ==
+                      cpu_cross_entropy_scratch(op.x.shape[0], op.x.shape[1], op.weight.shape[0],
+                                                op.x.dtype, threads));
+            }
+    }
 }
 
 TEST_CASE("linear_cross_entropy: the loss is the same with and without gradients") {

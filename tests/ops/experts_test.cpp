@@ -164,28 +164,29 @@ TEST_CASE("experts: the scratch they keep is the one predicted") {
         if (each.size >= Size::bench) continue;
         INFO(each.name);
         Pool pool = each.pool();
-        const ExpertsBackward op = each.build(pool);
-        for (int threads : {1, 3}) {
-            CpuBackend backend(threads);
-            Backend& cpu = backend;
-            cpu.run(op);
-            cpu.run(ExpertsForward{.y = pool.blank(op.dy.shape),
-                                   .hidden = pool.blank(op.hidden.shape),
-                                   .choice = pool.blank(op.choice.shape, DType::i32),
-                                   .offset = pool.blank(op.offset.shape, DType::i32),
-                                   .x = op.x,
-                                   .slot = op.slot,
-                                   .gate = op.gate,
-                                   .weights = op.weights,
-                                   .expert_offset = op.expert_offset,
-                                   .frozen = op.frozen,
-                                   .n_frozen = op.n_frozen,
-                                   .activation = op.activation,
-                                   .d_expert = op.d_expert});
-            CHECK(backend.scratch_bytes() ==
-                  cpu_experts_scratch(op.x.shape[0], op.slot.shape[1], op.choice.shape[0],
-                                      op.x.shape[1], op.d_expert, op.activation, op.x.dtype,
-                                      op.n_frozen > 0, threads));
-        }
+        const ExpertsBackward wide = each.build(pool);
+        for (const ExpertsBackward& op : {wide, narrowed(wide, pool)})
+            for (int threads : {1, 3}) {
+                CpuBackend backend(threads);
+                Backend& cpu = backend;
+                cpu.run(op);
+                cpu.run(ExpertsForward{.y = pool.blank(op.dy.shape, op.dy.dtype),
+                                       .hidden = pool.blank(op.hidden.shape, op.hidden.dtype),
+                                       .choice = pool.blank(op.choice.shape, DType::i32),
+                                       .offset = pool.blank(op.offset.shape, DType::i32),
+                                       .x = op.x,
+                                       .slot = op.slot,
+                                       .gate = op.gate,
+                                       .weights = op.weights,
+                                       .expert_offset = op.expert_offset,
+                                       .frozen = op.frozen,
+                                       .n_frozen = op.n_frozen,
+                                       .activation = op.activation,
+                                       .d_expert = op.d_expert});
+                CHECK(backend.scratch_bytes() ==
+                      cpu_experts_scratch(op.x.shape[0], op.slot.shape[1], op.choice.shape[0],
+                                          op.x.shape[1], op.d_expert, op.activation, op.x.dtype,
+                                          op.n_frozen > 0, threads));
+            }
     }
 }

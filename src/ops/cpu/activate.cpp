@@ -9,13 +9,14 @@ struct Slope {
     Vec value, derivative;
 };
 
-// Beyond 80 it stays what it is there.
+// 0 below -80.
 [[gnu::always_inline]] inline Vec sigmoid(Vec x) {
     const Vec low = x < -80.0f ? -80.0f : x, in = low > 80.0f ? 80.0f : low;
     Vec power;
 #pragma omp simd
     for (int i = 0; i < kLanes; ++i) power[i] = exp_within(-in[i]);
-    return reciprocal(1.0f + power);
+    const Vec y = reciprocal(1.0f + power);
+    return x < -80.0f ? 0.0f : y;
 }
 
 struct Silu {

@@ -2,7 +2,7 @@
 // its logits into exponentials against the tile's maximum, and once all threads know the row's sum,
 // into gradients. So every logit costs one exponential, and no two threads write the same row of
 // dweight. A tile is transposed, (words, rows): then neither weight nor the gradient of the logits
-// needs packing.
+// has to be turned.
 #include <omp.h>
 
 #include <algorithm>
@@ -33,7 +33,7 @@ struct Plan {
         chunk = std::min(N, std::clamp<int64_t>(rows, 32, kLargestChunk));
         tiles = ((V + kTile - 1) / kTile + threads - 1) / threads * threads;
         logits = Pieces::padded(chunk * ((V + tiles - 1) / tiles)) * threads;
-        shares = gradients ? chunk * V * size_of(dtype) / size_of(DType::f32) : 0;
+        shares = gradients ? Pieces::floats(chunk * V, dtype) : 0;
         sums = chunk * tiles;
         log_sums = 2 * chunk * threads;
         partial_dx = gradients ? chunk * D * threads : 0;
@@ -96,7 +96,7 @@ void CpuBackend::cross_entropy(const LinearCrossEntropy& op) {
     const bool gradients = bool(op.dx);
     const Plan plan(N, D, op.weight.shape[0], op.x.dtype, gradients, threads_);
     const int64_t chunk = plan.chunk, tiles = plan.tiles;
-    Pieces pieces(workspace_.reserve(plan.floats()));
+    Pieces pieces(workspace_.reserve(plan.floats()), plan.floats());
     float* logits = pieces.take(plan.logits);
     T* shares = pieces.take<T>(gradients ? chunk * plan.V : 0);  // of the words, before scaling
     float* maxima = pieces.take(plan.sums);

@@ -61,11 +61,11 @@ void CpuBackend::experts_forward(const ExpertsForward& op) {
     const int64_t R = op.expert_offset.shape[0], M = op.choice.shape[0];
     const int64_t F = op.d_expert, wide = op.matrices() * F;
     const ExpertsSizes sizes{N, K, M, D, F, wide, op.x.dtype, op.n_frozen > 0, threads_};
-    Pieces pieces(workspace_.reserve(sizes.forward()));
+    Pieces pieces(workspace_.reserve(sizes.forward()), sizes.forward());
     int32_t* row_of = pieces.take<int32_t>(N * K);
-    float* out = pieces.take(M * D);  // what the experts say, row by row
     float* decoded = pieces.take(threads_ * sizes.thread_expert());
     float* blocks = pieces.take(threads_ * sizes.thread_block());
+    float* out = pieces.take(M * D);  // what the experts say, row by row
 
     const int64_t rows = order_rows(op, row_of);
     const int32_t* offset = op.offset.as<int32_t>();
@@ -77,7 +77,7 @@ void CpuBackend::experts_forward(const ExpertsForward& op) {
 #pragma omp parallel num_threads(threads_)
     {
         const int t = omp_get_thread_num();
-        Pieces block(blocks + t * sizes.thread_block());
+        Pieces block(blocks + t * sizes.thread_block(), sizes.thread_block());
         T* input = block.take<T>(kExpertBlock * D);
         T* active = block.take<T>(kExpertBlock * F);
         float* block_hidden = block.take(sizes.block_hidden());

@@ -112,9 +112,8 @@ void CpuBackend::experts_backward(const ExpertsBackward& op) {
     const int64_t F = op.d_expert, wide = op.matrices() * F;
     const int64_t largest = expert_batch_rows(M, threads_);
     const ExpertsSizes sizes{N, K, M, D, F, wide, op.x.dtype, op.n_frozen > 0, threads_};
-    Pieces pieces(workspace_.reserve(sizes.backward()));
+    Pieces pieces(workspace_.reserve(sizes.backward()), sizes.backward());
     int32_t* row_of = pieces.take<int32_t>(N * K);
-    T* dinput = pieces.take<T>(M * D);
     float* decoded = pieces.take(threads_ * sizes.thread_expert());
     Batch<T> memory{.begin = 0,
                     .end = 0,
@@ -122,6 +121,7 @@ void CpuBackend::experts_backward(const ExpertsBackward& op) {
                     .dy = pieces.take<T>(largest * D),
                     .active = pieces.take<T>(largest * F),
                     .dhidden = pieces.take<T>(largest * wide)};
+    T* dinput = pieces.take<T>(M * D);
 
     const int32_t* offset = op.offset.as<int32_t>();
     const int32_t* choice = op.choice.as<int32_t>();

@@ -25,7 +25,8 @@ struct ExpertsSizes {
     bool frozen;
     int threads;
 
-    // Both passes: the rows of the choices, and for each thread a frozen expert.
+    // Both passes: the rows of the choices, and for each thread a frozen expert. What has room for
+    // all M rows lies last, since only the rows in use of it are touched.
     int64_t common() const { return Pieces::padded(N * K) + threads * thread_expert(); }
     int64_t thread_expert() const {
         return frozen && dtype == DType::f32 ? Pieces::padded((wide + F) * D) : 0;
@@ -44,7 +45,7 @@ struct ExpertsSizes {
     }
     // That so many activations take.
     int64_t floats(int64_t activations) const {
-        return Pieces::padded((activations * size_of(dtype) + 3) / size_of(DType::f32));
+        return Pieces::padded(Pieces::floats(activations, dtype));
     }
 };
 

@@ -5,7 +5,8 @@
 #include <memory>
 #include <new>
 
-#include "ops/experts.h"
+#include "base/error.h"
+#include "tensor/tensor.h"
 
 namespace fomoe {
 
@@ -34,23 +35,26 @@ private:
 // Hands out pieces of a block, each on a cache line of its own.
 class Pieces {
 public:
-    explicit Pieces(float* begin) : next_(begin) {}
+    Pieces(float* begin, int64_t floats) : next_(begin), end_(begin + floats) {}
     float* take(int64_t floats) {
+        FOMOE_CHECK(padded(floats) <= end_ - next_, "a block is short of ", floats, " floats");
         float* piece = next_;
         next_ += padded(floats);
         return piece;
     }
-    // So many elements of type T, in whole cache lines.
     template <class T>
     T* take(int64_t elements) {
-        static_assert(sizeof(T) <= sizeof(float));
-        constexpr int64_t kEach = sizeof(float) / sizeof(T);
-        return reinterpret_cast<T*>(take((elements + kEach - 1) / kEach));
+        return reinterpret_cast<T*>(take(floats(elements, kDTypeOf<T>)));
+    }
+    // That so many elements take.
+    static constexpr int64_t floats(int64_t elements, DType dtype) {
+        return (elements * size_of(dtype) + size_of(DType::f32) - 1) / size_of(DType::f32);
     }
     static constexpr int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 private:
     float* next_;
+    float* end_;
 };
 
 }  // namespace fomoe
