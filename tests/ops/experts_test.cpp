@@ -5,6 +5,28 @@
 
 using namespace fomoe;
 
+namespace {
+
+// The forward pass that `op` goes back through.
+ExpertsForward forward_of(const ExpertsBackward& op, Tensor y, Tensor hidden, Tensor choice,
+                          Tensor offset) {
+    return {.y = y,
+            .hidden = hidden,
+            .choice = choice,
+            .offset = offset,
+            .x = op.x,
+            .slot = op.slot,
+            .gate = op.gate,
+            .weights = op.weights,
+            .expert_offset = op.expert_offset,
+            .frozen = op.frozen,
+            .n_frozen = op.n_frozen,
+            .activation = op.activation,
+            .d_expert = op.d_expert};
+}
+
+}  // namespace
+
 TEST_CASE("experts: as the reference") {
     check_cases<ExpertsForward>();
     check_cases<ExpertsBackward>();
@@ -34,19 +56,9 @@ TEST_CASE("experts: wrong operands are refused") {
 TEST_CASE("experts: gradients by finite differences") {
     differentiate_cases<ExpertsBackward>([](const Differentiated<ExpertsBackward>& run) {
         const auto& op = run.wide;
-        const ExpertsForward forward{.y = run.output(op.dy.shape),
-                                     .hidden = run.output(op.hidden.shape),
-                                     .choice = run.pool.copy(op.choice),
-                                     .offset = run.pool.copy(op.offset),
-                                     .x = op.x,
-                                     .slot = op.slot,
-                                     .gate = op.gate,
-                                     .weights = op.weights,
-                                     .expert_offset = op.expert_offset,
-                                     .frozen = op.frozen,
-                                     .n_frozen = op.n_frozen,
-                                     .activation = op.activation,
-                                     .d_expert = op.d_expert};
+        const ExpertsForward forward =
+            forward_of(op, run.output(op.dy.shape), run.output(op.hidden.shape),
+                       run.pool.copy(op.choice), run.pool.copy(op.offset));
         const auto loss = [&] {
             reference(forward);
             return dot(forward.y, op.dy);
@@ -170,19 +182,10 @@ TEST_CASE("experts: the scratch they keep is the one predicted") {
                 CpuBackend backend(threads);
                 Backend& cpu = backend;
                 cpu.run(op);
-                cpu.run(ExpertsForward{.y = pool.blank(op.dy.shape, op.dy.dtype),
-                                       .hidden = pool.blank(op.hidden.shape, op.hidden.dtype),
-                                       .choice = pool.blank(op.choice.shape, DType::i32),
-                                       .offset = pool.blank(op.offset.shape, DType::i32),
-                                       .x = op.x,
-                                       .slot = op.slot,
-                                       .gate = op.gate,
-                                       .weights = op.weights,
-                                       .expert_offset = op.expert_offset,
-                                       .frozen = op.frozen,
-                                       .n_frozen = op.n_frozen,
-                                       .activation = op.activation,
-                                       .d_expert = op.d_expert});
+                cpu.run(forward_of(op, pool.blank(op.dy.shape, op.dy.dtype),
+                                   pool.blank(op.hidden.shape, op.hidden.dtype),
+                                   pool.blank(op.choice.shape, DType::i32),
+                                   pool.blank(op.offset.shape, DType::i32)));
                 CHECK(backend.scratch_bytes() ==
                       cpu_experts_scratch(op.x.shape[0], op.slot.shape[1], op.choice.shape[0],
                                           op.x.shape[1], op.d_expert, op.activation, op.x.dtype,

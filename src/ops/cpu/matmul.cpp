@@ -78,8 +78,6 @@ TileKernel kernel_for(int64_t rows, int64_t vecs, bool packed) {
 
 // ---- packing -----------------------------------------------------------------------------------
 
-constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
 // to[p * width + j] = from[j * stride + p] for p < k and j < kLanes; zero from `columns` on.
 void pack_transposed(float* to, int64_t width, const float* from, int64_t stride, int64_t k,
                      int64_t columns) {

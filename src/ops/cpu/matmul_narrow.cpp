@@ -37,8 +37,6 @@ constexpr int64_t even_block(int64_t size, int64_t largest, int64_t unit) {
     return ((size + blocks - 1) / blocks + unit - 1) / unit * unit;
 }
 
-constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
 // ---- packing -----------------------------------------------------------------------------------
 
 __mmask16 first_lanes(int64_t n) {

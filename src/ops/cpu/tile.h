@@ -23,6 +23,8 @@ inline constexpr int kLanes = 4, kTileRows = 4;
 inline constexpr int kTileUnit = 16;
 constexpr int64_t whole_tiles(int64_t n) { return (n + kTileUnit - 1) / kTileUnit * kTileUnit; }
 
+constexpr int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
 using Vec [[gnu::vector_size(4 * kLanes)]] = float;
 
 inline Vec load(const float* from) {
