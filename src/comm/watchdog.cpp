@@ -18,8 +18,8 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-constexpr double kLastSeconds = 30;    // to say what is to be said
-constexpr double kRetrySeconds = 0.1;  // behind a record that could not be written
+constexpr double kLastSeconds = 30;     // to say what is to be said
+constexpr double kRetrySeconds = 0.01;  // behind a record that could not be written
 constexpr const char* kBar = " | ";
 constexpr const char* kNoCall = "no call";
 

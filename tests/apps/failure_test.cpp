@@ -28,6 +28,15 @@ void reach(const Workplace& place, Process& process, const std::string& name, in
     }
 }
 
+// A rank that is stopped before it has ever said which process it is cannot be named.
+void reach_record(const Workplace& place, Process& process, const std::string& name, int rank) {
+    const std::string own = " process " + std::to_string(process_of(place, name, rank)) + " ";
+    while (read_text(place.run_directory(name) / "logs" / "ranks").find(own) == std::string::npos) {
+        REQUIRE(process.running());
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
 // A file system in memory, or a view of a directory that cannot be written.
 class Mount {
 public:
@@ -64,6 +73,7 @@ TEST_CASE("a rank that is stopped ends the job, which says which one it was", "[
         Process process(own_mpirun ? on_ranks(4, words) : words, place.path());
         reach(place, process, name, 12);
         const int rank = own_mpirun ? 0 : 3;
+        reach_record(place, process, name, rank);
         const pid_t stopped = process_of(place, name, rank);
         kill(stopped, SIGSTOP);
         const Outcome result = process.wait(90);
