@@ -40,25 +40,31 @@ constexpr int64_t kScratch =
 template <int kRows, int kVecs, bool kPacked>
 void tile_kernel(int64_t k, const float* a, int64_t a_stride, const float* panel, float* c,
                  int64_t c_stride, bool accumulate) {
-    Vec sum[kRows][kVecs] = {};
-    if (accumulate) {
-        for (int i = 0; i < kRows; ++i)
-            for (int v = 0; v < kVecs; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
-    }
+    Vec sum[kRows][kVecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 3
+        for (int v = 0; v < kVecs; ++v) {
+            if (accumulate) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+            sum[i][v] = Vec{};
+        }
     for (int64_t p = 0; p < k; ++p) {
         Vec right[kVecs];
+#pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v) right[v] = load(panel + (p * kVecs + v) * kLanes);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
             const float left = kPacked ? a[p * kTileRows + i] : a[i * a_stride + p];
+#pragma GCC unroll 3
             for (int v = 0; v < kVecs; ++v) sum[i][v] += left * right[v];
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-        for (int v = 0; v < kVecs; ++v) {
-            float* to = c + i * c_stride + v * kLanes;
+        float* to = c + i * c_stride;
+#pragma GCC unroll 3
+        for (int v = 0; v < kVecs; ++v, to += kLanes)
             store(to, accumulate ? load(to) + sum[i][v] : sum[i][v]);
-        }
     }
 }
 

@@ -146,22 +146,30 @@ void store(bf16* to, __m512 sum, bool accumulate) {
 template <int kHeight, int kVecs, bool kSliver, class T>
 void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t c_stride,
                  bool accumulate) {
-    __m512 sum[kHeight][kVecs] = {};
-    if (accumulate)
-        for (int i = 0; i < kHeight; ++i)
-            for (int v = 0; v < kVecs; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+    __m512 sum[kHeight][kVecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kHeight; ++i)
+#pragma GCC unroll 3
+        for (int v = 0; v < kVecs; ++v) {
+            if (accumulate) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+            sum[i][v] = _mm512_setzero_ps();
+        }
     for (int64_t p = 0; p < pairs; ++p) {
         __m512bh right[kVecs];
+#pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v)
             right[v] = (__m512bh)_mm512_loadu_si512(panel + (p * kVecs + v) * kLanes);
 #pragma GCC unroll 8
         for (int i = 0; i < kHeight; ++i) {
             const Word word = kSliver ? a[p * kTileRows + i] : a[i * pairs + p];
             const __m512bh left = (__m512bh)_mm512_set1_epi32(static_cast<int>(word));
+#pragma GCC unroll 3
             for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i)
+#pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v) store(c + i * c_stride + v * kLanes, sum[i][v], accumulate);
 }
 
