@@ -245,20 +245,39 @@ TEST_CASE("a change on the host moves what it reads and changes, and does not wa
 }
 
 TEST_CASE("bf16 follows f32, on one rank and on several") {
-    for (Config config : {tiny_sigmoid_config(), tiny_softmax_config()}) {
-        config.train.optimizer.lr = 1e-2;
-        Plan plan{config, 30};
-        const Trained f32 = train(on_ranks(plan, 1, 1, 8));
-        plan.config.train.dtype = ComputeType::bf16;
-        const Trained bf16 = train(on_ranks(plan, 1, 1, 8));
-        REQUIRE(f32.results.back().loss < 0.97 * f32.results.front().loss);
-        // One step's loss scatters: rounding grows over the steps, and a batch is 8 sequences.
+    // Where rounding sends choices to other experts, the loss of one batch of 8 sequences scatters:
+    // then the losses of some seeds follow closer together than each by itself.
+    struct Bounds {
+        Config config;
+        double each, together;  // relative, of the loss of a step
+    };
+    constexpr int kSeeds = 4;
+    constexpr int64_t kSteps = 30;
+    for (const auto& [config, each, together] :
+         {Bounds{tiny_sigmoid_config(), 2e-2, 6e-3}, {tiny_softmax_config(), 3e-3, 2e-3}}) {
+        Plan plan{config, kSteps};
+        plan.config.train.optimizer.lr = 1e-2;
+        std::vector<double> f32_sum(kSteps), bf16_sum(kSteps);
         double apart = 0;
-        for (size_t s = 0; s < f32.results.size(); ++s) {
-            CHECK(bf16.results[s].loss == Approx(f32.results[s].loss).epsilon(2e-2));
-            apart += std::abs(bf16.results[s].loss / f32.results[s].loss - 1);
+        Trained bf16;
+        for (int seed = 1; seed <= kSeeds; ++seed) {
+            INFO("seed " << seed);
+            plan.config.seed = seed;
+            plan.config.train.dtype = ComputeType::f32;
+            const Trained f32 = train(on_ranks(plan, 1, 1, 8));
+            REQUIRE(f32.results.back().loss < 0.97 * f32.results.front().loss);
+            plan.config.train.dtype = ComputeType::bf16;
+            bf16 = train(on_ranks(plan, 1, 1, 8));
+            for (int64_t s = 0; s < kSteps; ++s) {
+                CHECK(bf16.results[s].loss == Approx(f32.results[s].loss).epsilon(each));
+                apart += std::abs(bf16.results[s].loss / f32.results[s].loss - 1);
+                f32_sum[s] += f32.results[s].loss;
+                bf16_sum[s] += bf16.results[s].loss;
+            }
         }
-        apart /= double(f32.results.size());
+        for (int64_t s = 0; s < kSteps; ++s)
+            CHECK(bf16_sum[s] == Approx(f32_sum[s]).epsilon(together));
+        apart /= kSeeds * kSteps;
         CHECK(apart > 0);
         CHECK(apart < 3e-3);
         for (const Split& split : {Split{2, 2, 4}, {2, 1, 2}, {4, 2, 1}, {4, 4, 2}}) {
