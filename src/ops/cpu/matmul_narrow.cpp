@@ -1,6 +1,6 @@
-// Matmul of bf16 operands, by the instructions of AVX512-BF16: a word holds two
-// neighbours along k, and one instruction adds both products to an f32. Both operands
-// are packed.
+// Matmul of bf16 operands, by the instructions of AVX512-BF16: a word holds two neighbours along k,
+// and one instruction adds both products to an f32. b is packed; so is a, but where whole words of
+// its rows can be read as they lie.
 #include "ops/backend.h"
 #include "ops/cpu/matmul.h"
 
@@ -20,8 +20,8 @@ namespace fomoe {
 
 namespace {
 
-// Elements k and k + 1, the first in the low half; in memory of floats.
-using Word [[gnu::may_alias]] = uint32_t;
+// Elements k and k + 1, the first in the low half; in memory of floats or of bf16.
+using Word [[gnu::may_alias, gnu::aligned(2)]] = uint32_t;
 
 constexpr int64_t kMaxVecs = 3;
 constexpr int64_t kWidth = kMaxVecs * kLanes;  // columns of a tile
@@ -141,11 +141,11 @@ void store(bf16* to, __m512 sum, bool accumulate) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(sum));
 }
 
-// c (kHeight x kVecs vectors) = or += a times a panel, both packed. A word of row i of a is
-// a[p * kTileRows + i] in a sliver, otherwise a[i * pairs + p].
+// c (kHeight x kVecs vectors) = or += a times a panel. A word of row i of a is a[p * kTileRows + i]
+// in a sliver, otherwise a[i * a_stride + p].
 template <int kHeight, int kVecs, bool kSliver, class T>
-void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t c_stride,
-                 bool accumulate) {
+void tile_kernel(int64_t pairs, const Word* a, int64_t a_stride, const Word* panel, T* c,
+                 int64_t c_stride, bool accumulate) {
     __m512 sum[kHeight][kVecs];
 #pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i)
@@ -161,7 +161,7 @@ void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t 
             right[v] = (__m512bh)_mm512_loadu_si512(panel + (p * kVecs + v) * kLanes);
 #pragma GCC unroll 8
         for (int i = 0; i < kHeight; ++i) {
-            const Word word = kSliver ? a[p * kTileRows + i] : a[i * pairs + p];
+            const Word word = kSliver ? a[p * kTileRows + i] : a[i * a_stride + p];
             const __m512bh left = (__m512bh)_mm512_set1_epi32(static_cast<int>(word));
 #pragma GCC unroll 3
             for (int v = 0; v < kVecs; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
@@ -174,7 +174,7 @@ void tile_kernel(int64_t pairs, const Word* a, const Word* panel, T* c, int64_t 
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const Word*, const Word*, T*, int64_t, bool);
+using TileKernel = void (*)(int64_t, const Word*, int64_t, const Word*, T*, int64_t, bool);
 
 template <class T, bool kSliver, size_t... kIndex>
 TileKernel<T> kernel_of(int64_t rows, int64_t vecs, std::index_sequence<kIndex...>) {
@@ -189,9 +189,16 @@ TileKernel<T> kernel_for(int64_t rows, int64_t vecs, bool sliver) {
     return sliver ? kernel_of<T, true>(rows, vecs, kAll) : kernel_of<T, false>(rows, vecs, kAll);
 }
 
-// A block of c (rows x columns) from packed slivers or rows and panels.
+// Rows of a, `stride` words apart: in slivers or each by itself.
+struct LeftRows {
+    const Word* words;
+    int64_t stride;
+    bool slivers;
+};
+
+// A block of c (rows x columns) from rows of a and panels.
 template <class T>
-void multiply_block(const Word* a, bool slivers, const Word* panels, int64_t pairs, int64_t rows,
+void multiply_block(const LeftRows& a, const Word* panels, int64_t pairs, int64_t rows,
                     int64_t columns, T* c, int64_t stride, bool accumulate) {
     alignas(64) float edge[kTileRows * kWidth];
     for (int64_t j = 0; j < columns; j += kWidth) {
@@ -199,13 +206,15 @@ void multiply_block(const Word* a, bool slivers, const Word* panels, int64_t pai
         const int64_t vecs = whole_vectors(width) / kLanes;
         for (int64_t i = 0; i < rows; i += kTileRows) {
             const int64_t height = std::min<int64_t>(kTileRows, rows - i);
-            const Word *left = a + i * pairs, *panel = panels + j * pairs;
+            const Word *left = a.words + i * a.stride, *panel = panels + j * pairs;
             T* to = c + i * stride + j;
             if (width == vecs * kLanes) {
-                kernel_for<T>(height, vecs, slivers)(pairs, left, panel, to, stride, accumulate);
+                kernel_for<T>(height, vecs, a.slivers)(pairs, left, a.stride, panel, to, stride,
+                                                       accumulate);
                 continue;
             }
-            kernel_for<float>(height, vecs, slivers)(pairs, left, panel, edge, kWidth, false);
+            kernel_for<float>(height, vecs, a.slivers)(pairs, left, a.stride, panel, edge, kWidth,
+                                                       false);
             for (int64_t r = 0; r < height; ++r)
                 for (int64_t q = 0; q < width; ++q) {
                     T& sum = to[r * stride + q];
@@ -223,7 +232,8 @@ void multiply_into(T* c, const Matmul& x) {
     const int64_t widest = even_block(x.n, std::max(kWidth, kPanels / pairs), kWidth);
     const int64_t highest = std::max<int64_t>(kLanes, kSlivers / pairs / kLanes * kLanes);
     float* memory = tile_scratch((widest + highest) * pairs);
-    Word *panels = reinterpret_cast<Word*>(memory), *left = panels + widest * pairs;
+    Word *panels = reinterpret_cast<Word*>(memory), *packed = panels + widest * pairs;
+    const bool as_it_lies = !x.a.transposed && x.a.stride % 2 == 0 && x.k % 2 == 0;
     for (int64_t p = 0; p < x.k; p += deepest) {
         const int64_t depth = std::min(deepest, x.k - p);
         for (int64_t n = 0; n < x.n; n += widest) {
@@ -231,10 +241,14 @@ void multiply_into(T* c, const Matmul& x) {
             pack_panels(panels, x.b, p, depth, n, columns);
             for (int64_t m = 0; m < x.m; m += highest) {
                 const int64_t rows = std::min(highest, x.m - m);
-                pack_rows(left, a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p), x.a,
-                          rows, depth);
-                multiply_block(left, x.a.transposed, panels, (depth + 1) / 2, rows, columns,
-                               c + m * x.stride + n, x.stride, x.accumulate || p > 0);
+                const bf16* from = a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p);
+                LeftRows left{reinterpret_cast<const Word*>(from), x.a.stride / 2, false};
+                if (!as_it_lies) {
+                    pack_rows(packed, from, x.a, rows, depth);
+                    left = {packed, (depth + 1) / 2, x.a.transposed};
+                }
+                multiply_block(left, panels, (depth + 1) / 2, rows, columns, c + m * x.stride + n,
+                               x.stride, x.accumulate || p > 0);
             }
         }
     }
