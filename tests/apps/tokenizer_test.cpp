@@ -1,6 +1,7 @@
 // A tokenizer on its way: trained, through token files and a run, into the checkpoint.
 #include <cmath>
 
+#include "data/token_file.h"
 #include "support/tiny_run.h"
 
 using namespace fomoe;
@@ -80,6 +81,49 @@ TEST_CASE("a run keeps its tokenizer, and refuses another") {
     const Json one = Json::parse(evaluated.out)["union"]["domains"]["one"];
     // A token stands for more than a byte: fewer bits a byte than a token.
     CHECK(one["bits_per_byte"] < 0.95 * one["loss"].get<double>() / std::log(2.0));
+}
+
+TEST_CASE("bits per byte of ids that no tokenizer here knows are not made up") {
+    const Workplace place;
+    // As of a Hugging Face tokenizer: no card, and most ids above those of bytes.
+    for (const std::string part : {"one.train", "one.valid", "two.train", "two.valid"}) {
+        TokenFileWriter writer(place.path(part), TokenType::u16);
+        for (int document = 0; document < 40; ++document) {
+            std::vector<int32_t> ids(40);
+            for (int i = 0; i < 40; ++i)
+                ids[i] = static_cast<int32_t>(random_bits(document, i) % 600);
+            writer.add_document(ids);
+        }
+        writer.commit();
+    }
+    for (const char* name : {"one", "two"})
+        fs::remove(place.path(name + std::string(".tokenizer.json")));
+    const Outcome run = place.trained(
+        place.train(kSolo, {"--set", "model.vocab_size=640", "--set", "train.steps=2", "--set",
+                            "federation.evaluate_every=1", "--set", "federation.local_steps=1"}));
+    CAPTURE(run.err);
+    CHECK(count(run.err, "eval after round 1 | union ") == 1);
+    CHECK(count(run.err, " nats/token") == 2);
+    for (const Json& line : place.metrics("tiny", "solo", "eval")) {
+        CHECK(line["union"]["pooled"]["bits_per_byte"].is_null());
+        CHECK(line["union"]["pooled"]["loss"] > 0.0);
+    }
+
+    const Command eval{program("fomoe-eval"), "runs/tiny"};
+    const Outcome table = place.run(eval);
+    REQUIRE(table.exit == 0);
+    CAPTURE(table.out);
+    CHECK_THAT(table.out, !Contains("inf") && !Contains("nan") && !Contains("gap of"));
+    CHECK(count(table.out, "\nunion ") == 3);
+    CHECK(count(table.out, "\n- bits/byte: ") == 1);
+    const Outcome json = place.run(with(eval, {"--json"}));
+    REQUIRE(json.exit == 0);
+    for (const auto& [domain, score] : Json::parse(json.out)["union"]["domains"].items()) {
+        CHECK(score["loss"] > 0.0);
+        CHECK(score["perplexity"] > 0.0);
+        CHECK(score["bits_per_byte"].is_null());
+        CHECK(score["bits_per_byte_stderr"].is_null());
+    }
 }
 
 TEST_CASE("texts are encoded, decoded and shown") {
