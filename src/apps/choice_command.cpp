@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/model_files.h"
+#include "eval/report.h"
 
 namespace fomoe {
 namespace {
@@ -20,9 +21,9 @@ Json to_json(const ChoiceScore& score) {
 }
 
 std::string row(const std::string& model, const std::string& task, const ChoiceScore& score) {
-    return fmt::format("{:<17} {:<16} {:>9} {:>8.4f} {:>7.4f} {:>9.4f} {:>7.4f}\n", model, task,
-                       score.questions, score.acc, score.error_of(score.acc), score.acc_norm,
-                       score.error_of(score.acc_norm));
+    return fmt::format("{:<17} {:<16} {:>9} {:>8.4f} {:>7} {:>9.4f} {:>7}\n", model, task,
+                       score.questions, score.acc, figure(score.error_of(score.acc), 4),
+                       score.acc_norm, figure(score.error_of(score.acc_norm), 4));
 }
 
 }  // namespace

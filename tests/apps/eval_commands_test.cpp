@@ -97,6 +97,15 @@ void check_tasks(const Workplace& place) {
     const Json part = json_of(place, {"--tasks", "task.jsonl", "--limit", "2", "--mode", "union"});
     CHECK(part.at("union").at("task").at("questions") == 2);
     CHECK(!part.contains("groups"));
+    // One question has no standard error.
+    const Command single{"--tasks", "task.jsonl", "--limit", "1", "--mode", "union"};
+    const Json one = json_of(place, single).at("union").at("task");
+    CHECK(one.at("acc").is_number());
+    for (const char* figure : {"acc_stderr", "acc_norm_stderr"}) CHECK(one.at(figure).is_null());
+    const std::string row = eval(place, single).out;
+    CAPTURE(row);
+    CHECK_THAT(row, !Contains("nan") && Contains(" 1 "));
+    CHECK(count(row, "       -") == 2);
     const Outcome table = eval(place, {"--tasks", "task.jsonl"});
     CHECK(count(table.out, "\nunion ") == 1);
     CHECK(count(table.out, "\nown ") == 2);
