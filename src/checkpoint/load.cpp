@@ -93,6 +93,15 @@ bool is_there(const fs::path& path) {
 
 bool is_complete(const fs::path& path) { return is_there(path / Manifest::kFile); }
 
+// The path as it was given, but that a link gives way to where it leads now: `latest` moves on.
+fs::path without_links(fs::path path) {
+    if (!path.has_filename()) path = path.parent_path();  // a slash at the end
+    std::error_code unreadable;
+    while (fs::is_symlink(path, unreadable))
+        path = path.parent_path() / fs::read_symlink(path, unreadable);
+    return path;
+}
+
 std::string group_names(const Config& config) {
     std::string names;
     for (const GroupConfig& group : config.topology.groups)
@@ -120,7 +129,7 @@ fs::path find_checkpoint(const fs::path& path) {
     std::error_code broken;
     const fs::path real = fs::canonical(path, broken);
     if (!broken && is_complete(real)) {
-        if (real.extension() != ".tmp") return real;
+        if (real.extension() != ".tmp") return without_links(path);
         throw Error(Exit::data,
                     path.string() + ": the checkpoint was never finished; take another");
     }

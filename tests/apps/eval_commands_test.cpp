@@ -137,6 +137,25 @@ void check_compare(const Workplace& place) {
     CHECK(count(eval(place, {"--compare", before}).out, "\npooled ") == 1);
 }
 
+// A checkpoint is named as the user names it, but for a link: that may lead elsewhere soon.
+void check_names(const Workplace& place) {
+    const std::string step = "runs/tiny/checkpoints/step-00000012";
+    const auto first_line = [&](const std::string& named, const Command& more) {
+        Command words{program("fomoe-eval"), named};
+        words.insert(words.end(), more.begin(), more.end());
+        const std::string out = place.run(words).out;
+        return out.substr(0, out.find('\n'));
+    };
+    for (const std::string named : {"runs/tiny", "runs/tiny/checkpoints/latest", step.c_str()}) {
+        CHECK(first_line(named, {"--mode", "union"}) == step + " at step 12");
+        CHECK(first_line(named, {"--tasks", "task.jsonl"}) == step + " at step 12");
+        CHECK(first_line(named, {"--compare", "runs/tiny"}) == "A " + step + " at step 12");
+        CHECK(first_line(named, {"--info"}) == step);
+    }
+    CHECK(first_line("./" + step, {"--mode", "union"}) == "./" + step + " at step 12");
+    CHECK(first_line(place.path(step), {"--info"}) == place.path(step));
+}
+
 // The shares of the experts in each domain's choices.
 void check_experts(const Workplace& place) {
     const Json json = json_of(place, {"--experts"});
@@ -185,6 +204,7 @@ TEST_CASE("fomoe-eval's commands beside the table", "[mpi]") {
     check_prompts(place);
     check_tasks(place);
     check_compare(place);
+    check_names(place);
     check_experts(place);
     check_refused(place);
 }

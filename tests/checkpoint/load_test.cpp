@@ -33,6 +33,15 @@ TEST_CASE("every way to name a run leads to its checkpoint") {
         CHECK(fs::equivalent(find_checkpoint(name), step));
     }
     CHECK(find_checkpoint(checkpoints / "step-00000010") == checkpoints / "step-00000010");
+    // A path stays as it was given, but for the link, which may lead elsewhere a moment later.
+    const fs::path from = fs::relative(run), relative = from / "checkpoints/step-00000020";
+    CHECK(find_checkpoint(from) == relative);
+    CHECK(find_checkpoint(relative) == relative);
+    CHECK(find_checkpoint(relative / "") == relative);
+    CHECK(find_checkpoint(from / "checkpoints/latest") == relative);
+    CHECK(find_checkpoint(from / "checkpoints/latest/") == relative);
+    fs::create_directory_symlink(checkpoints / "latest", run / "mine");
+    CHECK(find_checkpoint(from / "mine") == step);
     // The link leads nowhere: the highest step.
     fs::remove(checkpoints / "latest");
     fs::create_symlink("step-00000099", checkpoints / "latest");
