@@ -130,7 +130,8 @@ int run(int argc, char** argv) {
     const std::string kTokenizerHelp =
         "bytes, a SentencePiece model, or a directory of tools/tokenize_hf.py";
     const std::string kInputsHelp =
-        "text files, or prefixes of token files, whose documents are taken as they are";
+        "text files, or prefixes of token files, whose documents are taken as they are; a file of "
+        "just this name is a text";
 
     TokenizeOptions options;
     options.threads = std::max(1u, std::thread::hardware_concurrency());

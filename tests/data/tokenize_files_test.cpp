@@ -159,3 +159,32 @@ TEST_CASE("token files are made anew with another tokenizer, of the same documen
     std::filesystem::remove(directory / "own.model");
     CHECK_THROWS_WITH(tokenizer_of(directory / "pieces/a"), Catch::Contains("put it back"));
 }
+
+TEST_CASE("a file that exists is text, also beside token files of its name") {
+    const TemporaryDirectory directory;
+    const std::string name = directory / "a";
+    const auto tokenize = [&](const std::string& text) {
+        atomic_write_file(name, text);
+        // Twice: the second finds the files of the first.
+        for (int i = 0; i < 2; ++i) {
+            CHECK_FALSE(names_token_files(name));
+            const TokenizeSummary summary =
+                tokenize_files({.out = name,
+                                .documents = {{name}, parse_split_rule("blank-line"), 0.0},
+                                .force = true});
+            CHECK(summary.bytes == std::ssize(text) - 1);  // without the blank line
+        }
+    };
+    tokenize("one\n\ntwo\n");
+    CHECK(documents(name + ".train") == std::vector<std::string>{"one\n", "two\n"});
+    tokenize("other\n\ntext\n");
+    CHECK(documents(name + ".train") == std::vector<std::string>{"other\n", "text\n"});
+    // Without the file, or with a directory of that name, they are what is meant.
+    std::filesystem::remove(name);
+    CHECK(names_token_files(name));
+    std::filesystem::create_directory(name);
+    CHECK(names_token_files(name));
+    const TokenizeSummary copied =
+        tokenize_files({.out = directory / "b", .documents = {.inputs = {name}}});
+    CHECK(copied.parts[0].documents == 2);
+}
