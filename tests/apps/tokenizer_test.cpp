@@ -126,6 +126,54 @@ TEST_CASE("bits per byte of ids that no tokenizer here knows are not made up") {
     }
 }
 
+TEST_CASE("a run that was killed before its first checkpoint starts again, its tokenizer moved") {
+    const Workplace place;
+    const Command own = pieces(place);
+    const auto run = [&](const Command& more) {
+        return place.run(place.train(kSolo, with(with(own, {"--set", "train.steps=2"}), more)));
+    };
+    const Outcome first = run({});
+    INFO(first.err);
+    REQUIRE(first.exit == 0);
+    const std::string whole = read_text(place.checkpoint("tiny", 2) / "model/model.safetensors");
+    fs::remove_all(place.run_directory("tiny") / "checkpoints");
+    fs::rename(place.path("own"), place.path("moved"));
+
+    // Another run is refused still, by its keys.
+    const Outcome other = run({"--set", "model.tokenizer=moved/own.model", "--set", "seed=4",
+                               "--set", "train.optimizer.lr=0.1"});
+    CHECK(other.exit == 2);
+    CHECK_THAT(other.err,
+               Contains("runs/tiny holds a run of another config (runs/tiny/config.yaml):\n") &&
+                   Contains("\n  seed: 3 then, 4 now\n") &&
+                   Contains("\n  train.optimizer.lr: 0.003 then, 0.1 now\n") &&
+                   Contains("set name=..., or move that directory away; it has no checkpoint, so "
+                            "that it can also be removed"));
+    const Outcome bytes = place.run(place.train(kSolo, {"--set", "train.steps=2"}));
+    CHECK(bytes.exit == 2);
+    CHECK_THAT(bytes.err,
+               Contains("\n  model.tokenizer: ") && Contains("own/own.model then, bytes now"));
+    // Where the old one still lies it is compared.
+    REQUIRE(place
+                .run({program("fomoe-data"), "train-tokenizer", "--out", "own/own.model", "--size",
+                      "290", "one.txt", "two.txt"})
+                .exit == 0);
+    const Outcome unlike = run({"--set", "model.tokenizer=moved/own.model"});
+    CHECK(unlike.exit == 2);
+    CHECK_THAT(unlike.err, Contains("moved/own.model now"));
+    fs::remove_all(place.path("own"));
+
+    const Outcome again = run({"--set", "model.tokenizer=moved/own.model"});
+    INFO(again.err);
+    CHECK(again.exit == 0);
+    CHECK(count(again.err, "resumed from") == 0);
+    CHECK(read_text(place.checkpoint("tiny", 2) / "model/model.safetensors") == whole);
+    // With a checkpoint the advice keeps what it has.
+    const Outcome late = run({"--set", "model.tokenizer=moved/own.model", "--set", "seed=4"});
+    CHECK(late.exit == 2);
+    CHECK_THAT(late.err, Contains("move that directory away\n") && !Contains("removed"));
+}
+
 TEST_CASE("texts are encoded, decoded and shown") {
     const Workplace place;
     pieces(place);
