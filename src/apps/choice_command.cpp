@@ -57,7 +57,7 @@ std::vector<ChoiceTask> read_tasks(const ChoiceCommand& command) {
 void run_tasks(const std::vector<ChoiceTask>& tasks, bool union_model, bool own_models,
                const LoadedCheckpoint& loaded) {
     refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, loaded.config);
-    const auto tokenizer = make_tokenizer(loaded.config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(loaded.config.model.tokenizer);
     UnionModel model = loaded.model(loaded.batch);
     Json json{{"step", loaded.checkpoint.manifest().step}};
     std::string table =
@@ -66,7 +66,7 @@ void run_tasks(const std::vector<ChoiceTask>& tasks, bool union_model, bool own_
                     "model", "task", "questions", "acc", "stderr", "acc_norm", "stderr");
     const auto score = [&](const std::string& name, Json& to) {
         for (const ChoiceTask& task : tasks) {
-            const ChoiceScore found = score_choices(model, *tokenizer, task);
+            const ChoiceScore found = score_choices(model, tokenizer, task);
             table += row(name, task.name, found);
             to[task.name] = to_json(found);
         }

@@ -145,14 +145,14 @@ void check_generate(const GenerateCommand& command, const Config& config) {
 void run_generate(const GenerateCommand& command, const LoadedCheckpoint& loaded) {
     const Config& config = loaded.config;
     refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, config);
-    const auto tokenizer = make_tokenizer(config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(config.model.tokenizer);
     std::vector<std::vector<int32_t>> prompts;
     std::vector<std::string> texts = command.prompts;
-    for (const std::string& text : texts) prompts.push_back(tokenizer->encode(text));
+    for (const std::string& text : texts) prompts.push_back(tokenizer.encode(text));
     if (!command.prompt_tokens.empty()) {
         std::istringstream ids(read_file(command.prompt_tokens));
         prompts = read_sequences(ids, config, kPromptTokens, INT32_MAX);
-        for (const auto& prompt : prompts) texts.push_back(tokenizer->decode(prompt));
+        for (const auto& prompt : prompts) texts.push_back(tokenizer.decode(prompt));
     }
     size_t longest = 0;
     for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
@@ -170,12 +170,12 @@ void run_generate(const GenerateCommand& command, const LoadedCheckpoint& loaded
 
     std::optional<Printer> printer;
     if (loaded.prints() && !loaded.json) printer.emplace(texts);
-    const Generations made = generate(model, *tokenizer, prompts, options,
+    const Generations made = generate(model, tokenizer, prompts, options,
                                       [&](size_t prompt, const std::string& text, bool last) {
                                           if (printer) printer->add(prompt, text, last);
                                       });
     if (!loaded.prints()) return;
-    if (loaded.json) print_json(made, command, loaded, *tokenizer);
+    if (loaded.json) print_json(made, command, loaded, tokenizer);
     log_info(fmt::format(
         "{} tokens in {:.2f} s: {:.1f} tokens/s | {} tokens of {} {} in {:.2f} s | cache of keys "
         "and values: {} for {} x {} tokens",

@@ -196,14 +196,14 @@ bool Checkpoint::has(const std::string& directory, const std::string& tensor) co
 
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all) {
-    const auto saved = make_tokenizer(checkpoint.config().model.tokenizer);
-    const auto now = make_tokenizer(config.model.tokenizer);
-    if (saved->hash() != now->hash())
+    const Tokenizer& saved = known_tokenizer(checkpoint.config().model.tokenizer);
+    const Tokenizer& now = known_tokenizer(config.model.tokenizer);
+    if (saved.hash() != now.hash())
         throw Error(Exit::data,
                     fmt::format("{}: the checkpoint's tokenizer is {}, and model.tokenizer is {}; "
                                 "set that of the checkpoint, {}, or give the run another name",
-                                checkpoint.directory().string(), saved->description(),
-                                now->description(), checkpoint.config().model.tokenizer));
+                                checkpoint.directory().string(), saved.description(),
+                                now.description(), checkpoint.config().model.tokenizer));
     try {
         TensorDirectory(checkpoint.directory(), checkpoint.manifest(), kModelDirectory)
             .require(model_tensors(all), Checkpoint::Tensors::exact);

@@ -2,6 +2,7 @@
 
 #include "checkpoint/small_run.h"
 #include "checkpoint/support.h"
+#include "data/sentencepiece.h"
 
 using namespace fomoe;
 using namespace fomoe::test;
@@ -166,6 +167,22 @@ TEST_CASE("a checkpoint of another shape names the tensor and the key") {
     shallow.model.n_layers = 1;
     CHECK_THAT(refusal([&] { check(shallow); }),
                Contains("has a tensor 'model.layers.1.") && Contains("model.n_layers: 2 then"));
+}
+
+TEST_CASE("a tokenizer that a run knows may be gone when a checkpoint is compared with it") {
+    const TempDirectory directory;
+    Config config = small_config(1);
+    config.model.vocab_size = 320;
+    config.model.tokenizer = directory / "own.model";
+    put_bytes(config.model.tokenizer,
+              train_sentencepiece({"a kernel reads", "a page of memory"}, 290, PieceModel::bpe));
+    const Checkpoint checkpoint(save_small(directory / "checkpoints", 3, config));
+    fs::remove(config.model.tokenizer);
+    check_same_model(checkpoint, config, SmallRank(config, 0).all);
+    Config other = config;
+    other.model.tokenizer = "bytes";
+    CHECK_THAT(refusal([&] { check_same_model(checkpoint, other, SmallRank(other, 0).all); }),
+               Contains("the checkpoint's tokenizer is sentencepiece of 290 ids"));
 }
 
 TEST_CASE("groups go on with their own state where each has the experts that it had") {
