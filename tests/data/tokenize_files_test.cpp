@@ -153,6 +153,21 @@ TEST_CASE("token files are made anew with another tokenizer, of the same documen
     tokenize_files(bytes);
     for (const char* kind : {".train.bin", ".valid.bin", ".train.idx", ".valid.idx"})
         CHECK(read_file(directory / "again/a" + kind) == read_file(directory / "bytes/a" + kind));
+    // A card whose numbers are none is no card.
+    const std::string card = read_file(directory / "again/a.tokenizer.json");
+    for (const auto& [key, value] : {std::pair("\"size\": 257", "\"size\": 4294967553"),
+                                     {"\"size\": 257", "\"size\": 257.5"},
+                                     {"\"end_of_document\": 256", "\"end_of_document\": -1"},
+                                     {"\"xxh3\": \"", "\"xxh3\": \"0x"},
+                                     {"\"xxh3\": \"", "\"xxh3\": \"-"}}) {
+        CAPTURE(value);
+        std::string broken = card;
+        REQUIRE(broken.find(key) != broken.npos);
+        atomic_write_file(directory / "again/a.tokenizer.json",
+                          broken.replace(broken.find(key), std::string(key).size(), value));
+        CHECK_THROWS_WITH(read_card(directory / "again/a"),
+                          Catch::Contains("does not say which tokenizer made the files"));
+    }
     // The card knows where the tokenizer lies, from where it lies itself.
     CHECK(read_card(directory / "pieces/a")->path == "../own.model");
     CHECK(tokenizer_of(directory / "pieces/a")->hash() == tokenizer->hash());
