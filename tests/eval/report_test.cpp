@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "data/sentencepiece.h"
+#include "eval/expert_use.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_checkpoint.h"
 
@@ -156,4 +157,13 @@ TEST_CASE("without tokens there are no figures, with one segment no standard err
     idle.add({.flops = 12, .computed = 4});
     CHECK(std::isnan(idle.flops_per_token()));
     CHECK(two.flops_per_token() > 0);
+}
+
+TEST_CASE("a domain without choices has no shares of experts") {
+    const ExpertUse use{
+        .layers = {0},
+        .shares = {{"one", {{0.25, 0.75}}}, {"two", {{std::nan(""), std::nan("")}}}}};
+    check_plain(use.table());
+    CHECK_THAT(use.table(), Contains("25.00%") && Contains(" -\n"));
+    CHECK(Json::parse(use.json())["domains"]["two"][0][0].is_null());
 }
