@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "apps/build_info.h"
+#include "apps/number_range.h"
 #include "apps/token_report.h"
 #include "base/error.h"
 #include "base/terminal.h"
@@ -146,7 +147,7 @@ int run(int argc, char** argv) {
         ->capture_default_str();
     make->add_option("--valid-fraction", options.documents.valid_fraction,
                      "share of the documents that is held out")
-        ->check(CLI::Range(0.0, 0.99))
+        ->check(number_range(0.0, 0.99))
         ->capture_default_str();
     make->add_option("--max-bytes", options.max_bytes,
                      "leave out the text after so many bytes: 4096, 64MiB, 2GB")

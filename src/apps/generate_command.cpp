@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "apps/number_range.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/model_files.h"
@@ -106,14 +107,14 @@ std::vector<CLI::Option*> add_generate_options(CLI::App& app, GenerateCommand& c
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--temperature", options.temperature, "0 takes the likeliest token always")
-        ->check(CLI::Range(0.0, 100.0))
+        ->check(number_range(0.0, 100.0))
         ->capture_default_str();
     app.add_option("--top-k", options.top_k, "Draw from so many likeliest tokens; 0: from all")
         ->check(CLI::Range(0, 1 << 24))
         ->capture_default_str();
     app.add_option("--top-p", options.top_p,
                    "Draw from the likeliest tokens of this mass, of those that --top-k leaves")
-        ->check(CLI::Range(1e-6, 1.0))
+        ->check(number_range(1e-6, 1.0))
         ->capture_default_str();
     app.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
     app.add_option("--stop", options.stops,

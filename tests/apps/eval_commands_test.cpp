@@ -185,6 +185,9 @@ void check_refused(const Workplace& place) {
     refused({"--top-k", "5"}, 2, "--top-k: has no effect without --generate");
     refused({"--generate", "x", "--group", "north"}, 2, "the groups are west, east");
     refused({"--generate", "x", "--stop", ""}, 2, "--stop");
+    refused({"--generate", "x", "--temperature", "nan"}, 2, "Value nan not in range 0 to 100");
+    refused({"--generate", "x", "--top-p", "nan"}, 2, "Value nan not in range 1e-06 to 1");
+    refused({"--generate", "x", "--top-p", "1.01"}, 2, "Value 1.01 not in range");
     refused({"--generate", "x", "--tasks", "task.jsonl"}, 2, "excludes");
     refused({"--experts", "--compare", "runs/tiny"}, 2, "excludes");
     refused({"--experts", "--mode", "own"}, 2, "excludes");

@@ -195,6 +195,13 @@ TEST_CASE("texts are encoded, decoded and shown") {
     CHECK(cut.exit == 2);
     CHECK_THAT(cut.err, Contains("--max-bytes: token files have their documents"));
 
+    for (const char* share : {"nan", "-0.1", "1", "0.5x", ""}) {
+        const Outcome refused =
+            place.run({data, "tokenize", "--out", "new", "--valid-fraction", share, "one.txt"});
+        CHECK(refused.exit == 2);
+        CHECK_THAT(refused.err, Contains("not in range 0 to 0.99"));
+    }
+
     const Outcome shown = place.run({data, "inspect", "pieces/one", "--documents", "2", "--json"});
     REQUIRE(shown.exit == 0);
     const Json parts = Json::parse(shown.out);
