@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/model_files.h"
+#include "eval/report.h"
 
 namespace fomoe {
 namespace {
@@ -20,9 +21,9 @@ Json to_json(const ChoiceScore& score) {
 }
 
 std::string row(const std::string& model, const std::string& task, const ChoiceScore& score) {
-    return fmt::format("{:<17} {:<16} {:>9} {:>8.4f} {:>7.4f} {:>9.4f} {:>7.4f}\n", model, task,
-                       score.questions, score.acc, score.error_of(score.acc), score.acc_norm,
-                       score.error_of(score.acc_norm));
+    return fmt::format("{:<17} {:<16} {:>9} {:>8.4f} {:>7} {:>9.4f} {:>7}\n", model, task,
+                       score.questions, score.acc, figure(score.error_of(score.acc), 4),
+                       score.acc_norm, figure(score.error_of(score.acc_norm), 4));
 }
 
 }  // namespace
@@ -56,7 +57,7 @@ std::vector<ChoiceTask> read_tasks(const ChoiceCommand& command) {
 void run_tasks(const std::vector<ChoiceTask>& tasks, bool union_model, bool own_models,
                const LoadedCheckpoint& loaded) {
     refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, loaded.config);
-    const auto tokenizer = make_tokenizer(loaded.config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(loaded.config.model.tokenizer);
     UnionModel model = loaded.model(loaded.batch);
     Json json{{"step", loaded.checkpoint.manifest().step}};
     std::string table =
@@ -65,7 +66,7 @@ void run_tasks(const std::vector<ChoiceTask>& tasks, bool union_model, bool own_
                     "model", "task", "questions", "acc", "stderr", "acc_norm", "stderr");
     const auto score = [&](const std::string& name, Json& to) {
         for (const ChoiceTask& task : tasks) {
-            const ChoiceScore found = score_choices(model, *tokenizer, task);
+            const ChoiceScore found = score_choices(model, tokenizer, task);
             table += row(name, task.name, found);
             to[task.name] = to_json(found);
         }

@@ -38,7 +38,7 @@ Config other_config(const Checkpoint& other, const Config& config) {
 }
 
 void run_compare(const std::string& path, const LoadedCheckpoint& loaded) {
-    const auto tokenizer = make_tokenizer(loaded.config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(loaded.config.model.tokenizer);
     const ValidLoader data(loaded.config);
     const Checkpoint other(find_checkpoint(path));
     const Config config = other_config(other, loaded.config);
@@ -46,7 +46,7 @@ void run_compare(const std::string& path, const LoadedCheckpoint& loaded) {
                                   loaded.job, loaded.batch, loaded.json};
     const auto losses = [&](const LoadedCheckpoint& of) {
         UnionModel model = of.model(of.batch);  // one in memory at a time
-        return segment_losses(model, data, *tokenizer);
+        return segment_losses(model, data, tokenizer);
     };
     const SegmentLosses a = losses(loaded), b = losses(second);
     const ComparisonReport report{part_of(loaded.checkpoint), part_of(other),
@@ -57,12 +57,12 @@ void run_compare(const std::string& path, const LoadedCheckpoint& loaded) {
 void run_perplexity(const EvaluateCommand& command, const std::string& path,
                     const LoadedCheckpoint& loaded) {
     const ValidLoader data(loaded.config);
-    const auto tokenizer = make_tokenizer(loaded.config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(loaded.config.model.tokenizer);
     const EvaluationOptions asked = possible(command.asked, loaded.config);
     auto scores = [&](const Checkpoint& from, const EvaluationOptions& what) {
         UnionModel model(from, loaded.config, loaded.batch, *loaded.device.backend, loaded.job,
                          loaded.device.connect);
-        return evaluate(model, data, *tokenizer, what);
+        return evaluate(model, data, tokenizer, what);
     };
     EvaluationReport report{
         .run = part_of(loaded.checkpoint),

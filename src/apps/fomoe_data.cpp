@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "apps/build_info.h"
+#include "apps/number_range.h"
 #include "apps/token_report.h"
 #include "base/error.h"
 #include "base/terminal.h"
@@ -130,7 +131,8 @@ int run(int argc, char** argv) {
     const std::string kTokenizerHelp =
         "bytes, a SentencePiece model, or a directory of tools/tokenize_hf.py";
     const std::string kInputsHelp =
-        "text files, or prefixes of token files, whose documents are taken as they are";
+        "text files, or prefixes of token files, whose documents are taken as they are; a file of "
+        "just this name is a text";
 
     TokenizeOptions options;
     options.threads = std::max(1u, std::thread::hardware_concurrency());
@@ -145,7 +147,7 @@ int run(int argc, char** argv) {
         ->capture_default_str();
     make->add_option("--valid-fraction", options.documents.valid_fraction,
                      "share of the documents that is held out")
-        ->check(CLI::Range(0.0, 0.99))
+        ->check(number_range(0.0, 0.99))
         ->capture_default_str();
     make->add_option("--max-bytes", options.max_bytes,
                      "leave out the text after so many bytes: 4096, 64MiB, 2GB")

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "apps/number_range.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/model_files.h"
@@ -106,14 +107,14 @@ std::vector<CLI::Option*> add_generate_options(CLI::App& app, GenerateCommand& c
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--temperature", options.temperature, "0 takes the likeliest token always")
-        ->check(CLI::Range(0.0, 100.0))
+        ->check(number_range(0.0, 100.0))
         ->capture_default_str();
     app.add_option("--top-k", options.top_k, "Draw from so many likeliest tokens; 0: from all")
         ->check(CLI::Range(0, 1 << 24))
         ->capture_default_str();
     app.add_option("--top-p", options.top_p,
                    "Draw from the likeliest tokens of this mass, of those that --top-k leaves")
-        ->check(CLI::Range(1e-6, 1.0))
+        ->check(number_range(1e-6, 1.0))
         ->capture_default_str();
     app.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
     app.add_option("--stop", options.stops,
@@ -145,14 +146,14 @@ void check_generate(const GenerateCommand& command, const Config& config) {
 void run_generate(const GenerateCommand& command, const LoadedCheckpoint& loaded) {
     const Config& config = loaded.config;
     refuse_foreign_tokenizer(loaded.checkpoint.directory() / kModelDirectory, config);
-    const auto tokenizer = make_tokenizer(config.model.tokenizer);
+    const Tokenizer& tokenizer = known_tokenizer(config.model.tokenizer);
     std::vector<std::vector<int32_t>> prompts;
     std::vector<std::string> texts = command.prompts;
-    for (const std::string& text : texts) prompts.push_back(tokenizer->encode(text));
+    for (const std::string& text : texts) prompts.push_back(tokenizer.encode(text));
     if (!command.prompt_tokens.empty()) {
         std::istringstream ids(read_file(command.prompt_tokens));
         prompts = read_sequences(ids, config, kPromptTokens, INT32_MAX);
-        for (const auto& prompt : prompts) texts.push_back(tokenizer->decode(prompt));
+        for (const auto& prompt : prompts) texts.push_back(tokenizer.decode(prompt));
     }
     size_t longest = 0;
     for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
@@ -170,12 +171,12 @@ void run_generate(const GenerateCommand& command, const LoadedCheckpoint& loaded
 
     std::optional<Printer> printer;
     if (loaded.prints() && !loaded.json) printer.emplace(texts);
-    const Generations made = generate(model, *tokenizer, prompts, options,
+    const Generations made = generate(model, tokenizer, prompts, options,
                                       [&](size_t prompt, const std::string& text, bool last) {
                                           if (printer) printer->add(prompt, text, last);
                                       });
     if (!loaded.prints()) return;
-    if (loaded.json) print_json(made, command, loaded, *tokenizer);
+    if (loaded.json) print_json(made, command, loaded, tokenizer);
     log_info(fmt::format(
         "{} tokens in {:.2f} s: {:.1f} tokens/s | {} tokens of {} {} in {:.2f} s | cache of keys "
         "and values: {} for {} x {} tokens",

@@ -93,6 +93,15 @@ bool is_there(const fs::path& path) {
 
 bool is_complete(const fs::path& path) { return is_there(path / Manifest::kFile); }
 
+// The path as it was given, but that a link gives way to where it leads now: `latest` moves on.
+fs::path without_links(fs::path path) {
+    if (!path.has_filename()) path = path.parent_path();  // a slash at the end
+    std::error_code unreadable;
+    while (fs::is_symlink(path, unreadable))
+        path = path.parent_path() / fs::read_symlink(path, unreadable);
+    return path;
+}
+
 std::string group_names(const Config& config) {
     std::string names;
     for (const GroupConfig& group : config.topology.groups)
@@ -120,7 +129,7 @@ fs::path find_checkpoint(const fs::path& path) {
     std::error_code broken;
     const fs::path real = fs::canonical(path, broken);
     if (!broken && is_complete(real)) {
-        if (real.extension() != ".tmp") return real;
+        if (real.extension() != ".tmp") return without_links(path);
         throw Error(Exit::data,
                     path.string() + ": the checkpoint was never finished; take another");
     }
@@ -187,14 +196,14 @@ bool Checkpoint::has(const std::string& directory, const std::string& tensor) co
 
 void check_same_model(const Checkpoint& checkpoint, const Config& config,
                       const std::vector<Parameter>& all) {
-    const auto saved = make_tokenizer(checkpoint.config().model.tokenizer);
-    const auto now = make_tokenizer(config.model.tokenizer);
-    if (saved->hash() != now->hash())
+    const Tokenizer& saved = known_tokenizer(checkpoint.config().model.tokenizer);
+    const Tokenizer& now = known_tokenizer(config.model.tokenizer);
+    if (saved.hash() != now.hash())
         throw Error(Exit::data,
                     fmt::format("{}: the checkpoint's tokenizer is {}, and model.tokenizer is {}; "
                                 "set that of the checkpoint, {}, or give the run another name",
-                                checkpoint.directory().string(), saved->description(),
-                                now->description(), checkpoint.config().model.tokenizer));
+                                checkpoint.directory().string(), saved.description(),
+                                now.description(), checkpoint.config().model.tokenizer));
     try {
         TensorDirectory(checkpoint.directory(), checkpoint.manifest(), kModelDirectory)
             .require(model_tensors(all), Checkpoint::Tensors::exact);

@@ -16,7 +16,7 @@ namespace fomoe {
 // where `latest` points, or the highest step when that link does not lead to a complete one.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& directory);
 // The checkpoint that the user means with a run directory, a checkpoints directory, a step
-// directory or the link `latest`. Throws when there is none.
+// directory or the link `latest`; relative if that is. Throws when there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 // The calibrated union model of a run directory, RUN/calibrated, if it has one. It is a checkpoint

@@ -22,7 +22,10 @@ int64_t bytes_of(const std::string& path) {
 
 }  // namespace
 
-bool names_token_files(const std::string& input) { return fs::exists(input + kTrain + ".idx"); }
+bool names_token_files(const std::string& input) {
+    const bool is_file = fs::exists(input) && !fs::is_directory(input);
+    return !is_file && fs::exists(input + kTrain + ".idx");
+}
 
 bool holds_documents_out(const DocumentOptions& options) {
     return std::ranges::any_of(options.inputs, [&](const std::string& input) {

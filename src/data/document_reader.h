@@ -55,7 +55,8 @@ private:
     void open_tokens(const std::string& prefix, bool held_out);
 };
 
-// Whether an input is a prefix of token files.
+// Whether an input is a prefix of token files. A file of just this name is a text, whatever lies
+// beside it.
 bool names_token_files(const std::string& input);
 // Whether some document may be held out.
 bool holds_documents_out(const DocumentOptions& options);

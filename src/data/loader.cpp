@@ -15,7 +15,6 @@ namespace {
 // PREFIX.train or PREFIX.valid of every source, in the order of the names.
 std::vector<TokenFile> open_sources(const Config& config, const char* part) {
     std::vector<TokenFile> files;
-    std::unique_ptr<Tokenizer> tokenizer;  // of the model, where a source has a card
     for (const auto& [name, prefix] : config.data.sources) {
         const std::string path = prefix + "." + part;
         for (const char* kind : {".idx", ".bin"})
@@ -27,9 +26,8 @@ std::vector<TokenFile> open_sources(const Config& config, const char* part) {
                                 "    fomoe-data tokenize --tokenizer {} --out {} FILES",
                                 name, path, kind, config.model.tokenizer, prefix));
         files.emplace_back(path);
-        if (!read_card(prefix)) continue;
-        if (!tokenizer) tokenizer = make_tokenizer(config.model.tokenizer);
-        check_card("data.sources." + name, prefix, *tokenizer);
+        if (read_card(prefix))
+            check_card("data.sources." + name, prefix, known_tokenizer(config.model.tokenizer));
     }
     return files;
 }

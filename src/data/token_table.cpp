@@ -35,10 +35,13 @@ public:
     explicit TableTokenizer(const fs::path& directory)
         : directory_(directory), table_(read_file(directory / kTokenTable)) {
         std::string hash;
+        uint64_t end = 0;
         try {
             const json table = json::parse(table_);
             if (table.at("kind") != "hugging_face") throw std::invalid_argument("kind");
-            end_ = table.at("end_of_document").get<int>();
+            if (!table.at("end_of_document").is_number_unsigned())
+                throw std::invalid_argument("end_of_document");
+            end = table["end_of_document"].get<uint64_t>();
             hash = table.at("tokenizer_json_xxh3").get<std::string>();
             for (const json& hex : table.at("tokens"))
                 bytes_.push_back(bytes_of_hex(hex.get_ref<const std::string&>()));
@@ -46,7 +49,8 @@ public:
             fail("is not a table of tokens");
         }
         if (bytes_.empty() || bytes_.size() > kMostTokens) fail("has no tokens, or too many");
-        if (end_ < 0 || end_ >= size()) fail("names an end of documents that is no id of it");
+        if (end >= bytes_.size()) fail("names an end of documents that is no id of it");
+        end_ = static_cast<int>(end);
         const std::string own = fmt::format("{:016x}", hash_file(directory_ / kTokenizer));
         if (own != hash) fail("was made of another tokenizer.json than the one beside it");
         files_[kTokenTable] = table_;

@@ -32,6 +32,7 @@ public:
     virtual std::map<std::string, std::string> files() const { return {}; }
 
     std::string decode(std::span<const int32_t> tokens) const;
+    bool knows(int32_t token) const { return token >= 0 && token < size(); }
     int byte_count(int32_t token) const { return static_cast<int>(bytes(token).size()); }
     // "sentencepiece of 8000 ids, xxh3 0123456789abcdef"
     std::string description() const;

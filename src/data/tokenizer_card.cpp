@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <climits>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -15,6 +16,18 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 std::string file_of(const std::string& prefix) { return prefix + ".tokenizer.json"; }
+
+int whole(const ordered_json& value) {
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > INT_MAX)
+        throw std::invalid_argument("no whole number, or a large one");
+    return value.get<int>();
+}
+
+uint64_t hash_of(const std::string& digits) {
+    if (digits.size() != 16 || digits.find_first_not_of("0123456789abcdef") != digits.npos)
+        throw std::invalid_argument("no hash");
+    return std::stoull(digits, nullptr, 16);
+}
 
 // Where the card says that the tokenizer lies.
 std::string location(const std::string& prefix, const TokenizerCard& card) {
@@ -35,9 +48,9 @@ std::optional<TokenizerCard> read_card(const std::string& prefix) {
     try {
         const ordered_json json = ordered_json::parse(read_file(file));
         return TokenizerCard{.kind = json.at("kind"),
-                             .size = json.at("size"),
-                             .end_of_document = json.at("end_of_document"),
-                             .xxh3 = std::stoull(json.at("xxh3").get<std::string>(), nullptr, 16),
+                             .size = whole(json.at("size")),
+                             .end_of_document = whole(json.at("end_of_document")),
+                             .xxh3 = hash_of(json.at("xxh3").get<std::string>()),
                              .path = json.at("path")};
     } catch (const std::exception&) {
         throw Error(Exit::data, fmt::format("{}: does not say which tokenizer made the files; make "

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "eval/score.h"
@@ -74,6 +75,7 @@ private:
 }  // namespace
 
 double ChoiceScore::error_of(double share) const {
+    if (questions < 2) return std::numeric_limits<double>::quiet_NaN();
     return std::sqrt(share * (1 - share) / static_cast<double>(questions - 1));
 }
 

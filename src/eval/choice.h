@@ -31,7 +31,7 @@ ChoiceTask read_choice_task(const std::filesystem::path& file, int64_t limit = 0
 struct ChoiceScore {
     int64_t questions = 0;
     double acc = 0, acc_norm = 0;
-    // Standard error of a share of right answers.
+    // Standard error of a share of right answers; not a number for fewer than two questions.
     double error_of(double share) const;
 };
 

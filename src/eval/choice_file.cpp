@@ -18,9 +18,11 @@ std::string text_of(const Json& line, const char* key) {
     return line[key].get<std::string>();
 }
 
+// At least one.
 std::vector<std::string> texts_of(const Json& line, const char* key) {
     if (!line.contains(key) || !line[key].is_array())
         throw Error(Exit::data, fmt::format("no list '{}'", key));
+    if (line[key].empty()) throw Error(Exit::data, fmt::format("the list '{}' is empty", key));
     std::vector<std::string> texts;
     for (const Json& text : line[key]) {
         if (!text.is_string())
@@ -30,14 +32,17 @@ std::vector<std::string> texts_of(const Json& line, const char* key) {
     return texts;
 }
 
-// 2, or "2".
-int label_of(const Json& line) {
+// The number of a choice: 2, or "2".
+int label_of(const Json& line, size_t n_choices) {
     const Json label = line.value("label", Json());
-    if (label.is_number_integer()) return label.get<int>();
-    const std::string text = label.is_string() ? label.get<std::string>() : "";
-    if (text.empty() || text.size() > 6 || text.find_first_not_of("0123456789") != text.npos)
+    if (!label.is_number() && !label.is_string())
         throw Error(Exit::data, "no 'label' that is the number of a choice");
-    return std::stoi(text);
+    // Its digits, for it may be larger than any integer of ours.
+    const std::string text = label.is_string() ? label.get<std::string>() : label.dump();
+    for (size_t choice = 0; choice < n_choices; ++choice)
+        if (text == std::to_string(choice)) return static_cast<int>(choice);
+    throw Error(Exit::data, fmt::format("'label' is {}; it must be 0 to {}, the number of a choice",
+                                        label.dump(), n_choices - 1));
 }
 
 void replace_all(std::string& text, const std::string& from, const std::string& to) {
@@ -75,7 +80,8 @@ Question hellaswag(const Json& line) {
                               ? text_of(line, "ctx_a") + " " + capitalised(text_of(line, "ctx_b"))
                               : text_of(line, "ctx");
     if (line.contains("activity_label")) context = text_of(line, "activity_label") + ": " + context;
-    Question question{cleaned(context), texts_of(line, "endings"), label_of(line)};
+    Question question{cleaned(context), texts_of(line, "endings"), 0};
+    question.answer = label_of(line, question.choices.size());
     for (std::string& choice : question.choices) choice = cleaned(choice);
     return question;
 }
@@ -83,18 +89,22 @@ Question hellaswag(const Json& line) {
 Question arc(const Json& line) {
     const Json& choices = line["choices"];
     const std::vector<std::string> labels = texts_of(choices, "label");
+    const std::vector<std::string> texts = texts_of(choices, "text");
+    if (labels.size() != texts.size())
+        throw Error(Exit::data, fmt::format("'choices' has {} of 'label' and {} of 'text'",
+                                            labels.size(), texts.size()));
     const std::string key = text_of(line, "answerKey");
     const auto found = std::ranges::find(labels, key);
     if (found == labels.end())
         throw Error(Exit::data, fmt::format("'answerKey' {} is no label of a choice", key));
-    return {"Question: " + text_of(line, "question") + "\nAnswer:", texts_of(choices, "text"),
+    return {"Question: " + text_of(line, "question") + "\nAnswer:", texts,
             static_cast<int>(found - labels.begin())};
 }
 
 Question piqa(const Json& line) {
     return {"Question: " + text_of(line, "goal") + "\nAnswer:",
             {text_of(line, "sol1"), text_of(line, "sol2")},
-            label_of(line)};
+            label_of(line, 2)};
 }
 
 std::string format_of(const Json& line) {
@@ -115,9 +125,6 @@ Question question_of(const Json& line, const std::string& format) {
                                               : piqa(line);
     for (const std::string& choice : question.choices)
         if (choice.empty()) throw Error(Exit::data, "a choice is empty");
-    if (question.answer < 0 || question.answer >= std::ssize(question.choices))
-        throw Error(Exit::data, fmt::format("answer {} of {} choices", question.answer,
-                                            question.choices.size()));
     return question;
 }
 

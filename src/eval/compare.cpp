@@ -50,10 +50,10 @@ void check_comparable(const Config& first, const Config& second) {
                                 "read the same text",
                                 key, b, a));
     };
-    const auto tokenizer = make_tokenizer(first.model.tokenizer);
-    const auto other = make_tokenizer(second.model.tokenizer);
-    if (tokenizer->hash() != other->hash())
-        refuse("model.tokenizer", tokenizer->description(), other->description());
+    const Tokenizer& tokenizer = known_tokenizer(first.model.tokenizer);
+    const Tokenizer& other = known_tokenizer(second.model.tokenizer);
+    if (tokenizer.hash() != other.hash())
+        refuse("model.tokenizer", tokenizer.description(), other.description());
     if (vocab_size(first.model) > vocab_size(second.model))
         refuse("model.vocab_size", vocab_size(first.model), vocab_size(second.model));
     if (first.data.document_mask != second.data.document_mask)

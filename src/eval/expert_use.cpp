@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -66,7 +67,9 @@ std::string ExpertUse::table() const {
         for (size_t e = 0; e < E; ++e) {
             text += fmt::format("{:>5} {:>6}", layers[l], e);
             for (const auto& [domain, of] : shares)
-                text += fmt::format(" {:>{}.2f}%", 100 * of[l][e], width(domain) - 1);
+                text += std::isfinite(of[l][e])
+                            ? fmt::format(" {:>{}.2f}%", 100 * of[l][e], width(domain) - 1)
+                            : fmt::format(" {:>{}}", "-", width(domain));
             text += '\n';
         }
     return text;

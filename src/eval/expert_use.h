@@ -12,7 +12,8 @@ namespace fomoe {
 
 struct ExpertUse {
     std::vector<int> layers;  // that have experts
-    // By domain: of the choices of its tokens in a layer, the share of each expert.
+    // By domain: of the choices of its tokens in a layer, the share of each expert; not a number
+    // where no token counts.
     std::map<std::string, std::vector<std::vector<double>>> shares;
 
     std::string table() const;  // lines

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace fomoe {
@@ -9,7 +10,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Without tokens that count the numbers are not defined: null.
+// What is not finite becomes null.
 Json to_json(const Score& score) {
     return {{"loss", score.loss()},
             {"loss_stderr", score.loss_error()},
@@ -26,14 +27,15 @@ Json to_json(const Evaluation& evaluation) {
     return json;
 }
 
+constexpr const char* kLacksBytes =
+    "- bits/byte: the text has ids of which model.tokenizer does not tell the bytes\n";
+constexpr const char* kRow = "{:<17} {:<16} {:>8} {:>11} {:>10} {:>7} {:>9} {:>12}\n";
+
 std::string row(const std::string& model, const std::string& domain, const Score& score) {
-    if (score.tokens == 0)
-        return fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>7} {:>9} {:>12}\n", model, domain,
-                           "-", "-", "-", "-", 0, "-");
-    return fmt::format("{:<17} {:<16} {:>8.4f} {:>11.3f} {:>10.4f} {:>7.4f} {:>9} {:>12.4f}\n",
-                       model, domain, score.loss(), score.perplexity(), score.bits_per_byte(),
-                       score.bits_per_byte_error(), static_cast<int64_t>(score.tokens),
-                       score.flops_per_token() / 1e6);
+    return fmt::format(kRow, model, domain, figure(score.loss(), 4), figure(score.perplexity(), 3),
+                       figure(score.bits_per_byte(), 4), figure(score.bits_per_byte_error(), 4),
+                       static_cast<int64_t>(score.tokens),
+                       figure(score.flops_per_token() / 1e6, 4));
 }
 std::string rows(const std::string& model, const Evaluation& evaluation) {
     std::string text;
@@ -84,6 +86,10 @@ std::vector<std::pair<std::string, double>> gaps(const EvaluationReport& report)
 
 }  // namespace
 
+std::string figure(double value, int digits) {
+    return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
+}
+
 std::string json_of(const Evaluation& evaluation) { return to_json(evaluation).dump(); }
 
 std::string EvaluationReport::table() const {
@@ -94,16 +100,23 @@ std::string EvaluationReport::table() const {
     text += '\n';
     if (calibrated)
         text += fmt::format("{} at step {}\n", calibrated->checkpoint.string(), calibrated->step);
-    text += fmt::format("{:<17} {:<16} {:>8} {:>11} {:>10} {:>7} {:>9} {:>12}\n", "model", "domain",
-                        "loss", "perplexity", "bits/byte", "stderr", "tokens", "MFLOP/token");
-    if (results.union_model) text += rows("union", *results.union_model);
-    if (calibrated_model) text += rows("union, calibrated", *calibrated_model);
+    text += fmt::format(kRow, "model", "domain", "loss", "perplexity", "bits/byte", "stderr",
+                        "tokens", "MFLOP/token");
+    bool lacks_bytes = false;
+    const auto add = [&](const std::string& model, const Evaluation& evaluation) {
+        text += rows(model, evaluation);
+        lacks_bytes = lacks_bytes || evaluation.pooled.lacks_bytes();
+    };
+    if (results.union_model) add("union", *results.union_model);
+    if (calibrated_model) add("union, calibrated", *calibrated_model);
     for (size_t g = 0; g < results.own_models.size(); ++g)
-        text += rows("own " + groups[g], results.own_models[g]);
-    if (results.document_model) text += rows("document", *results.document_model);
+        add("own " + groups[g], results.own_models[g]);
+    if (results.document_model) add("document", *results.document_model);
     for (const auto& [name, gap] : gaps(*this))
-        text += fmt::format("gap of the {} to the mean of the own models: {:+.4f} bits/byte\n",
-                            name == "union" ? name : "calibrated union", gap);
+        if (std::isfinite(gap))
+            text += fmt::format("gap of the {} to the mean of the own models: {:+.4f} bits/byte\n",
+                                name == "union" ? name : "calibrated union", gap);
+    if (lacks_bytes) text += kLacksBytes;
     if (results.document_model) text += segment_table(*this);
     return text;
 }
@@ -129,15 +142,17 @@ std::string ComparisonReport::table() const {
         "A", "B", "A - B", "stderr", "segments", "tokens");
     const auto row = [&](const std::string& domain, const Score& a, const Score& b,
                          const Score& less) {
-        text += fmt::format("{:<16} {:>10.4f} {:>10.4f} {:>+10.4f} {:>7.4f} {:>9} {:>9}\n", domain,
-                            a.bits_per_byte(), b.bits_per_byte(), less.bits_per_byte(),
-                            less.bits_per_byte_error(), static_cast<int64_t>(a.segments),
+        const double gap = less.bits_per_byte();
+        text += fmt::format("{:<16} {:>10} {:>10} {:>10} {:>7} {:>9} {:>9}\n", domain,
+                            figure(a.bits_per_byte(), 4), figure(b.bits_per_byte(), 4),
+                            std::isfinite(gap) ? fmt::format("{:+.4f}", gap) : "-",
+                            figure(less.bits_per_byte_error(), 4), static_cast<int64_t>(a.segments),
                             static_cast<int64_t>(a.tokens));
     };
     for (const auto& [domain, less] : result.difference.domains)
         row(domain, result.first.domains.at(domain), result.second.domains.at(domain), less);
     row("pooled", result.first.pooled, result.second.pooled, result.difference.pooled);
-    return text;
+    return text + (result.first.pooled.lacks_bytes() ? kLacksBytes : "");
 }
 
 std::string ComparisonReport::json() const {

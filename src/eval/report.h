@@ -8,6 +8,9 @@
 
 namespace fomoe {
 
+// With so many digits; "-" for what is not defined, for which JSON has null.
+std::string figure(double value, int digits);
+
 // One object: `pooled` and `domains`, as a model has them in the report's JSON.
 std::string json_of(const Evaluation& evaluation);
 

@@ -3,13 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace fomoe {
 
 namespace {
 
+constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+
 // Of sum(x) / sum(y), from n pairs (Cochran, Sampling Techniques, 1977, 6.4).
 double ratio_error(double ratio, double n, double xx, double xy, double yy, double y) {
+    if (n < 2 || !(y > 0)) return kUndefined;
     const double squares = xx - 2 * ratio * xy + ratio * ratio * yy;
     return std::sqrt(std::max(0.0, squares) * n / (n - 1)) / y;
 }
@@ -17,7 +21,10 @@ double ratio_error(double ratio, double n, double xx, double xy, double yy, doub
 }  // namespace
 
 double Score::perplexity() const { return std::exp(loss()); }
-double Score::bits_per_byte() const { return loss_sum / std::log(2.0) / bytes; }
+double Score::bits_per_byte() const {
+    return bytes > 0 ? loss_sum / std::log(2.0) / bytes : kUndefined;
+}
+double Score::flops_per_token() const { return tokens > 0 ? flops / computed : kUndefined; }
 double Score::loss_error() const {
     return ratio_error(loss(), segments, loss_loss, loss_tokens, tokens_tokens, tokens);
 }
@@ -97,7 +104,7 @@ SegmentLoss Scorer::loss(const Pass& pass, const Batch& batch, Range segment, in
         if (target < 0) continue;
         sum.loss += pass.loss[row];
         sum.tokens += 1;
-        sum.bytes += tokenizer_.byte_count(target);
+        sum.bytes += tokenizer_.knows(target) ? tokenizer_.byte_count(target) : kUndefined;
     }
     return sum;
 }

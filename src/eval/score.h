@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -16,17 +17,18 @@ namespace fomoe {
 struct Score {
     double loss_sum = 0;  // nats
     double tokens = 0;    // that count
-    double bytes = 0;     // of the text that the tokens stand for
+    double bytes = 0;     // of the text that they stand for; not a number where one is no known id
     double flops = 0;     // of the forward passes over all tokens of the segments that count,
     double computed = 0;  // and the number of these tokens
     // Over the segments in which tokens count: their number, and sums of products of what each has.
     double segments = 0;
     double loss_loss = 0, loss_tokens = 0, tokens_tokens = 0, loss_bytes = 0, bytes_bytes = 0;
 
+    // Not a number where nothing counts, or, of bytes, where they are not known.
     double loss() const { return loss_sum / tokens; }  // nats per token
     double perplexity() const;
     double bits_per_byte() const;
-    double flops_per_token() const { return flops / computed; }
+    double flops_per_token() const;
     // Standard errors, as of ratios of sums over segments that were drawn independently; not a
     // number with fewer than two.
     double loss_error() const;
@@ -34,6 +36,7 @@ struct Score {
 
     void add(const Score& other);
     void add_segment(double loss, double tokens, double bytes);  // nothing where no token counts
+    bool lacks_bytes() const { return std::isnan(bytes); }
     // Every member is a sum.
     static constexpr auto sums() {
         return std::array{&Score::loss_sum,   &Score::tokens,      &Score::bytes,
@@ -65,7 +68,7 @@ Batch padded_batch(const ValidLoader& data, int source, Range sequences, int64_t
 // other. Every part has as many, so that ranks run in step; some may be shorter, or empty.
 std::vector<Range> runs_of_part(int64_t n, int64_t parts, int64_t part, int64_t size);
 
-// Sums over the tokens of a segment that count.
+// Sums over the tokens of a segment that count; bytes as in a Score.
 struct SegmentLoss {
     double loss = 0, tokens = 0, bytes = 0;
 };

@@ -50,8 +50,8 @@ TrainingEvaluation::TrainingEvaluation(const RunState& run, Link& link, GroupCom
       expert_parallel_(ranks.expert_parallel.on_device()),
       backend_(backend),
       data_(run.config),
-      tokenizer_(make_tokenizer(run.config.model.tokenizer)),
-      scorer_(run.config.model, run.config.data.seq_len, *tokenizer_),
+      scorer_(run.config.model, run.config.data.seq_len,
+              known_tokenizer(run.config.model.tokenizer)),
       own_models_(run.config.federation.absent != AbsentPolicy::proxy &&
                   lacks_experts(run.all, run.world.n_groups())),
       layout_of_copies_(frozen_layout(run.all, run.placement, run.world)),

@@ -42,7 +42,6 @@ private:
     Communicator& expert_parallel_;
     Backend& backend_;
     const ValidLoader data_;
-    const std::unique_ptr<Tokenizer> tokenizer_;
     const Scorer scorer_;
     const bool own_models_;  // they are not the union
     const FrozenLayout layout_of_copies_;

@@ -108,14 +108,17 @@ std::string checkpoint_line(const CheckpointMetrics& m) {
 
 std::string evaluation_line(const std::vector<std::string>& groups, const EvaluationMetrics& m) {
     const Evaluation& whole = *m.results.union_model;
-    std::string line = fmt::format("eval after round {} | union {:.4f} bits/byte", m.round,
-                                   whole.pooled.bits_per_byte());
+    const bool in_bits = !whole.pooled.lacks_bytes();
+    const auto of = [&](const Evaluation& model) {
+        return in_bits ? model.pooled.bits_per_byte() : model.pooled.loss();
+    };
+    std::string line = fmt::format("eval after round {} | union {:.4f} {}", m.round, of(whole),
+                                   in_bits ? "bits/byte" : "nats/token");
     std::vector<std::string> own;
     for (size_t g = 0; g < m.results.own_models.size(); ++g)
-        own.push_back(
-            fmt::format("{} {:.2f}", groups[g], m.results.own_models[g].pooled.bits_per_byte()));
-    if (!own.empty())
-        line += fmt::format(" | own {} | gap {:+.2f}", joined(own, ", "), m.results.gap_of(whole));
+        own.push_back(fmt::format("{} {:.2f}", groups[g], of(m.results.own_models[g])));
+    if (!own.empty()) line += " | own " + joined(own, ", ");
+    if (!own.empty() && in_bits) line += fmt::format(" | gap {:+.2f}", m.results.gap_of(whole));
     if (const int64_t copies = m.counted.sent_of(Traffic::copies); copies > 0)
         line += fmt::format(" | {:.2f} MiB of copies", copies / 1048576.0);
     return line + fmt::format(" | {:.1f} s", m.seconds);

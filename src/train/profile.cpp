@@ -30,7 +30,7 @@ std::string profile_table(const std::vector<TraceRow>& rows, const Ceilings& cei
     }
     std::ranges::stable_sort(lines, std::greater{}, &Line::lost);
 
-    const double n = static_cast<double>(steps);
+    const double n = static_cast<double>(std::max<int64_t>(1, steps));
     std::string table = fmt::format("{:<22} {:>8} {:>10} {:>7} {:>9} {:>8} {:>8} {:>9}\n", "op",
                                     "calls", "ms", "time", "GFLOP/s", "GB/s", "reached", "ms lost");
     for (const Line& line : lines) {

@@ -26,7 +26,8 @@ std::string data_wait_line(const StepTimes& times, int64_t steps);
 
 // One line an op: calls, milliseconds, share of the time; GFLOP/s, GB/s of its operands; how much
 // of its time it would take at the nearer of the two ceilings, and the milliseconds that it takes
-// beyond that: the op that loses most comes first. `steps` divides calls and times.
+// beyond that: the op that loses most comes first. `steps` divides calls and times, if there are
+// any.
 std::string profile_table(const std::vector<TraceRow>& rows, const Ceilings& ceilings,
                           int64_t steps);
 

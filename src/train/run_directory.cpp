@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ranges>
 
 #include "checkpoint/load.h"
 #include "config/dump.h"
@@ -27,24 +28,62 @@ void check_writable(const RunPlan& plan) {
     if (access(there.c_str(), W_OK | X_OK) != 0) cannot_create(plan, std::strerror(errno));
 }
 
+// Of the run that stands in the directory: the copy in a checkpoint, else where the run had it.
+std::string tokenizer_of_run(const Config& saved,
+                             const std::optional<std::filesystem::path>& newest) {
+    if (!newest || saved.model.tokenizer == "bytes") return saved.model.tokenizer;
+    const std::string copy = tokenizer_file(*newest / kModelDirectory);
+    return std::filesystem::exists(copy) ? copy : saved.model.tokenizer;
+}
+
+// One that has moved away counts as the same: only without a checkpoint there is no copy, and then
+// the run begins anew, with the tokenizer that is given.
+bool same_tokenizer(const std::string& then, const std::string& now) {
+    if (then == "bytes" || now == "bytes") return then == now;
+    const std::string file = tokenizer_file(then);
+    return !std::filesystem::exists(file) || hash_file(file) == hash_file(tokenizer_file(now));
+}
+
+std::string joined_names(auto&& names) {
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text;
+}
+
 // The run that stands in the directory must be this one. Its length, logging and ranks may change,
 // and its groups where they may go on from what was committed.
 enum class Groups { same, any };
-void check_same_run(const RunPlan& plan, const Config& config, Groups groups) {
+void check_same_run(const RunPlan& plan, const Config& config, Groups groups,
+                    const std::optional<std::filesystem::path>& newest) {
     if (!std::filesystem::exists(plan.config_file())) return;
     Config saved = load_saved_config(plan.config_file().string());
     if (groups == Groups::any) saved = with_groups_of(saved, config);
-    // Its tokenizer may have moved since; a checkpoint has a copy.
-    if (const auto newest = newest_checkpoint(plan.directory);
-        newest && saved.model.tokenizer != "bytes" &&
-        std::filesystem::exists(tokenizer_file(*newest / kModelDirectory)))
-        saved.model.tokenizer = *newest / kModelDirectory;
-    if (config_fingerprint(saved) == config_fingerprint(config)) return;
+    std::string differences;
+    const auto add = [&](const char* key, const std::string& then, const std::string& now) {
+        differences += concat("\n  ", key, ": ", then, " then, ", now, " now");
+    };
+    const std::string tokenizer = tokenizer_of_run(saved, newest);
+    if (!same_tokenizer(tokenizer, config.model.tokenizer))
+        add("model.tokenizer", tokenizer, config.model.tokenizer);
+    saved.model.tokenizer = config.model.tokenizer;
+    if (differences.empty() && config_fingerprint(saved) == config_fingerprint(config)) return;
+
+    const auto compare = [&](const char* key, const auto& names_of) {
+        const std::string then = joined_names(names_of(saved)),
+                          now = joined_names(names_of(config));
+        if (then != now) add(key, then, now);
+    };
+    compare("data.sources", [](const Config& of) { return std::views::keys(of.data.sources); });
+    compare("topology.groups", [](const Config& of) {
+        return std::views::transform(of.topology.groups, &GroupConfig::name);
+    });
+    for (const std::string& line : config_differences(saved, config)) differences += "\n  " + line;
     throw Error(Exit::usage,
                 concat(plan.directory.string(), " holds a run of another config (",
-                       plan.config_file().string(),
-                       "); choose another name for this one with --set name=..., or move that "
-                       "directory away"));
+                       plan.config_file().string(), "):", differences,
+                       "\nchoose another name for this one with --set name=..., or move that "
+                       "directory away",
+                       newest ? "" : "; it has no checkpoint, so that it can also be removed"));
 }
 
 }  // namespace
@@ -60,7 +99,7 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
     check_writable(plan);
     const std::optional<std::filesystem::path> newest = newest_checkpoint(plan.directory);
     if (resume == "auto") {
-        check_same_run(plan, config, Groups::any);
+        check_same_run(plan, config, Groups::any, newest);
         plan.checkpoint = newest;
         plan.automatic = true;
         return plan;
@@ -69,7 +108,7 @@ RunPlan plan_run(const Config& config, const std::string& resume) {
         throw Error(Exit::usage, concat("--resume ", resume, ": ", plan.directory.string(),
                                         " has checkpoints of a run already; use --resume auto, or "
                                         "another name with --set name=..."));
-    check_same_run(plan, config, Groups::same);
+    check_same_run(plan, config, Groups::same, newest);
     if (resume != "never") plan.checkpoint = find_checkpoint(resume);
     return plan;
 }

@@ -33,8 +33,8 @@ struct RunPlan {
 
 // resume: `auto` takes the newest checkpoint of the run if there is one; `never` wants a new
 // directory; anything else is the path of a checkpoint to take. A directory that holds a run of
-// another config is refused with Error(usage), but under `auto` its groups and which experts they
-// hold may be others.
+// another config is refused with Error(usage) that names the keys, but under `auto` its groups and
+// which experts they hold may be others.
 RunPlan plan_run(const Config& config, const std::string& resume);
 
 // Makes the directory, for one job at a time: while the lock is held, another gets Error(usage).

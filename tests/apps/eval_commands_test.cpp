@@ -97,6 +97,15 @@ void check_tasks(const Workplace& place) {
     const Json part = json_of(place, {"--tasks", "task.jsonl", "--limit", "2", "--mode", "union"});
     CHECK(part.at("union").at("task").at("questions") == 2);
     CHECK(!part.contains("groups"));
+    // One question has no standard error.
+    const Command single{"--tasks", "task.jsonl", "--limit", "1", "--mode", "union"};
+    const Json one = json_of(place, single).at("union").at("task");
+    CHECK(one.at("acc").is_number());
+    for (const char* figure : {"acc_stderr", "acc_norm_stderr"}) CHECK(one.at(figure).is_null());
+    const std::string row = eval(place, single).out;
+    CAPTURE(row);
+    CHECK_THAT(row, !Contains("nan") && Contains(" 1 "));
+    CHECK(count(row, "       -") == 2);
     const Outcome table = eval(place, {"--tasks", "task.jsonl"});
     CHECK(count(table.out, "\nunion ") == 1);
     CHECK(count(table.out, "\nown ") == 2);
@@ -128,6 +137,25 @@ void check_compare(const Workplace& place) {
     CHECK(count(eval(place, {"--compare", before}).out, "\npooled ") == 1);
 }
 
+// A checkpoint is named as the user names it, but for a link: that may lead elsewhere soon.
+void check_names(const Workplace& place) {
+    const std::string step = "runs/tiny/checkpoints/step-00000012";
+    const auto first_line = [&](const std::string& named, const Command& more) {
+        Command words{program("fomoe-eval"), named};
+        words.insert(words.end(), more.begin(), more.end());
+        const std::string out = place.run(words).out;
+        return out.substr(0, out.find('\n'));
+    };
+    for (const std::string named : {"runs/tiny", "runs/tiny/checkpoints/latest", step.c_str()}) {
+        CHECK(first_line(named, {"--mode", "union"}) == step + " at step 12");
+        CHECK(first_line(named, {"--tasks", "task.jsonl"}) == step + " at step 12");
+        CHECK(first_line(named, {"--compare", "runs/tiny"}) == "A " + step + " at step 12");
+        CHECK(first_line(named, {"--info"}) == step);
+    }
+    CHECK(first_line("./" + step, {"--mode", "union"}) == "./" + step + " at step 12");
+    CHECK(first_line(place.path(step), {"--info"}) == place.path(step));
+}
+
 // The shares of the experts in each domain's choices.
 void check_experts(const Workplace& place) {
     const Json json = json_of(place, {"--experts"});
@@ -157,6 +185,9 @@ void check_refused(const Workplace& place) {
     refused({"--top-k", "5"}, 2, "--top-k: has no effect without --generate");
     refused({"--generate", "x", "--group", "north"}, 2, "the groups are west, east");
     refused({"--generate", "x", "--stop", ""}, 2, "--stop");
+    refused({"--generate", "x", "--temperature", "nan"}, 2, "Value nan not in range 0 to 100");
+    refused({"--generate", "x", "--top-p", "nan"}, 2, "Value nan not in range 1e-06 to 1");
+    refused({"--generate", "x", "--top-p", "1.01"}, 2, "Value 1.01 not in range");
     refused({"--generate", "x", "--tasks", "task.jsonl"}, 2, "excludes");
     refused({"--experts", "--compare", "runs/tiny"}, 2, "excludes");
     refused({"--experts", "--mode", "own"}, 2, "excludes");
@@ -176,6 +207,7 @@ TEST_CASE("fomoe-eval's commands beside the table", "[mpi]") {
     check_prompts(place);
     check_tasks(place);
     check_compare(place);
+    check_names(place);
     check_experts(place);
     check_refused(place);
 }

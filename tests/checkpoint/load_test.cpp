@@ -2,6 +2,7 @@
 
 #include "checkpoint/small_run.h"
 #include "checkpoint/support.h"
+#include "data/sentencepiece.h"
 
 using namespace fomoe;
 using namespace fomoe::test;
@@ -33,6 +34,15 @@ TEST_CASE("every way to name a run leads to its checkpoint") {
         CHECK(fs::equivalent(find_checkpoint(name), step));
     }
     CHECK(find_checkpoint(checkpoints / "step-00000010") == checkpoints / "step-00000010");
+    // A path stays as it was given, but for the link, which may lead elsewhere a moment later.
+    const fs::path from = fs::relative(run), relative = from / "checkpoints/step-00000020";
+    CHECK(find_checkpoint(from) == relative);
+    CHECK(find_checkpoint(relative) == relative);
+    CHECK(find_checkpoint(relative / "") == relative);
+    CHECK(find_checkpoint(from / "checkpoints/latest") == relative);
+    CHECK(find_checkpoint(from / "checkpoints/latest/") == relative);
+    fs::create_directory_symlink(checkpoints / "latest", run / "mine");
+    CHECK(find_checkpoint(from / "mine") == step);
     // The link leads nowhere: the highest step.
     fs::remove(checkpoints / "latest");
     fs::create_symlink("step-00000099", checkpoints / "latest");
@@ -157,6 +167,22 @@ TEST_CASE("a checkpoint of another shape names the tensor and the key") {
     shallow.model.n_layers = 1;
     CHECK_THAT(refusal([&] { check(shallow); }),
                Contains("has a tensor 'model.layers.1.") && Contains("model.n_layers: 2 then"));
+}
+
+TEST_CASE("a tokenizer that a run knows may be gone when a checkpoint is compared with it") {
+    const TempDirectory directory;
+    Config config = small_config(1);
+    config.model.vocab_size = 320;
+    config.model.tokenizer = directory / "own.model";
+    put_bytes(config.model.tokenizer,
+              train_sentencepiece({"a kernel reads", "a page of memory"}, 290, PieceModel::bpe));
+    const Checkpoint checkpoint(save_small(directory / "checkpoints", 3, config));
+    fs::remove(config.model.tokenizer);
+    check_same_model(checkpoint, config, SmallRank(config, 0).all);
+    Config other = config;
+    other.model.tokenizer = "bytes";
+    CHECK_THAT(refusal([&] { check_same_model(checkpoint, other, SmallRank(other, 0).all); }),
+               Contains("the checkpoint's tokenizer is sentencepiece of 290 ids"));
 }
 
 TEST_CASE("groups go on with their own state where each has the experts that it had") {

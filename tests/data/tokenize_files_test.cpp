@@ -153,9 +153,53 @@ TEST_CASE("token files are made anew with another tokenizer, of the same documen
     tokenize_files(bytes);
     for (const char* kind : {".train.bin", ".valid.bin", ".train.idx", ".valid.idx"})
         CHECK(read_file(directory / "again/a" + kind) == read_file(directory / "bytes/a" + kind));
+    // A card whose numbers are none is no card.
+    const std::string card = read_file(directory / "again/a.tokenizer.json");
+    for (const auto& [key, value] : {std::pair("\"size\": 257", "\"size\": 4294967553"),
+                                     {"\"size\": 257", "\"size\": 257.5"},
+                                     {"\"end_of_document\": 256", "\"end_of_document\": -1"},
+                                     {"\"xxh3\": \"", "\"xxh3\": \"0x"},
+                                     {"\"xxh3\": \"", "\"xxh3\": \"-"}}) {
+        CAPTURE(value);
+        std::string broken = card;
+        REQUIRE(broken.find(key) != broken.npos);
+        atomic_write_file(directory / "again/a.tokenizer.json",
+                          broken.replace(broken.find(key), std::string(key).size(), value));
+        CHECK_THROWS_WITH(read_card(directory / "again/a"),
+                          Catch::Contains("does not say which tokenizer made the files"));
+    }
     // The card knows where the tokenizer lies, from where it lies itself.
     CHECK(read_card(directory / "pieces/a")->path == "../own.model");
     CHECK(tokenizer_of(directory / "pieces/a")->hash() == tokenizer->hash());
     std::filesystem::remove(directory / "own.model");
     CHECK_THROWS_WITH(tokenizer_of(directory / "pieces/a"), Catch::Contains("put it back"));
+}
+
+TEST_CASE("a file that exists is text, also beside token files of its name") {
+    const TemporaryDirectory directory;
+    const std::string name = directory / "a";
+    const auto tokenize = [&](const std::string& text) {
+        atomic_write_file(name, text);
+        // Twice: the second finds the files of the first.
+        for (int i = 0; i < 2; ++i) {
+            CHECK_FALSE(names_token_files(name));
+            const TokenizeSummary summary =
+                tokenize_files({.out = name,
+                                .documents = {{name}, parse_split_rule("blank-line"), 0.0},
+                                .force = true});
+            CHECK(summary.bytes == std::ssize(text) - 1);  // without the blank line
+        }
+    };
+    tokenize("one\n\ntwo\n");
+    CHECK(documents(name + ".train") == std::vector<std::string>{"one\n", "two\n"});
+    tokenize("other\n\ntext\n");
+    CHECK(documents(name + ".train") == std::vector<std::string>{"other\n", "text\n"});
+    // Without the file, or with a directory of that name, they are what is meant.
+    std::filesystem::remove(name);
+    CHECK(names_token_files(name));
+    std::filesystem::create_directory(name);
+    CHECK(names_token_files(name));
+    const TokenizeSummary copied =
+        tokenize_files({.out = directory / "b", .documents = {.inputs = {name}}});
+    CHECK(copied.parts[0].documents == 2);
 }

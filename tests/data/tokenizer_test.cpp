@@ -175,15 +175,22 @@ TEST_CASE("a table of tokens counts and decodes, and does not encode") {
               "tokenizer_json_xxh3": "HASH", "tokens": ["2"]})",
           R"({"kind": "hugging_face", "end_of_document": 0, "tokenizer_json_xxh3": "HASH",
               "tokens": [1]})",
+          R"({"kind": "hugging_face", "end_of_document": 0.5,
+              "tokenizer_json_xxh3": "HASH", "tokens": ["20"]})",
           R"({"kind": "other", "end_of_document": 0, "tokenizer_json_xxh3": "HASH",
               "tokens": ["20"]})"}) {
         put(broken);
         CHECK_THAT(error_of([&] { make_tokenizer(directory.path()); }),
                    Contains("token_table.json is not a table of tokens"));
     }
-    put(R"({"kind": "hugging_face", "end_of_document": 1, "tokenizer_json_xxh3": "HASH",
-            "tokens": ["20"]})");
-    CHECK_THAT(error_of([&] { make_tokenizer(directory.path()); }), Contains("end of documents"));
+    // 2^32 would be 0 in fewer bits.
+    for (const std::string end : {"1", "4294967296"}) {
+        put(R"({"kind": "hugging_face", "tokenizer_json_xxh3": "HASH", "tokens": ["20"],
+                "end_of_document": )" +
+            end + "}");
+        CHECK_THAT(error_of([&] { make_tokenizer(directory.path()); }),
+                   Contains("end of documents"));
+    }
     put(R"({"kind": "hugging_face", "end_of_document": 0, "tokenizer_json_xxh3": "0",
             "tokens": ["20"]})");
     CHECK_THAT(error_of([&] { make_tokenizer(directory.path()); }),

@@ -77,7 +77,21 @@ TEST_CASE("a line that is no question is named") {
     refused("", "no question in it");
     refused(good + "\nnonsense", "task.jsonl:2: no JSON object");
     refused(R"({"goal": "Go"})", "none of the formats");
-    refused(R"({"goal": "Go", "sol1": "x", "sol2": "y", "label": 2})", "answer 2 of 2 choices");
+    // 2^32, 2^32 + 1 and 2^64 would be choices in fewer bits.
+    for (const std::string label :
+         {"2", "-1", "\"2\"", "4294967296", "\"4294967296\"", "4294967297", "18446744073709551616",
+          "0.5", "\"\"", "\"one\""}) {
+        const std::string why = "task.jsonl:2: 'label' is " + label.substr(0, 12);
+        refused(
+            good + "\n" + R"({"goal": "Go", "sol1": "x", "sol2": "y", "label": )" + label + "}",
+            label.size() < 20 ? why + "; it must be 0 to 1, the number of a choice" : "; it must");
+    }
+    refused(R"({"ctx": "a", "endings": ["b", "c", "d"], "label": 3})",
+            "task.jsonl:1: 'label' is 3; it must be 0 to 2");
+    refused(R"({"ctx": "a", "endings": [], "label": 0})", "the list 'endings' is empty");
+    refused(
+        R"({"question": "a", "choices": {"text": ["b"], "label": ["A", "B"]}, "answerKey": "B"})",
+        "'choices' has 2 of 'label' and 1 of 'text'");
     refused(R"({"goal": "Go", "sol1": "x", "sol2": "y"})", "no 'label'");
     refused(R"({"goal": "Go", "sol1": "x", "sol2": 3, "label": 0})", "no text 'sol2'");
     refused(R"({"goal": "Go", "sol1": "", "sol2": "y", "label": 0})", "a choice is empty");

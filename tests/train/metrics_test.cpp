@@ -99,6 +99,12 @@ TEST_CASE("a line about an evaluation has what there was") {
     metrics.counted = {};
     CHECK(evaluation_line(groups, metrics) ==
           "eval after round 12 | union 2.7811 bits/byte | 1.4 s");
+    // Where the bytes of the text are not known, losses stand for them.
+    metrics.results = {model(2.78114), {model(2.587), model(3.191)}, {}, {}};
+    metrics.results.own_models[1].pooled.bytes = std::nan("");
+    metrics.results.union_model->pooled.bytes = std::nan("");
+    CHECK(evaluation_line(groups, metrics) ==
+          "eval after round 12 | union 2.1419 nats/token | own west 1.99, east 2.46 | 1.4 s");
 }
 
 TEST_CASE("a line about a checkpoint says how long training stood") {

@@ -20,4 +20,8 @@ TEST_CASE("a profile puts first what loses most against the ceilings") {
         "lookup                      1.0     250.00    7.7%         -    180.0     100%      0.00\n"
         "all                                3250.00" +
             std::string(40, ' ') + "500.00\n");
+    // A finished run that is started again makes no steps.
+    const std::string none = profile_table({}, {.gflops = 100, .gigabytes = 10}, 0);
+    CHECK(none.find("nan") == none.npos);
+    CHECK(none.find("\nall                                   0.00") != none.npos);
 }
