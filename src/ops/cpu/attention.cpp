@@ -83,7 +83,7 @@ public:
         }
     }
 
-    // What `next` needs first is fetched ahead.
+    // What `next` needs first is fetched meanwhile.
     void attend(const Stretch& of, const Stretch& next) {
         prefetch_.clear();
         Queries* tiles_end = queries_;
@@ -94,22 +94,23 @@ public:
             tiles_end->softmax = Softmax();
         }
         const int64_t last = tiles_end[-1].mask.last_key_tile();
-        int64_t ahead = next.begin;
-        for (int64_t j = queries_->mask.first_key_tile(); j <= last; j += kKeys) {
+        const int64_t first = queries_->mask.first_key_tile();
+        FetchAhead ahead(shape_, of, next, first, last);
+        for (int64_t j = first; j <= last; j += kKeys) {
             load_rows(key_, keys(of, j));
             load_rows(rows_, values(of, j));
             const Word* value = pair_rows(pairs_, rows_, kKeys, words_);
-            // Spread over the last tiles of keys.
-            for (; ahead < next.end - (last - j); ahead += kQueries) prefetch(queries(next, ahead));
-            if (j < last)
-                prefetch_keys(of, j + kKeys);
-            else if (next.begin < next.end)
-                prefetch_keys(next, shape_.first_key(next.sequence, next.begin) / kKeys * kKeys);
-            for (Queries* tile = queries_; tile < tiles_end; ++tile) {
+            ahead.with_keys(*this, j);
+            for (Queries* tile = queries_; tile < tiles_end; ++tile)
                 if (tile->mask.sees_any(j)) take_keys(*tile, j, value);
-            }
         }
         for (Queries* tile = queries_; tile < tiles_end; ++tile) store_out(*tile, of);
+    }
+
+    void prefetch_queries(const Stretch& of, int64_t i) { prefetch(queries(of, i)); }
+    void prefetch_keys(const Stretch& of, int64_t j) {
+        prefetch(values(of, j));
+        prefetch(keys(of, j));
     }
 
 private:
@@ -135,11 +136,6 @@ private:
     void prefetch(HeadRows<const T> rows) {
         prefetch_.add(rows.first, rows.count, shape_.head_size, rows.stride);
     }
-    void prefetch_keys(const Stretch& of, int64_t j) {
-        prefetch(values(of, j));
-        prefetch(keys(of, j));
-    }
-
     void take_keys(Queries& queries, int64_t j, const Word* value) {
         compute_exponents(queries, j);
         queries.softmax.take(p_, exponent_, queries.mask, j);

@@ -244,22 +244,18 @@ private:
 };
 
 // The gradients of a stretch of queries. each(tile, j) is called with the scores of each tile of
-// queries and of keys, one tile of keys after the other. What `next` needs first is fetched ahead.
+// queries and of keys, one tile of keys after the other. What `next` needs first is fetched
+// meanwhile.
 template <class T, class Each>
 void own_queries(Tiles<T>& tiles, const AttentionShape& shape, const Stretch& of,
                  const Stretch& next, Each each) {
     auto *first = tiles.queries(), *last = first;
     for (int64_t i = of.begin; i < of.end; i += kQueries) tiles.load_queries(*last++, of, i);
-    const int64_t to = last[-1].mask.last_key_tile();
-    int64_t ahead = next.begin;
-    for (int64_t j = first->mask.first_key_tile(); j <= to; j += kKeys) {
+    const int64_t from = first->mask.first_key_tile(), to = last[-1].mask.last_key_tile();
+    FetchAhead ahead(shape, of, next, from, to);
+    for (int64_t j = from; j <= to; j += kKeys) {
         tiles.load_keys(of, j);
-        // Spread over the last tiles of keys.
-        for (; ahead < next.end - (to - j); ahead += kQueries) tiles.prefetch_queries(next, ahead);
-        if (j < to)
-            tiles.prefetch_keys(of, j + kKeys);
-        else if (next.begin < next.end)
-            tiles.prefetch_keys(next, shape.first_key(next.sequence, next.begin) / kKeys * kKeys);
+        ahead.with_keys(tiles, j);
         for (auto* tile = first; tile < last; ++tile) {
             if (!tile->mask.sees_any(j)) continue;
             if (j == tile->mask.last_key_tile()) tiles.prefetch_dqueries(*tile, of);

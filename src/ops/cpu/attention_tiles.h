@@ -123,6 +123,34 @@ private:
     int64_t rows_, size_, per_row_;
 };
 
+// Has the tiles that follow fetched while those of a stretch meet the tiles of keys from `first` to
+// `last`: the next keys, and what `next` needs first. In front of the last tile of keys, which
+// meets few queries, all of it is asked for.
+class FetchAhead {
+public:
+    FetchAhead(const AttentionShape& shape, const Stretch& of, const Stretch& next, int64_t first,
+               int64_t last)
+        : of_(of),
+          next_(next),
+          next_keys_(next.begin < next.end ? shape.first_key(next.sequence, next.begin) : 0),
+          end_(std::max(first, last - kKeys)),
+          last_(last),
+          queries_(next.begin) {}
+    template <class Tiles>
+    void with_keys(Tiles& tiles, int64_t j) {
+        for (; queries_ < next_.end - std::max<int64_t>(end_ - j, 0); queries_ += kQueries)
+            tiles.prefetch_queries(next_, queries_);
+        if (j == end_ && next_.begin < next_.end)
+            tiles.prefetch_keys(next_, next_keys_ / kKeys * kKeys);
+        if (j < last_) tiles.prefetch_keys(of_, j + kKeys);
+    }
+
+private:
+    Stretch of_, next_;
+    int64_t next_keys_, end_, last_;
+    int64_t queries_;  // of `next`, that are not yet asked for
+};
+
 struct Range {
     int64_t begin, end;
     int64_t size() const { return std::max<int64_t>(end - begin, 0); }
