@@ -104,3 +104,69 @@ TEST_CASE("attention: the scratch that is planned for is what is held") {
         }
     }
 }
+
+namespace {
+
+// Operands of whole tiles that are not numbers.
+template <class Op>
+Op of_nan(Pool& pool, DType dtype) {
+    constexpr int64_t kTokens = 256, kHeadSize = 256;
+    const Shape rows(kTokens, 3 * kHeadSize), outputs(kTokens, kHeadSize);
+    Op op;
+    op.qkv = pool.blank(rows, dtype);
+    op.y = pool.blank(outputs, dtype);
+    op.lse = pool.blank(Shape(kTokens, 1));
+    if constexpr (std::is_same_v<Op, AttentionBackward>) {
+        op.dqkv = pool.blank(rows, dtype);
+        op.dy = pool.blank(outputs, dtype);
+    }
+    op.heads = op.kv_heads = 1;
+    return op;
+}
+
+}  // namespace
+
+TEST_CASE("attention: what an op leaves in its scratch reaches no other") {
+    const auto backend = make_cpu_backend(1);
+    const auto check = [&]<class Op>() {
+        for (const Case<Op>& each : cases<Op>()) {
+            if (each.size > Size::typical) continue;
+            Pool pool = each.pool();
+            const Op wide = each.build(pool);
+            for (const Op& op : {wide, narrowed(wide, pool)}) {
+                for (DType before : {DType::f32, DType::bf16}) {
+                    INFO(Op::name << ", case " << each.name << " in " << name_of(op.qkv.dtype)
+                                  << " behind NaN in " << name_of(before));
+                    run_on(*backend, of_nan<Op>(pool, before), pool);
+                    int64_t wrong = 0;
+                    for (const Operand& x : operand_list(run_on(*backend, op, pool))) {
+                        if (!x.tensor) continue;
+                        for (double value : values(x.tensor)) wrong += !std::isfinite(value);
+                    }
+                    CHECK(wrong == 0);
+                }
+            }
+        }
+    };
+    check.operator()<Attention>();
+    check.operator()<AttentionBackward>();
+}
+
+TEST_CASE("attention: scores whose exponentials are all 0") {
+    for (const auto& each : cases<Attention>()) {
+        if (each.name != "T129_head_of_64") continue;
+        Pool pool = each.pool();
+        Attention op = each.build(pool);
+        const Tensor qkv = pool.copy(op.qkv);
+        const int64_t queries = op.heads * op.head_size(), keys = op.kv_heads * op.head_size();
+        for (int64_t n = 0; n < qkv.shape[0]; ++n) {
+            float* row = qkv.as<float>() + n * qkv.shape[1];
+            std::fill_n(row, queries, 30.0f);
+            std::fill_n(row + queries, keys, -30.0f);
+        }
+        op.qkv = qkv;
+        const auto backend = make_cpu_backend(1);
+        check_op(*backend, op, each.bound, pool);
+        check_op(*backend, narrowed(op, pool), kBf16Bound, pool);
+    }
+}

@@ -6,6 +6,8 @@
 
 #include "ops/cpu/attention_tiles.h"
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/lanes.h"
+#include "ops/cpu/prefetch.h"
 
 namespace fomoe {
 namespace {
@@ -65,7 +67,6 @@ public:
           shape_(shape),
           words_(words_of<Word>(shape.head_size)),
           width_(words_ * kElements<Word>) {
-        static_assert(kQueries == kKeys);
         const int64_t tile = kQueries * words_, scores = kKeys * kQueries;
         const int64_t out = kQueries * shape.columns;
         float* next = tile_scratch((3 + kTogether) * tile + 2 * scores + kTogether * out);
@@ -82,30 +83,34 @@ public:
         }
     }
 
-    // Of the queries [begin, end), at most kTogether tiles.
-    void attend(int64_t sequence, int64_t head, int64_t begin, int64_t end) {
-        const int64_t kv_head = head / (shape_.heads / shape_.kv_heads);
-        const T* rows = op_.qkv.as<T>() + sequence * shape_.T * shape_.row();
-        const auto load = [&](Word* to, int64_t row, int64_t column) {
-            load_tile(to, kKeys, words_, rows + row * shape_.row() + column, shape_.row(),
-                      shape_.keys_from(row), shape_.head_size);
-        };
+    // What `next` needs first is fetched meanwhile.
+    void attend(const Stretch& of, const Stretch& next) {
+        prefetch_.clear();
         Queries* tiles_end = queries_;
-        for (int64_t i = begin; i < end; i += kQueries, ++tiles_end) {
-            load(rows_, i, shape_.query_column(head));
+        for (int64_t i = of.begin; i < of.end; i += kQueries, ++tiles_end) {
+            load_rows(rows_, queries(of, i));
             transpose_tile(tiles_end->turned, rows_, kQueries, words_);
-            tiles_end->mask = AttentionMask(shape_, sequence, i);
+            tiles_end->mask = AttentionMask(shape_, of.sequence, i);
             tiles_end->softmax = Softmax();
         }
         const int64_t last = tiles_end[-1].mask.last_key_tile();
-        for (int64_t j = queries_->mask.first_key_tile(); j <= last; j += kKeys) {
-            load(key_, j, shape_.key_column(kv_head));
-            load(rows_, j, shape_.value_column(kv_head));
+        const int64_t first = queries_->mask.first_key_tile();
+        FetchAhead ahead(shape_, of, next, first, last);
+        for (int64_t j = first; j <= last; j += kKeys) {
+            load_rows(key_, keys(of, j));
+            load_rows(rows_, values(of, j));
             const Word* value = pair_rows(pairs_, rows_, kKeys, words_);
+            ahead.with_keys(*this, j);
             for (Queries* tile = queries_; tile < tiles_end; ++tile)
                 if (tile->mask.sees_any(j)) take_keys(*tile, j, value);
         }
-        for (Queries* tile = queries_; tile < tiles_end; ++tile) store_out(*tile, sequence, head);
+        for (Queries* tile = queries_; tile < tiles_end; ++tile) store_out(*tile, of);
+    }
+
+    void prefetch_queries(const Stretch& of, int64_t i) { prefetch(queries(of, i)); }
+    void prefetch_keys(const Stretch& of, int64_t j) {
+        prefetch(values(of, j));
+        prefetch(keys(of, j));
     }
 
 private:
@@ -116,6 +121,21 @@ private:
         Softmax softmax;
     };
 
+    HeadRows<const T> queries(const Stretch& of, int64_t i) const {
+        return shape_.queries(op_.qkv.as<T>(), of.sequence, of.head, i);
+    }
+    HeadRows<const T> keys(const Stretch& of, int64_t j) const {
+        return shape_.keys(op_.qkv.as<T>(), of.sequence, of.kv_head, j);
+    }
+    HeadRows<const T> values(const Stretch& of, int64_t j) const {
+        return shape_.values(op_.qkv.as<T>(), of.sequence, of.kv_head, j);
+    }
+    void load_rows(Word* to, HeadRows<const T> from) {
+        load_tile(to, kQueries, words_, from.first, from.stride, from.count, shape_.head_size);
+    }
+    void prefetch(HeadRows<const T> rows) {
+        prefetch_.add(rows.first, rows.count, shape_.head_size, rows.stride);
+    }
     void take_keys(Queries& queries, int64_t j, const Word* value) {
         compute_exponents(queries, j);
         queries.softmax.take(p_, exponent_, queries.mask, j);
@@ -136,7 +156,8 @@ private:
         };
         for (int64_t panel = 0; panel < tile.mask.queries; panel += kPanel) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
-                const Range queries = tile.mask.queries_seeing(j + k).within(panel, kPanel);
+                const Range queries = tile.mask.units_seeing(j + k).within(panel, kPanel);
+                prefetch_.step();
                 multiply_rows(queries.size(), steps, TileView<Word>{key_ + k * words_, words_, 1},
                               tile.turned + panel * words_ + queries.begin - panel, kPanel,
                               exponent_ + k * kQueries + queries.begin, kQueries, scaled);
@@ -148,6 +169,7 @@ private:
     template <class PutAt>
     void add_values(const Queries& tile, int64_t j, const Word* value, PutAt put_at) {
         for (int64_t r = 0; r < tile.mask.queries; r += kBlock) {
+            prefetch_.step();
             const Range keys = tile.mask.keys_seen(j, r, kBlock);
             multiply_rows(shape_.columns, keys.size() / kElements<Word>,
                           by_query(p_, r, keys.begin),
@@ -156,21 +178,23 @@ private:
         }
     }
 
-    void store_out(const Queries& tile, int64_t sequence, int64_t head) {
-        const int64_t Dh = shape_.head_size, i = tile.mask.first;
+    void store_out(const Queries& tile, const Stretch& of) {
         const Softmax& softmax = tile.softmax;
-        for (int64_t r = 0; r < shape_.queries_from(i); ++r) {
-            const int64_t at = (sequence * shape_.T + i + r) * shape_.heads + head;
+        const auto y = shape_.outputs(op_.y.as<T>(), of.sequence, of.head, tile.mask.first);
+        float* lse = op_.lse.as<float>() +
+                     (of.sequence * shape_.T + tile.mask.first) * shape_.heads + of.head;
+        for (int64_t r = 0; r < y.count; ++r) {
             const float share = 1.0f / softmax.sum[r];
             const float* out = tile.out + r * shape_.columns;
-            T* y = op_.y.as<T>() + at * Dh;
-            for (int64_t d = 0; d < Dh; ++d) y[d] = rounded<T>(share * out[d]);
-            op_.lse.as<float>()[at] = kLn2 * (softmax.maximum[r] + std::log2(softmax.sum[r]));
+            for_lanes(shape_.head_size,
+                      [&](int64_t d, auto vec) { vec.store(y[r] + d, share * vec.load(out + d)); });
+            lse[r * shape_.heads] = kLn2 * (softmax.maximum[r] + std::log2(softmax.sum[r]));
         }
     }
 
     const Attention& op_;
     const AttentionShape& shape_;
+    Prefetch prefetch_;
     int64_t words_, width_;  // of a row of a head
     Word *key_, *rows_;      // (kKeys x words)
     Word* pairs_;            // (kKeys / kElements x width)
@@ -183,20 +207,14 @@ private:
 
 void CpuBackend::execute(const Attention& op, Queue) {
     const AttentionShape shape(op);
-    const int64_t heads = op.sequences * shape.heads;
-    const int64_t stretch = shape.stretch(heads, threads_);
-    const int64_t stretches = (shape.T + stretch - 1) / stretch;
+    const Stretches stretches(shape, op.sequences, threads_);
     with_element(op.qkv.dtype, [&]<class T>(const T*) {
 #pragma omp parallel num_threads(threads_)
         {
             Tiles<T> tiles(op, shape);
-            // Those with the most keys go first.
 #pragma omp for schedule(dynamic)
-            for (int64_t task = 0; task < heads * stretches; ++task) {
-                const int64_t row = task % heads, i = (stretches - 1 - task / heads) * stretch;
-                tiles.attend(row / shape.heads, row % shape.heads, i,
-                             std::min(i + stretch, shape.T));
-            }
+            for (int64_t task = 0; task < stretches.count(); ++task)
+                tiles.attend(stretches[task], stretches[task + threads_]);
         }
     });
 }

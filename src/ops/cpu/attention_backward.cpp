@@ -6,6 +6,8 @@
 
 #include "ops/cpu/attention_tiles.h"
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/lanes.h"
+#include "ops/cpu/prefetch.h"
 #include "ops/scratch.h"
 
 namespace fomoe {
@@ -48,7 +50,6 @@ public:
           words_(words_of<Word>(shape.head_size)),
           width_(words_ * kElements<Word>),
           dkeys_(dkeys) {
-        static_assert(kQueries == kKeys);
         const int64_t tile = kQueries * words_, scores = kKeys * kQueries;
         const int64_t gradient = kQueries * shape.columns, rows = kBlock * kPanel;
         float* next =
@@ -73,44 +74,49 @@ public:
 
     Queries<Word>* queries() { return queries_; }  // kTogether
 
-    void load_queries(Queries<Word>& to, int64_t sequence, int64_t head, int64_t i) {
-        const int64_t Dh = shape_.head_size, there = shape_.queries_from(i), A = shape_.heads;
-        const int64_t n = sequence * shape_.T + i;
-        const T* dy = op_.dy.as<T>() + (n * A + head) * Dh;
-        const T* y = op_.y.as<T>() + (n * A + head) * Dh;
-        to.mask = AttentionMask(shape_, sequence, i);
+    void load_queries(Queries<Word>& to, const Stretch& of, int64_t i) {
+        const auto dy = shape_.outputs(op_.dy.as<T>(), of.sequence, of.head, i);
+        const auto y = shape_.outputs(op_.y.as<T>(), of.sequence, of.head, i);
+        prefetch_.clear();
+        to.mask = AttentionMask(shape_, of.sequence, i);
         // What pair_rows leaves as it is must stay.
         constexpr bool kStays = kElements<Word> == 1;
         Word *rows = kStays ? to.pairs_memory : rows_,
              *dy_rows = kStays ? to.dy_pairs_memory : dy_rows_;
-        load_tile(rows, kQueries, words_,
-                  op_.qkv.as<T>() + n * shape_.row() + shape_.query_column(head), shape_.row(),
-                  there, Dh);
-        load_tile(dy_rows, kQueries, words_, dy, A * Dh, there, Dh);
+        load_rows(rows, shape_.queries(op_.qkv.as<T>(), of.sequence, of.head, i));
+        load_rows(dy_rows, dy);
         transpose_tile(to.turned, rows, kQueries, words_);
         transpose_tile(to.dy_turned, dy_rows, kQueries, words_);
         to.pairs = pair_rows(to.pairs_memory, rows, kQueries, words_);
         to.dy_pairs = pair_rows(to.dy_pairs_memory, dy_rows, kQueries, words_);
-        for (int64_t r = 0; r < kQueries; ++r) {
-            // Queries behind the end have no dy, so whatever they weigh has no effect.
-            to.lse[r] = r < there ? kLog2e * op_.lse.as<float>()[(n + r) * A + head] : 0.0f;
-            float dot = 0;
-            if (r < there) {
-                const T *a = dy + r * A * Dh, *b = y + r * A * Dh;
-#pragma omp simd reduction(+ : dot)
-                for (int64_t d = 0; d < Dh; ++d) dot += to_f32(a[d]) * to_f32(b[d]);
-            }
-            to.delta[r] = dot;
+        // Queries behind the end have no dy, so whatever they weigh has no effect.
+        std::fill_n(to.lse, kQueries, 0.0f);
+        std::fill_n(to.delta, kQueries, 0.0f);
+        const float* lse =
+            op_.lse.as<float>() + (of.sequence * shape_.T + i) * shape_.heads + of.head;
+        for (int64_t r = 0; r < dy.count; ++r) {
+            to.lse[r] = kLog2e * lse[r * shape_.heads];
+            Vec dot = {};
+            for_lanes(shape_.head_size, [&](int64_t d, auto vec) {
+                dot += vec.load(dy[r] + d) * vec.load(y[r] + d);
+            });
+            to.delta[r] = sum_of(dot);
         }
     }
+    void prefetch_queries(const Stretch& of, int64_t i) {
+        prefetch(shape_.outputs(op_.y.as<T>(), of.sequence, of.head, i));
+        prefetch(shape_.outputs(op_.dy.as<T>(), of.sequence, of.head, i));
+        prefetch(shape_.queries(op_.qkv.as<T>(), of.sequence, of.head, i));
+    }
 
-    void load_keys(int64_t sequence, int64_t kv_head, int64_t j) {
-        const T* from = op_.qkv.as<T>() + (sequence * shape_.T + j) * shape_.row();
-        const int64_t there = shape_.keys_from(j), Dh = shape_.head_size;
-        load_tile(key_, kKeys, words_, from + shape_.key_column(kv_head), shape_.row(), there, Dh);
-        load_tile(value_, kKeys, words_, from + shape_.value_column(kv_head), shape_.row(), there,
-                  Dh);
+    void load_keys(const Stretch& of, int64_t j) {
+        load_rows(key_, shape_.keys(op_.qkv.as<T>(), of.sequence, of.kv_head, j));
+        load_rows(value_, shape_.values(op_.qkv.as<T>(), of.sequence, of.kv_head, j));
         key_rows_ = pair_rows(key_pairs_, key_, kKeys, words_);
+    }
+    void prefetch_keys(const Stretch& of, int64_t j) {
+        prefetch(shape_.values(op_.qkv.as<T>(), of.sequence, of.kv_head, j));
+        prefetch(shape_.keys(op_.qkv.as<T>(), of.sequence, of.kv_head, j));
     }
 
     // p = softmax of the scores, ds = gradient of the scaled scores.
@@ -118,9 +124,10 @@ public:
         const int64_t steps = (shape_.head_size + kElements<Word> - 1) / kElements<Word>;
         for (int64_t panel = 0; panel < tile.mask.queries; panel += kPanel) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
-                const Range queries = tile.mask.queries_seeing(j + k).within(panel, kPanel);
+                const Range queries = tile.mask.units_seeing(j + k).within(panel, kPanel);
                 const int64_t n = queries.size(), at = queries.begin - panel;
                 const int64_t from = panel * words_ + at;
+                prefetch_.step();
                 multiply_rows(n, steps, TileView<Word>{key_ + k * words_, words_, 1},
                               tile.turned + from, kPanel, score_ + at, kPanel, set);
                 multiply_rows(n, steps, TileView<Word>{value_ + k * words_, words_, 1},
@@ -139,6 +146,7 @@ public:
     void sum_dqueries(const Queries<Word>& tile, int64_t j) {
         const auto multiply = [&](auto put) {
             for (int64_t r = 0; r < tile.mask.queries; r += kBlock) {
+                prefetch_.step();
                 const Range keys = tile.mask.keys_seen(j, r, kBlock);
                 multiply_rows(shape_.columns, keys.size() / kElements<Word>,
                               by_query(ds_pairs_, r, keys.begin),
@@ -148,21 +156,19 @@ public:
         };
         j == tile.mask.first_key_tile() ? multiply(set) : multiply(add);
     }
-    void store_dqueries(const Queries<Word>& tile, int64_t sequence, int64_t head) {
-        const int64_t i = tile.mask.first, there = shape_.queries_from(i), Dh = shape_.head_size;
-        T* to =
-            op_.dqkv.as<T>() + (sequence * shape_.T + i) * shape_.row() + shape_.query_column(head);
-        for (int64_t r = 0; r < there; ++r) {
-            const float* from = tile.gradient + r * shape_.columns;
-            T* row = to + r * shape_.row();
-            for (int64_t d = 0; d < Dh; ++d) row[d] = rounded<T>(op_.scale * from[d]);
-        }
+    void store_dqueries(const Queries<Word>& tile, const Stretch& of) {
+        store_rows(shape_.queries(op_.dqkv.as<T>(), of.sequence, of.head, tile.mask.first),
+                   tile.gradient, op_.scale);
+    }
+    void prefetch_dqueries(const Queries<Word>& tile, const Stretch& of) {
+        prefetch(shape_.queries(op_.dqkv.as<T>(), of.sequence, of.head, tile.mask.first));
     }
 
     // Sets dkeys and dvalues number `at` of those that are summed, or adds to them.
     void sum_dkeys(const Queries<Word>& tile, int64_t j, int64_t at, bool first) {
         const auto multiply = [&](float* to, const Word* scores, const Word* rows, auto put) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
+                prefetch_.step();
                 const Range queries = tile.mask.queries_seeing(j + k);
                 multiply_rows(shape_.columns, queries.size() / kElements<Word>,
                               by_key(scores, k, queries.begin),
@@ -176,20 +182,31 @@ public:
         };
         first ? multiply_both(set) : multiply_both(add);
     }
-    void store_dkeys(int64_t sequence, int64_t kv_head, int64_t j, int64_t at) {
-        const int64_t there = shape_.keys_from(j), Dh = shape_.head_size;
-        T* row = op_.dqkv.as<T>() + (sequence * shape_.T + j) * shape_.row();
-        for (int64_t r = 0; r < there; ++r, row += shape_.row()) {
-            const float* dkey = dkey_tile(at) + r * shape_.columns;
-            const float* dvalue = dkey + kKeys * shape_.columns;
-            T* dk = row + shape_.key_column(kv_head);
-            T* dv = row + shape_.value_column(kv_head);
-            for (int64_t d = 0; d < Dh; ++d) dk[d] = rounded<T>(op_.scale * dkey[d]);
-            for (int64_t d = 0; d < Dh; ++d) dv[d] = rounded<T>(dvalue[d]);
-        }
+    void store_dkeys(const Stretch& of, int64_t j, int64_t at) {
+        const float* dkey = dkey_tile(at);
+        store_rows(shape_.keys(op_.dqkv.as<T>(), of.sequence, of.kv_head, j), dkey, op_.scale);
+        store_rows(shape_.values(op_.dqkv.as<T>(), of.sequence, of.kv_head, j),
+                   dkey + kKeys * shape_.columns, 1.0f);
+    }
+    void prefetch_dkeys(const Stretch& of, int64_t j) {
+        prefetch(shape_.keys(op_.dqkv.as<T>(), of.sequence, of.kv_head, j));
+        prefetch(shape_.values(op_.dqkv.as<T>(), of.sequence, of.kv_head, j));
     }
 
 private:
+    void load_rows(Word* to, HeadRows<const T> from) {
+        load_tile(to, kQueries, words_, from.first, from.stride, from.count, shape_.head_size);
+    }
+    void store_rows(HeadRows<T> to, const float* from, float factor) {
+        for (int64_t r = 0; r < to.count; ++r, from += shape_.columns)
+            for_lanes(shape_.head_size, [&](int64_t d, auto vec) {
+                vec.store(to[r] + d, factor * vec.load(from + d));
+            });
+    }
+    template <class Element>
+    void prefetch(HeadRows<Element> rows) {
+        prefetch_.add(rows.first, rows.count, shape_.head_size, rows.stride);
+    }
     float* dkey_tile(int64_t at) const { return dkeys_ + 2 * at * kKeys * shape_.columns; }
 
     // Of the keys of one block, from k on; mask(x, key, r) is x where query r sees the key.
@@ -215,6 +232,7 @@ private:
 
     const AttentionBackward& op_;
     const AttentionShape& shape_;
+    Prefetch prefetch_;
     int64_t words_, width_;                  // of a row of a head
     Word *rows_, *dy_rows_, *key_, *value_;  // (kQueries x words), (kKeys x words)
     Word* key_pairs_;                        // (kKeys / kElements x width)
@@ -225,57 +243,74 @@ private:
     Queries<Word> queries_[kTogether];
 };
 
-// The gradients of queries [begin, end), at most kTogether tiles, of one head. each(tile, j) is
-// called with the scores of each tile of queries and of keys, with a tile of keys at a time.
+// The gradients of a stretch of queries. each(tile, j) is called with the scores of each tile of
+// queries and of keys, one tile of keys after the other. What `next` needs first is fetched
+// meanwhile.
 template <class T, class Each>
-void own_queries(Tiles<T>& tiles, const AttentionShape& shape, int64_t sequence, int64_t head,
-                 int64_t begin, int64_t end, Each each) {
+void own_queries(Tiles<T>& tiles, const AttentionShape& shape, const Stretch& of,
+                 const Stretch& next, Each each) {
     auto *first = tiles.queries(), *last = first;
-    for (int64_t i = begin; i < end; i += kQueries) tiles.load_queries(*last++, sequence, head, i);
-    const int64_t to = last[-1].mask.last_key_tile();
-    for (int64_t j = first->mask.first_key_tile(); j <= to; j += kKeys) {
-        tiles.load_keys(sequence, head / (shape.heads / shape.kv_heads), j);
+    for (int64_t i = of.begin; i < of.end; i += kQueries) tiles.load_queries(*last++, of, i);
+    const int64_t from = first->mask.first_key_tile(), to = last[-1].mask.last_key_tile();
+    FetchAhead ahead(shape, of, next, from, to);
+    for (int64_t j = from; j <= to; j += kKeys) {
+        tiles.load_keys(of, j);
+        ahead.with_keys(tiles, j);
         for (auto* tile = first; tile < last; ++tile) {
             if (!tile->mask.sees_any(j)) continue;
+            if (j == tile->mask.last_key_tile()) tiles.prefetch_dqueries(*tile, of);
             tiles.compute_scores(*tile, j);
             tiles.sum_dqueries(*tile, j);
             each(*tile, j);
         }
     }
-    for (auto* tile = first; tile < last; ++tile) tiles.store_dqueries(*tile, sequence, head);
+    for (auto* tile = first; tile < last; ++tile) tiles.store_dqueries(*tile, of);
 }
 
-// All gradients of one key/value head and its query heads.
+// All gradients of one key/value head and its query heads. Then comes `next_owner`, or -1.
 template <class T>
-void own_head(Tiles<T>& tiles, const AttentionShape& shape, int64_t sequence, int64_t kv_head) {
-    const int64_t group = shape.heads / shape.kv_heads, first_head = kv_head * group;
+void own_head(Tiles<T>& tiles, const AttentionShape& shape, int64_t owner, int64_t next_owner) {
     constexpr int64_t kStretch = kTogether * kQueries;
-    for (int64_t head = first_head; head < first_head + group; ++head)
-        for (int64_t i = 0; i < shape.T; i += kStretch)
-            own_queries(tiles, shape, sequence, head, i, std::min(i + kStretch, shape.T),
-                        [&](const auto& tile, int64_t j) {
-                            // Every query sees itself, so that the diagonal is met first.
-                            const bool first = head == first_head && tile.mask.first == j;
-                            tiles.sum_dkeys(tile, j, j / kKeys, first);
-                        });
-    for (int64_t j = 0; j < shape.T; j += kKeys) tiles.store_dkeys(sequence, kv_head, j, j / kKeys);
-}
-
-template <class T>
-void own_keys(Tiles<T>& tiles, const AttentionShape& shape, int64_t sequence, int64_t kv_head,
-              int64_t j) {
-    const int64_t group = shape.heads / shape.kv_heads, first_head = kv_head * group;
-    auto& tile = *tiles.queries();
-    tiles.load_keys(sequence, kv_head, j);
-    for (int64_t head = first_head; head < first_head + group; ++head) {
-        for (int64_t i = j; i < shape.T; i += kQueries) {
-            tiles.load_queries(tile, sequence, head, i);
-            if (!tile.mask.sees_any(j)) break;
-            tiles.compute_scores(tile, j);
-            tiles.sum_dkeys(tile, j, 0, head == first_head && i == j);
+    const int64_t group = shape.heads / shape.kv_heads;
+    const int64_t first = owner * group, last = first + group - 1;
+    const auto behind = [&](int64_t row, const Stretch& of) -> Stretch {
+        if (of.end < shape.T) return shape.stretch(row, of.end, kStretch);
+        if (row < last) return shape.stretch(row + 1, 0, kStretch);
+        return next_owner < 0 ? Stretch{} : shape.stretch(next_owner * group, 0, kStretch);
+    };
+    for (int64_t row = first; row <= last; ++row) {
+        for (int64_t i = 0; i < shape.T; i += kStretch) {
+            const Stretch of = shape.stretch(row, i, kStretch);
+            const bool ends = row == last && of.end == shape.T;
+            own_queries(tiles, shape, of, behind(row, of), [&](const auto& tile, int64_t j) {
+                if (ends && tile.mask.first == std::max(i, j)) tiles.prefetch_dkeys(of, j);
+                // Every query sees itself, so that the diagonal is met first.
+                tiles.sum_dkeys(tile, j, j / kKeys, row == first && tile.mask.first == j);
+            });
         }
     }
-    tiles.store_dkeys(sequence, kv_head, j, 0);
+    const Stretch keys = shape.stretch(first, 0, shape.T);
+    for (int64_t j = 0; j < shape.T; j += kKeys) tiles.store_dkeys(keys, j, j / kKeys);
+}
+
+template <class T>
+void own_keys(Tiles<T>& tiles, const AttentionShape& shape, int64_t owner, int64_t j) {
+    const int64_t group = shape.heads / shape.kv_heads;
+    const int64_t first = owner * group, last = first + group - 1;
+    auto& tile = *tiles.queries();
+    const Stretch keys = shape.stretch(first, j, kKeys);
+    tiles.load_keys(keys, j);
+    for (int64_t row = first; row <= last; ++row) {
+        const Stretch of = shape.stretch(row, j, shape.T);
+        for (int64_t i = j; i < shape.T; i += kQueries) {
+            tiles.load_queries(tile, of, i);
+            if (!tile.mask.sees_any(j)) break;
+            if (i + kQueries < shape.T) tiles.prefetch_queries(of, i + kQueries);
+            tiles.compute_scores(tile, j);
+            tiles.sum_dkeys(tile, j, 0, row == first && i == j);
+        }
+    }
+    tiles.store_dkeys(keys, j, 0);
 }
 
 }  // namespace
@@ -291,6 +326,7 @@ void CpuBackend::execute(const AttentionBackward& op, Queue) {
     const int64_t owners = op.sequences * shape.kv_heads;
     const bool heads = owns_heads(owners, threads_);
     const int64_t key_tiles = shape.key_tiles();
+    const Stretches stretches(shape, op.sequences, threads_);
     const int64_t summed = summed_floats(shape.T, shape.head_size, heads);
     float* all_summed = workspace_.reserve(threads_ * summed);
     with_element(op.qkv.dtype, [&]<class T>(const T*) {
@@ -299,25 +335,19 @@ void CpuBackend::execute(const AttentionBackward& op, Queue) {
             Tiles<T> tiles(op, shape, all_summed + omp_get_thread_num() * summed);
             if (heads) {
 #pragma omp for schedule(dynamic)
-                for (int64_t task = 0; task < owners; ++task)
-                    own_head(tiles, shape, task / shape.kv_heads, task % shape.kv_heads);
+                for (int64_t task = 0; task < owners; ++task) {
+                    const int64_t next = task + threads_;
+                    own_head(tiles, shape, task, next < owners ? next : -1);
+                }
             } else {
                 // Tasks with the most tiles first: the first keys, the last queries.
 #pragma omp for schedule(dynamic) nowait
-                for (int64_t task = 0; task < owners * key_tiles; ++task) {
-                    const int64_t owner = task % owners;
-                    own_keys(tiles, shape, owner / shape.kv_heads, owner % shape.kv_heads,
-                             task / owners * kKeys);
-                }
-                const int64_t rows = op.sequences * shape.heads;
-                const int64_t stretch = shape.stretch(rows, threads_);
-                const int64_t stretches = (shape.T + stretch - 1) / stretch;
+                for (int64_t task = 0; task < owners * key_tiles; ++task)
+                    own_keys(tiles, shape, task % owners, task / owners * kKeys);
 #pragma omp for schedule(dynamic)
-                for (int64_t task = 0; task < rows * stretches; ++task) {
-                    const int64_t row = task % rows, i = (stretches - 1 - task / rows) * stretch;
-                    own_queries(tiles, shape, row / shape.heads, row % shape.heads, i,
-                                std::min(i + stretch, shape.T), [](const auto&, int64_t) {});
-                }
+                for (int64_t task = 0; task < stretches.count(); ++task)
+                    own_queries(tiles, shape, stretches[task], stretches[task + threads_],
+                                [](const auto&, int64_t) {});
             }
         }
     });

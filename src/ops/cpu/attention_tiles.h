@@ -15,6 +15,7 @@ namespace fomoe {
 
 inline constexpr int kQueries = 64;  // of a tile
 inline constexpr int kKeys = 64;
+static_assert(kQueries == kKeys);
 inline constexpr int kTogether = 4;  // tiles of queries that share what is loaded of keys
 inline constexpr float kMasked = -1e30f;
 inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
@@ -39,6 +40,19 @@ inline Vec exp2(Vec x) {
 #endif
 }
 
+// The rows of one head that a tile has, `stride` elements apart.
+template <class T>
+struct HeadRows {
+    T* first;
+    int64_t count, stride;
+    T* operator[](int64_t i) const { return first + i * stride; }
+};
+
+// Queries of one head that are loaded together: at most kTogether tiles.
+struct Stretch {
+    int64_t sequence, head, kv_head, begin, end;
+};
+
 // Where heads lie in the rows of qkv, and which keys a query sees. Positions count within a
 // sequence.
 struct AttentionShape {
@@ -55,23 +69,86 @@ struct AttentionShape {
           columns(whole_tiles(head_size)),
           begin(op.begin ? op.begin.template as<int32_t>() : nullptr) {}
 
-    int64_t row() const { return (heads + 2 * kv_heads) * head_size; }
-    int64_t query_column(int64_t head) const { return head * head_size; }
-    int64_t key_column(int64_t kv_head) const { return (heads + kv_head) * head_size; }
-    int64_t value_column(int64_t kv_head) const { return (heads + kv_heads + kv_head) * head_size; }
+    // Of the tile from token i of a sequence on, in qkv and in y.
+    template <class Element>
+    HeadRows<Element> queries(Element* qkv, int64_t sequence, int64_t head, int64_t i) const {
+        const int64_t row = (heads + 2 * kv_heads) * head_size;
+        return {qkv + (sequence * T + i) * row + head * head_size, rows_from(i), row};
+    }
+    template <class Element>
+    HeadRows<Element> keys(Element* qkv, int64_t sequence, int64_t kv_head, int64_t i) const {
+        return queries(qkv, sequence, heads + kv_head, i);
+    }
+    template <class Element>
+    HeadRows<Element> values(Element* qkv, int64_t sequence, int64_t kv_head, int64_t i) const {
+        return queries(qkv, sequence, heads + kv_heads + kv_head, i);
+    }
+    template <class Element>
+    HeadRows<Element> outputs(Element* y, int64_t sequence, int64_t head, int64_t i) const {
+        const int64_t row = heads * head_size;
+        return {y + (sequence * T + i) * row + head * head_size, rows_from(i), row};
+    }
     int64_t query_tiles() const { return (T + kQueries - 1) / kQueries; }
     int64_t key_tiles() const { return (T + kKeys - 1) / kKeys; }
-    int64_t queries_from(int64_t i) const { return std::min<int64_t>(kQueries, T - i); }
-    int64_t keys_from(int64_t j) const { return std::min<int64_t>(kKeys, T - j); }
-    // Queries of a task, when there are so many heads in all sequences: a few tiles, or one where
-    // that would leave threads without work.
-    int64_t stretch(int64_t all_heads, int threads) const {
-        const int64_t tasks = all_heads * ((query_tiles() + kTogether - 1) / kTogether);
-        return tasks >= 4 * threads ? kTogether * kQueries : kQueries;
+    int64_t rows_from(int64_t i) const { return std::min<int64_t>(kQueries, T - i); }
+    // Queries [begin, begin + size) of a head, `row` of the heads of all sequences.
+    Stretch stretch(int64_t row, int64_t begin, int64_t size) const {
+        const int64_t head = row % heads;
+        return {row / heads, head, head / (heads / kv_heads), begin, std::min(begin + size, T)};
     }
     int64_t first_key(int64_t sequence, int64_t i) const {
         return begin ? std::clamp<int64_t>(begin[sequence * T + i], 0, i) : 0;
     }
+};
+
+// The tasks of threads that own queries: those with the most keys come first.
+class Stretches {
+public:
+    Stretches(const AttentionShape& shape, int64_t sequences, int threads)
+        : shape_(shape), rows_(sequences * shape.heads) {
+        // A few tiles, or one where that would leave threads without work.
+        const int64_t tasks = rows_ * ((shape.query_tiles() + kTogether - 1) / kTogether);
+        size_ = tasks >= 4 * threads ? kTogether * kQueries : kQueries;
+        per_row_ = (shape.T + size_ - 1) / size_;
+    }
+    int64_t count() const { return rows_ * per_row_; }
+    // Behind the last, one without queries.
+    Stretch operator[](int64_t task) const {
+        if (task >= count()) return {};
+        return shape_.stretch(task % rows_, (per_row_ - 1 - task / rows_) * size_, size_);
+    }
+
+private:
+    const AttentionShape& shape_;
+    int64_t rows_, size_, per_row_;
+};
+
+// Has the tiles that follow fetched while those of a stretch meet the tiles of keys from `first` to
+// `last`: the next keys, and what `next` needs first. In front of the last tile of keys, which
+// meets few queries, all of it is asked for.
+class FetchAhead {
+public:
+    FetchAhead(const AttentionShape& shape, const Stretch& of, const Stretch& next, int64_t first,
+               int64_t last)
+        : of_(of),
+          next_(next),
+          next_keys_(next.begin < next.end ? shape.first_key(next.sequence, next.begin) : 0),
+          end_(std::max(first, last - kKeys)),
+          last_(last),
+          queries_(next.begin) {}
+    template <class Tiles>
+    void with_keys(Tiles& tiles, int64_t j) {
+        for (; queries_ < next_.end - std::max<int64_t>(end_ - j, 0); queries_ += kQueries)
+            tiles.prefetch_queries(next_, queries_);
+        if (j == end_ && next_.begin < next_.end)
+            tiles.prefetch_keys(next_, next_keys_ / kKeys * kKeys);
+        if (j < last_) tiles.prefetch_keys(of_, j + kKeys);
+    }
+
+private:
+    Stretch of_, next_;
+    int64_t next_keys_, end_, last_;
+    int64_t queries_;  // of `next`, that are not yet asked for
 };
 
 struct Range {
@@ -93,7 +170,7 @@ struct AttentionMask {
 
     AttentionMask() = default;
     AttentionMask(const AttentionShape& shape, int64_t sequence, int64_t first)
-        : first(first), queries(whole_tiles(shape.queries_from(first))) {
+        : first(first), queries(whole_tiles(shape.rows_from(first))) {
         for (int64_t r = 0; r < kQueries; ++r) {
             // Queries behind the end repeat the last one.
             position[r] = std::min(first + r, shape.T - 1);
@@ -110,11 +187,16 @@ struct AttentionMask {
     bool sees_all(int64_t first_key) const {
         return first_key + kKeys - 1 <= first && first_key >= begin[kQueries - 1];
     }
-    // The queries, in whole units, that see any of kBlock keys.
+    // The queries that see any of kBlock keys, up to a whole unit.
     Range queries_seeing(int64_t key) const {
         int64_t end = queries;
         while (end > 0 && begin[end - 1] >= key + kBlock) --end;
-        return {std::max<int64_t>(key - first, 0) / kTileUnit * kTileUnit, whole_tiles(end)};
+        return {std::max<int64_t>(key - first, 0), whole_tiles(end)};
+    }
+    // The same from a whole unit on.
+    Range units_seeing(int64_t key) const {
+        const Range seeing = queries_seeing(key);
+        return {seeing.begin / kTileUnit * kTileUnit, seeing.end};
     }
     // The keys of a tile, in whole blocks, that any of the n queries from r on sees.
     Range keys_seen(int64_t first_key, int64_t r, int64_t n) const {
