@@ -110,13 +110,17 @@ private:
                             m.n_heads, divisors(m.n_heads, m.n_kv_heads)),
                 {"model.n_heads"});
         const int rotary = m.rotary_size();
-        if (rotary % 2 != 0)
+        if (rotary % 2 != 0) {
+            ModelConfig wider = m;
+            do wider.d_head = wider.head_size() + 1;
+            while (wider.rotary_size() % 2 != 0);
             say("model.rotary_fraction",
                 fmt::format("{} of a head of {} rotates {} elements, which must be even ({} would, "
                             "or a head of {})",
                             m.rotary_fraction, m.head_size(), rotary,
-                            static_cast<double>(rotary - 1) / m.head_size(), m.head_size() + 1),
+                            static_cast<double>(rotary - 1) / m.head_size(), wider.d_head),
                 {"model.d_model", "model.n_heads", "model.d_head"});
+        }
     }
 
     void experts() {

@@ -2,6 +2,7 @@
 // GPU.
 #include "device/device.h"
 
+#include <omp.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -209,12 +210,13 @@ Threads threads_per_rank(Communicator& job) {
     });
     threads.numa_node = numa_node_of_cores(mine.mask);
     threads.cores = share_of_cores(ranks, job.rank());
-    if (const int asked = threads_from_environment()) {
-        threads.count = asked;
-        threads.reason = "OMP_NUM_THREADS";
+    const int asked = threads_from_environment(), most = omp_get_thread_limit();
+    threads.count = asked ? asked : std::max(1, static_cast<int>(threads.cores + 1e-6));
+    if (asked || most < threads.count) {
+        threads.reason = most < threads.count ? "OMP_THREAD_LIMIT" : "OMP_NUM_THREADS";
+        threads.count = std::min(threads.count, most);
         return threads;
     }
-    threads.count = std::max(1, static_cast<int>(threads.cores + 1e-6));
     const int allowed = std::count(mine.mask.begin(), mine.mask.end(), true);
     const int online = sysconf(_SC_NPROCESSORS_ONLN);
     threads.reason = concat(counted(threads.host_ranks, "rank"), " on ", counted(online, "core"));

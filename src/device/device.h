@@ -24,7 +24,7 @@ struct RankCores {
 double share_of_cores(const std::vector<RankCores>& ranks, int rank);
 
 // The threads of this rank: OMP_NUM_THREADS if it is set, else its share of the cores in its
-// affinity mask, at least 1. Collective over the job.
+// affinity mask, at least 1; at most OMP_THREAD_LIMIT. Collective over the job.
 struct Threads {
     int count = 1;
     double cores = 1;    // its share of them

@@ -179,10 +179,10 @@ void CheckBackend::compare(const Op& op, Queue queue) {
     reference_.run(mirrored, queue);
 
     Bounds bounds = bounds_;
-    if (tested_.name() == reference_.name())
-        bounds.bf16 = 0;
-    else if (computes_in_bf16(op))
+    if (computes_in_bf16(op))
         bounds.f32 = std::max(bounds.f32, bounds.bf16);
+    else if (tested_.name() == reference_.name())
+        bounds.bf16 = 0;
 
     // Both results on the host, the reference's as an op that can be asked what it has written.
     std::vector<std::vector<char>> results[2];

@@ -10,8 +10,9 @@ namespace fomoe {
 
 // Memory lies on the tested backend, whose results stand; for each op its operands are copied to
 // the reference first. Integers must be equal, f32 and f64 close by normalised mean square error
-// (NMSE), both NaN counts as equal. bf16 must be equal on two backends of one kind; on others it is
-// close, and so is f32 that comes of it. A difference throws an Error that names op and operand.
+// (NMSE), both NaN counts as equal. bf16 is close, and so is f32 that comes of it: what an op
+// rounds inside depends on its threads. Where it only rounds a result, two backends of one kind
+// must agree. A difference throws an Error that names op and operand.
 class CheckBackend final : public Backend {
 public:
     struct Bounds {

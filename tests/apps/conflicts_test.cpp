@@ -72,6 +72,31 @@ TEST_CASE("the option --check-backend says what it compared") {
     INFO(result.err);
     CHECK(count(result.err, "backend check: ") == 1);
     CHECK(count(result.err, "backend check: 0 ops") == 0);
+    const Outcome narrow = place.run(solo(place, {"--set", "train.steps=2", "--set", "name=narrow",
+                                                  "--set", "train.dtype=bf16", "--check-backend"}),
+                                     {{"OMP_NUM_THREADS", "2"}});
+    INFO(narrow.err);
+    CHECK(narrow.exit == 0);
+    CHECK(count(narrow.err, "2 threads a rank (OMP_NUM_THREADS)") == 1);
+}
+
+TEST_CASE("OpenMP's limits on threads change how many there are, and nothing else") {
+    const Workplace place;
+    const auto train = [&](const std::string& name, const std::map<std::string, std::string>& env) {
+        const Outcome result =
+            place.run(solo(place, {"--set", "train.steps=2", "--set", "name=" + name}), env);
+        INFO(result.err);
+        CHECK(result.exit == 0);
+        return result.err;
+    };
+    train("three", {{"OMP_NUM_THREADS", "3"}});
+    train("two", {{"OMP_NUM_THREADS", "2"}});
+    train("dynamic", {{"OMP_NUM_THREADS", "3"}, {"OMP_DYNAMIC", "true"}});
+    const std::string limited =
+        train("limited", {{"OMP_NUM_THREADS", "3"}, {"OMP_THREAD_LIMIT", "2"}});
+    CHECK(count(limited, "2 threads a rank (OMP_THREAD_LIMIT)") == 1);
+    CHECK(differing(place.saved("dynamic", 2), place.saved("three", 2)) == Command{});
+    CHECK(differing(place.saved("limited", 2), place.saved("two", 2)) == Command{});
 }
 
 TEST_CASE("going on with another config says what changes the bits") {

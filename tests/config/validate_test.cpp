@@ -42,6 +42,12 @@ TEST_CASE("model rules fill in their numbers") {
     CHECK(problem([](Config& c) { c.model.d_head = 5; }) ==
           "model.rotary_fraction: 1 of a head of 5 rotates 5 elements, which must be even (0.8 "
           "would, or a head of 6)");
+    CHECK(problem([](Config& c) {
+              c.model.d_head = 10;
+              c.model.rotary_fraction = 0.5;
+          }) ==
+          "model.rotary_fraction: 0.5 of a head of 10 rotates 5 elements, which must be even (0.4 "
+          "would, or a head of 12)");
     CHECK(problem([](Config& c) { c.model.moe.top_k = 17; }) ==
           "model.moe.top_k: 17 is more than the 16 experts");
     CHECK(problem([](Config& c) { c.model.moe.first_dense_layers = 1; }) ==

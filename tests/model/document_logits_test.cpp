@@ -1,5 +1,6 @@
 // Documents that are packed into one sequence do not know of each other.
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "support/model_rig.h"
 
@@ -13,6 +14,14 @@ std::vector<float> all_logits(Rig& rig) {
     rig.model().logits(token_batch(rig.batch()), {0, N}, logits);
     return logits;
 }
+
+// Where oneDNN multiplies, the sums of a row depend on its place among those of its expert.
+#if defined(__x86_64__) && !defined(__AVX512F__)
+constexpr float kRounding = 1e-5f;
+#else
+constexpr float kRounding = 0;
+#endif
+bool same(float a, float b) { return std::abs(a - b) <= kRounding; }
 
 }  // namespace
 
@@ -42,7 +51,7 @@ TEST_CASE("another document in a packed sequence changes no logit of its neighbo
                 const bool own = n >= row + bounds[d] && n < row + bounds[d + 1];
                 INFO("document " << d << " changed, token " << n);
                 const auto at = n * V;
-                CHECK(std::equal(&before[at], &before[at] + V, &after[at]) != own);
+                CHECK(std::equal(&before[at], &before[at] + V, &after[at], same) != own);
             }
         }
     }

@@ -1,4 +1,6 @@
 // Memory and copies of the CPU backend, and the table of cases itself.
+#include <omp.h>
+
 #include "support/op_test.h"
 
 using namespace fomoe;
@@ -22,6 +24,15 @@ TEST_CASE("backend: memory is aligned, copied and cleared") {
     CHECK(back == std::vector<float>(37, 0.0f));
     backend->release(a.data);
     backend->release(b.data);
+}
+
+// OpenMP then gives fewer threads than are asked for where there are fewer cores.
+TEST_CASE("backend: OMP_DYNAMIC takes no thread away") {
+    const int before = omp_get_dynamic(), threads = omp_get_num_procs() + 2;
+    omp_set_dynamic(1);
+    check_cases<LinearCrossEntropy>(*make_cpu_backend(threads), Size::small);
+    check_cases<ExpertsForward>(*make_cpu_backend(threads), Size::small);
+    omp_set_dynamic(before);
 }
 
 TEST_CASE("backend: run refuses an op that breaks its contract") {

@@ -107,7 +107,7 @@ void run_checked(Spoiled& tested, const Op& op) {
 
 TEST_CASE("check backend: a correct backend passes with every op") {
     const auto tested = make_cpu_backend(1), reference = make_cpu_backend(2);
-    CheckBackend check(*tested, *reference);
+    CheckBackend check(*tested, *reference), narrow_check(*tested, *reference);
     int64_t runs = 0;
     for_each_op([&]<class Op>() {
         for (const Case<Op>& each : cases<Op>()) {
@@ -117,6 +117,11 @@ TEST_CASE("check backend: a correct backend passes with every op") {
             const Op op = each.build(pool);
             Pool other = each.pool();
             const Op alone = each.build(other);
+            if constexpr (kHasActivations<Op>) {
+                INFO("in bf16");
+                Pool narrow = each.pool();
+                REQUIRE_NOTHROW(narrow_check.run(narrowed(each.build(narrow), narrow)));
+            }
             REQUIRE_NOTHROW(check.run(op));
             tested->run(alone);
             CHECK(same_bits(op, alone));  // what stands is what the tested backend wrote
@@ -222,24 +227,32 @@ TEST_CASE("check backend: sums start from the same values, and shared operands s
     CHECK(*total.as<double>() > 1000.0);
 }
 
-TEST_CASE("check backend: bf16 is equal on one kind of backend and close on two") {
+TEST_CASE("check backend: bf16 is close, and equal where one kind of backend only rounds") {
     Pool pool("bf16");
-    const Tensor x = pool.rounded(pool.normal(Shape(30, 8)));
-    const Tensor weight = pool.rounded(pool.normal(Shape(8, 8)));
-    const Linear op{pool.blank(Shape(30, 8), DType::bf16), x, weight};
-    const auto shift = [](int bits) {
-        return [bits](const Linear& op) {
-            op.y.as<bf16>()[0].bits = static_cast<uint16_t>(op.y.as<bf16>()[0].bits + bits);
+    const auto shift = []<class Op>(const Op&, int bits) {
+        return [bits](const Op& op) {
+            op.y.template as<bf16>()[0].bits =
+                static_cast<uint16_t>(op.y.template as<bf16>()[0].bits + bits);
         };
     };
-    Spoiled other;
-    other.after<Linear>(shift(1));
-    CHECK_NOTHROW(run_checked(other, op));
-    other.after<Linear>(shift(0x100));
-    CHECK_THROWS_WITH(run_checked(other, op), Contains("linear: operand 0") && Contains("NMSE"));
-    Spoiled same("cpu");
-    same.after<Linear>(shift(1));
-    CHECK_THROWS_WITH(run_checked(same, op), Contains("linear: operand 0"));
+    const Tensor x = pool.rounded(pool.normal(Shape(30, 8)));
+    const Tensor weight = pool.rounded(pool.normal(Shape(8, 8)));
+    const Linear linear{pool.blank(Shape(30, 8), DType::bf16), x, weight};
+    const Cast cast{.y = pool.blank(Shape(30), DType::bf16), .x = pool.normal(Shape(30))};
+    for (const std::string_view kind : {"spoiled", "cpu"}) {
+        INFO(kind);
+        Spoiled computes(kind), rounds(kind);
+        computes.after<Linear>(shift(linear, 1));
+        CHECK_NOTHROW(run_checked(computes, linear));
+        computes.after<Linear>(shift(linear, 0x100));
+        CHECK_THROWS_WITH(run_checked(computes, linear),
+                          Contains("linear: operand 0") && Contains("NMSE"));
+        rounds.after<Cast>(shift(cast, 1));
+        if (kind == "cpu")
+            CHECK_THROWS_WITH(run_checked(rounds, cast), Contains("cast: operand 0"));
+        else
+            CHECK_NOTHROW(run_checked(rounds, cast));
+    }
 
     // What f32 comes of bf16 is as close as that; of f32 it is closer.
     for (const bool narrow : {false, true}) {

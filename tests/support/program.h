@@ -43,12 +43,12 @@ public:
         std::vector<char*> argv;
         for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
         argv.push_back(nullptr);
-        for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
         for (const char* name : {"ALLOW_RUN_AS_ROOT", "ALLOW_RUN_AS_ROOT_CONFIRM",
                                  "MCA_mpi_yield_when_idle", "MCA_rmaps_base_oversubscribe"})
             setenv((std::string("OMPI_") + name).c_str(), "1", 1);
         // Tests share the cores; threads that wait for each other would make them slow.
         setenv("OMP_NUM_THREADS", "1", 1);
+        for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
         dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
         dup2(open(out_.c_str(), O_WRONLY), STDOUT_FILENO);
         dup2(open(err_.c_str(), O_WRONLY), STDERR_FILENO);

@@ -39,7 +39,12 @@ void copy_bytes(void* to, const void* from, int64_t bytes, int threads) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {}
+// Ops count on all threads that they ask for.
+CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
+    omp_set_dynamic(0);  // of the calling thread, whatever OMP_DYNAMIC says
+    FOMOE_CHECK(threads_ <= omp_get_thread_limit(), threads_, " threads, OMP_THREAD_LIMIT is ",
+                omp_get_thread_limit());
+}
 
 void* CpuBackend::allocate(int64_t bytes, std::string_view purpose) {
     FOMOE_CHECK(bytes >= 0, "allocate ", bytes, " bytes");
