@@ -172,11 +172,14 @@ Evaluations evaluate(UnionModel& model, const ValidLoader& data, const Tokenizer
 
 void check_prefix(const Config& config, const EvaluationOptions& options) {
     if (!options.document_model) return;
-    if (options.prefix < 1 || options.prefix >= config.data.seq_len)
+    const int longest_prefix = config.data.seq_len - 1;
+    if (options.prefix < 1 || options.prefix > longest_prefix)
         throw Error(Exit::usage,
                     fmt::format("--prefix {}: sequences have {} tokens (data.seq_len), which "
-                                "leaves nothing behind it; give 1 to {}",
-                                options.prefix, config.data.seq_len, config.data.seq_len - 1));
+                                "leaves nothing behind it; {}",
+                                options.prefix, config.data.seq_len,
+                                longest_prefix > 0 ? fmt::format("give 1 to {}", longest_prefix)
+                                                   : "leave document out of --mode"));
     const ValidLoader data(config);
     int64_t longest = 0;
     for (int source = 0; source < data.n_sources(); ++source)

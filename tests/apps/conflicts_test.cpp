@@ -97,6 +97,11 @@ TEST_CASE("OpenMP's limits on threads change how many there are, and nothing els
     CHECK(count(limited, "2 threads a rank (OMP_THREAD_LIMIT)") == 1);
     CHECK(differing(place.saved("dynamic", 2), place.saved("three", 2)) == Command{});
     CHECK(differing(place.saved("limited", 2), place.saved("two", 2)) == Command{});
+    const Outcome none = place.run(solo(place, {"--set", "train.steps=2", "--set", "name=none"}),
+                                   {{"OMP_NUM_THREADS", "3"}, {"OMP_MAX_ACTIVE_LEVELS", "0"}});
+    INFO(none.err);
+    CHECK(none.exit == 2);
+    CHECK(count(none.err, "OpenMP gives 1 of 3 threads; set OMP_NUM_THREADS to 1, or unset ") == 1);
 }
 
 TEST_CASE("going on with another config says what changes the bits") {

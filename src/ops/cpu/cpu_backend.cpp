@@ -37,13 +37,23 @@ void copy_bytes(void* to, const void* from, int64_t bytes, int threads) {
     });
 }
 
+// Ops count on all threads that they ask for.
+void demand_threads(int threads) {
+    omp_set_dynamic(0);  // of the calling thread, whatever OMP_DYNAMIC says
+    int given = 0;
+#pragma omp parallel num_threads(threads)
+#pragma omp single
+    given = omp_get_num_threads();
+    if (given != threads)
+        throw Error(Exit::usage, concat("OpenMP gives ", given, " of ", threads,
+                                        " threads; set OMP_NUM_THREADS to ", given,
+                                        ", or unset OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS"));
+}
+
 }  // namespace
 
-// Ops count on all threads that they ask for.
 CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
-    omp_set_dynamic(0);  // of the calling thread, whatever OMP_DYNAMIC says
-    FOMOE_CHECK(threads_ <= omp_get_thread_limit(), threads_, " threads, OMP_THREAD_LIMIT is ",
-                omp_get_thread_limit());
+    demand_threads(threads_);
 }
 
 void* CpuBackend::allocate(int64_t bytes, std::string_view purpose) {
