@@ -324,7 +324,6 @@ TEST_CASE("a prefix that leaves nothing is refused") {
     config.data.seq_len = 1;
     CHECK_THROWS_WITH(check_prefix(config, with(1)),
                       Catch::Contains("behind it; leave document out of --mode"));
-    config.data.seq_len = 12;
     config.data.seq_len = 40;
     CHECK_NOTHROW(check_prefix(config, with(20)));
     CHECK_THROWS_WITH(check_prefix(config, with(21)), Catch::Contains("shorter prefix"));
