@@ -136,6 +136,7 @@ private:
     void prefetch(HeadRows<const T> rows) {
         prefetch_.add(rows.first, rows.count, shape_.head_size, rows.stride);
     }
+
     void take_keys(Queries& queries, int64_t j, const Word* value) {
         compute_exponents(queries, j);
         queries.softmax.take(p_, exponent_, queries.mask, j);
