@@ -121,12 +121,13 @@ public:
             if (entry.path().filename().string() > kept) later.push_back(entry.path());
         for (const fs::path& path : later) fs::remove_all(path);
     }
-    // The lines of a group's metrics with this event.
+    // The lines of a group's metrics with this event. A run that goes on may have written half of
+    // its last line.
     std::vector<Json> metrics(const std::string& name, const std::string& group,
                               const std::string& event) const {
         std::vector<Json> lines;
         std::ifstream file(run_directory(name) / "metrics" / (group + ".jsonl"));
-        for (std::string line; std::getline(file, line);) {
+        for (std::string line; std::getline(file, line) && !file.eof();) {
             Json object = Json::parse(line);
             if (object.at("event") == event) lines.push_back(object);
         }
