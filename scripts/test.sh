@@ -39,5 +39,5 @@ fi
 # Tests start MPI jobs of more ranks than there are cores, in containers as root.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1
-exec ctest --test-dir build --output-on-failure --no-tests=error --no-label-summary \
+exec ctest --test-dir build --output-on-failure --no-tests=error --no-label-summary --timeout 1800 \
     --parallel "$(nproc)" $chosen

@@ -138,7 +138,7 @@ TEST_CASE("what one rank alone finds wrong ends all ranks", "[mpi]") {
     words.insert(words.end(), {":", "-n", "1"});
     words.insert(words.end(), bad.begin(), bad.end());
     Process process(words, place.path());
-    const Outcome result = process.wait(60);
+    const Outcome result = process.wait();
     INFO(result.err);
     CHECK(result.exit == 3);
     CHECK(count(result.err, "rank 1: error: data.sources.one: ") == 1);

@@ -11,6 +11,7 @@ namespace {
 class TwoNetworks {
 public:
     TwoNetworks() {
+        script("down");  // of one that was killed
         const Outcome made = script("up");
         INFO(made.err);
         REQUIRE(made.exit == 0);

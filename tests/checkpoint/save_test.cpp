@@ -325,12 +325,13 @@ TEST_CASE("saves that are killed at any moment never leave a damaged checkpoint"
     save_small(checkpoints, 1, config);
     const double one_save = timer.seconds();
     int64_t last = 1, grown = 0;
-    for (int kill_at = 0; kill_at < 30; ++kill_at) {
+    // Later where the disk has become slow.
+    for (int kill_at = 0; kill_at < 30 || (grown == 0 && kill_at < 200); ++kill_at) {
         const pid_t child = fork();
         if (child == 0) {
             for (int64_t step = last + 1;; ++step) save_small(checkpoints, step, config);
         }
-        usleep(useconds_t(2.5e6 * one_save * random_uniform(7, kill_at)));
+        usleep(useconds_t(2.5e6 * one_save * random_uniform(7, kill_at) * (1 + kill_at / 30)));
         kill(child, SIGKILL);
         int status = 0;
         waitpid(child, &status, 0);

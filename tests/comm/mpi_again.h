@@ -19,7 +19,7 @@ inline int run_again(const std::string& launcher) {
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
     const std::string test = Catch::getResultCapture().getCurrentTestName();
-    const std::string command = concat("FOMOE_TEST_RANK=1 timeout 100 ", launcher, " '", self,
+    const std::string command = concat("FOMOE_TEST_RANK=1 timeout 600 ", launcher, " '", self,
                                        "' '", test, "' >/dev/null 2>&1");
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

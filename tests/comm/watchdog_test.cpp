@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 
 #include "comm/watched_communicator.h"
@@ -49,6 +50,7 @@ TEST_CASE("of several calls the one that is longest over its limit is told, else
 }
 
 TEST_CASE("a split is watched under the numbers of the job") {
+    std::atomic<bool> seen[2] = {};
     run_ranks(4, [&](Communicator& job) {
         Activity activity;
         struct Lent final : Communicator {
@@ -78,17 +80,18 @@ TEST_CASE("a split is watched under the numbers of the job") {
         FOMOE_CHECK(x == (job.rank() % 2 ? 4 : 2));
         // The last of a pair comes late; the first is in the call meanwhile.
         if (job.rank() >= 2) {
-            usleep(100000);
+            while (!seen[job.rank() - 2]) usleep(200);
             part->barrier();
             FOMOE_CHECK(activity.pass(1).call.empty());
             return;
         }
         std::thread look([&] {
             Activity::Picture now;
-            for (int i = 0; i < 5000 && now.call != "barrier"; ++i) {
+            for (int i = 0; i < 100000 && now.call != "barrier"; ++i) {
                 now = activity.pass(0);
                 usleep(200);
             }
+            seen[job.rank()] = true;
             FOMOE_CHECK(now.call == "barrier" && now.number == 2);
             FOMOE_CHECK(now.ranks == (std::vector<int>{job.rank(), job.rank() + 2}));
         });
@@ -104,7 +107,7 @@ TEST_CASE("a call that does not come back ends the process and names the rank th
         const auto results = run_as_ranks(
             3,
             {{"FOMOE_TEST_RECORDS", folder / "ranks"}, {"FOMOE_TEST_STOPPED", stopped ? "1" : "0"}},
-            8);
+            600, /*stay=*/1);
         INFO(results[0].output);
         for (int rank : {0, 1}) CHECK(results[rank].exit == 5);
         for (const char* part :
@@ -124,9 +127,9 @@ TEST_CASE("a call that does not come back ends the process and names the rank th
     });
     const auto job = make_watched_communicator(std::move(file), activity);
     activity.at("step 2", 60);
-    watchdog.record_in(std::getenv("FOMOE_TEST_RECORDS"), 0.8);
+    watchdog.record_in(std::getenv("FOMOE_TEST_RECORDS"), 2);
     job->barrier();
-    activity.at("step 3", 0.8);
+    activity.at("step 3", 2);
     if (rank == 2) {
         const auto said = [] {
             std::ostringstream text;

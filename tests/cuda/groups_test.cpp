@@ -100,8 +100,8 @@ TEST_CASE("cuda: a GPU that hangs is given up", "[cuda]") {
     // Without checkpoints: there the ranks wait for each other by MPI, and longer.
     const Layout pair{"{name: solo, ranks: 2}",
                       {"solo"},
-                      {"--set", "train.collective_timeout=5", "--set", "checkpoint.every=0"}};
-    const Command words = on_ranks(2, words_for(place, pair, "hung", "cuda", 1000));
+                      {"--set", "train.collective_timeout=20", "--set", "checkpoint.every=0"}};
+    const Command words = on_ranks(2, words_for(place, pair, "hung", "cuda", 1000000));
     Process process(words, place.path(), kFourDevices);
     while (process.running() && count(process.err(), "step 2/") == 0)
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -112,7 +112,7 @@ TEST_CASE("cuda: a GPU that hangs is given up", "[cuda]") {
     const Outcome result = process.wait();
     INFO(result.err);
     CHECK(result.exit == 5);
-    CHECK_THAT(result.err, Contains("for 5 s: a rank is missing"));
+    CHECK_THAT(result.err, Contains("for 20 s: a rank is missing"));
 }
 
 TEST_CASE("cuda: work on both queues is in order", "[cuda]") {

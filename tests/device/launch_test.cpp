@@ -41,7 +41,7 @@ public:
         return pid;
     }
     bool wait_for_two_ranks() const {
-        for (int i = 0; i < 3000 && !(has("0") && has("1")); ++i)
+        for (int i = 0; i < 60000 && !(has("0") && has("1")); ++i)
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
         return has("0") && has("1");
     }
@@ -80,7 +80,7 @@ TEST_CASE("rank that ends with 3", "[.rank]") { std::_Exit(3); }
 TEST_CASE("rank that waits to be stopped", "[.rank]") {
     signal(SIGUSR1, [](int) { got_signal = 1; });
     leave_file();
-    for (int i = 0; i < 2000 && !got_signal; ++i) sleep_ms(10);
+    for (int i = 0; i < 60000 && !got_signal; ++i) sleep_ms(10);
     std::_Exit(got_signal ? 75 : 1);
 }
 
@@ -121,7 +121,7 @@ TEST_CASE("the ranks do not outlive the program that started them", "[kill]") {
     CHECK(is_running(ranks[1]));
     kill(child, SIGKILL);
     REQUIRE(waitpid(child, nullptr, 0) == child);
-    for (int i = 0; i < 1000 && (is_running(ranks[0]) || is_running(ranks[1])); ++i) sleep_ms(10);
+    for (int i = 0; i < 6000 && (is_running(ranks[0]) || is_running(ranks[1])); ++i) sleep_ms(10);
     CHECK_FALSE(is_running(ranks[0]));
     CHECK_FALSE(is_running(ranks[1]));
 }

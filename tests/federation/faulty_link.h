@@ -18,7 +18,7 @@ enum class Fault { none, drop, delay, nan, huge, flip };
 // harm, and is over.
 class FaultyLink final : public Link {
 public:
-    FaultyLink(const World& world, Link& inner) : Link(world), inner_(inner) {}
+    FaultyLink(const World& world, Link& inner) : Link(world), inner_(&inner) {}
 
     // Harms the n-th message, from 1, of the class that this rank sends to another group. A delayed
     // one goes out after so many seconds; behind one that is dropped, none comes through to its
@@ -34,10 +34,12 @@ public:
         controls_left_ = n;
         before_ = std::move(f);
     }
+    // The messages go through another link from now on.
+    void through(Link& inner) { inner_ = &inner; }
     bool done() const { return fault_ == Fault::none; }
 
-    void post(int to, uint64_t word) override { inner_.post(to, word); }
-    std::optional<Notice> poll() override { return inner_.poll(); }
+    void post(int to, uint64_t word) override { inner_->post(to, word); }
+    std::optional<Notice> poll() override { return inner_->poll(); }
 
 protected:
     void carry(std::span<const Send> sends, std::span<const Receive> receives, bool) override {
@@ -52,7 +54,7 @@ protected:
         std::vector<char> damaged;
         if (here && fault_ != Fault::none) harm(carried, damaged);
         std::erase_if(carried, [&](const Send& send) { return send.to == cut_off_; });
-        inner_.exchange(Traffic::control, carried, receives);
+        inner_->exchange(Traffic::control, carried, receives);
     }
 
 private:
@@ -79,7 +81,7 @@ private:
         fault_ = Fault::none;
     }
 
-    Link& inner_;
+    Link* inner_;
     Fault fault_ = Fault::none;
     Traffic traffic_ = Traffic::shared;
     int left_ = 0, controls_left_ = 0;

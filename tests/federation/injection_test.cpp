@@ -97,7 +97,6 @@ TEST_CASE("a message that does not come in time is an error, and nothing has cha
     const bool result_message = GENERATE(false, true);
     for (const Topology& topology : kTopologies) {
         TinyConfig config = topology.config();
-        config.federation.exchange_timeout = 0.2;
         const int n_ranks = config.topology.n_ranks();
         std::vector<int> unchanged(n_ranks);
         std::string said;
@@ -110,6 +109,8 @@ TEST_CASE("a message that does not come in time is an error, and nothing has cha
                 rank.train(1);
                 federation.round(rank.weights());
                 rank.train(2);
+                JobLink impatient(rank.world, job, 0.2);
+                link.through(impatient);
                 if (leads(rank, 1))
                     link.plan(fault, Traffic::shared, message_of(config, result_message), 1.0);
                 const Snapshot before(rank, federation);

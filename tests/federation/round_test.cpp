@@ -136,7 +136,7 @@ TEST_CASE("rounds over MPI equal the reference", "[mpi]") {
         const std::string self = std::filesystem::read_symlink("/proc/self/exe");
         const std::string test = Catch::getResultCapture().getCurrentTestName();
         const std::string command =
-            concat("FOMOE_TEST_RANK=1 timeout 100 mpirun -n 7 --oversubscribe --bind-to none '",
+            concat("FOMOE_TEST_RANK=1 timeout 600 mpirun -n 7 --oversubscribe --bind-to none '",
                    self, "' '", test, "' >/dev/null 2>&1");
         CHECK(std::system(command.c_str()) == 0);
         return;

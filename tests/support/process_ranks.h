@@ -29,7 +29,7 @@ namespace fomoe {
 inline bool is_rank() { return std::getenv("FOMOE_TEST_RANK") != nullptr; }
 
 // Barrier, broadcast and all_gather of small host tensors through a mapped file, and one split of
-// that; a rank that does not come within a minute is an Error.
+// that; a rank that does not come within 10 minutes is an Error.
 class FileCommunicator final : public Communicator {
 public:
     static constexpr int64_t kSlot = 4096;
@@ -61,7 +61,7 @@ public:
             ++head.generation;
         }
         for (const Timer timer; head.generation == generation; usleep(200))
-            if (timer.seconds() > 60) throw Error(Exit::communication, "a rank is missing");
+            if (timer.seconds() > 600) throw Error(Exit::communication, "a rank is missing");
     }
     void broadcast(Tensor x, int root, Queue) override {
         FOMOE_CHECK(x.bytes() <= kSlot);
@@ -121,9 +121,11 @@ struct RankResult {
     std::string output;
 };
 
-// The running test on `n` ranks. Ranks that are not done after `seconds` are killed.
+// The running test on `n` ranks. Ranks that are not done after `seconds`, and the last `stay` that
+// are left, are killed.
 inline std::vector<RankResult> run_as_ranks(
-    int n, const std::map<std::string, std::string>& environment = {}, double seconds = 60) {
+    int n, const std::map<std::string, std::string>& environment = {}, double seconds = 600,
+    int stay = 0) {
     const TemporaryDirectory folder;
     const std::string shared = folder / "shared";
     std::ofstream(shared) << std::string(FileCommunicator::file_bytes(n), '\0');
@@ -157,7 +159,7 @@ inline std::vector<RankResult> run_as_ranks(
             processes[rank] = 0;
             --left;
         }
-        if (timer.seconds() > seconds)
+        if (timer.seconds() > seconds || left <= stay)
             for (const pid_t process : processes)
                 if (process) kill(process, SIGKILL);
     }

@@ -72,7 +72,7 @@ public:
     }
 
     // Throws when it is still running after so many seconds.
-    Outcome wait(double seconds = 120) {
+    Outcome wait(double seconds = 600) {
         const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
         while (running()) {
             if (std::chrono::steady_clock::now() > end) {
@@ -113,8 +113,9 @@ private:
         std::vector<pid_t> all;
         const std::string tasks = "/proc/" + std::to_string(parent) + "/task";
         std::error_code gone;
-        for (const auto& task : std::filesystem::directory_iterator(tasks, gone)) {
-            std::ifstream file(task.path() / "children");
+        for (std::filesystem::directory_iterator task(tasks, gone), end; !gone && task != end;
+             task.increment(gone)) {
+            std::ifstream file(task->path() / "children");
             for (pid_t child; file >> child;) all.push_back(child);
         }
         return all;

@@ -12,8 +12,10 @@ dir=$(realpath "$2")
 host=$(hostname)
 export SLURM_CONF=$dir/slurm.conf
 
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+two_free_ports() {
+    python3 -c 'import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*(s.getsockname()[1] for s in sockets))'
 }
 
 up() {
@@ -22,6 +24,7 @@ up() {
     (umask 077 && head -c 1024 /dev/urandom > "$dir/munge/key")
     munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" \
         --pid-file="$dir/munge/pid" --log-file="$dir/munge/log" --seed-file="$dir/munge/seed"
+    read -r controller daemon < <(two_free_ports)
     cat > "$SLURM_CONF" << END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
@@ -35,8 +38,8 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd.pid
 SlurmctldLogFile=$dir/slurmctld.log
 SlurmdLogFile=$dir/slurmd.log
-SlurmctldPort=$(free_port)
-SlurmdPort=$(free_port)
+SlurmctldPort=$controller
+SlurmdPort=$daemon
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -56,7 +59,7 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptM
 END
     slurmctld -c -f "$SLURM_CONF"
     slurmd -c -f "$SLURM_CONF"
-    for _ in $(seq 300); do
+    for _ in $(seq 3000); do
         if [ "$(sinfo -h -p work -o %t 2> "$dir/sinfo")" = idle ]; then
             echo "$SLURM_CONF"
             return

@@ -41,12 +41,12 @@ public:
     }
 
     // Reads until the terminal has shown the text, or with an empty one until its process is gone;
-    // at most 60 s without a sign of life.
+    // at most 10 minutes without a sign of life.
     std::string read_until(const std::string& text) {
         while (text.empty() || shown_.find(text) == std::string::npos) {
             pollfd ready{.fd = master_, .events = POLLIN, .revents = 0};
             char bytes[4096];
-            if (poll(&ready, 1, 60000) <= 0) throw std::runtime_error("silent after:\n" + shown_);
+            if (poll(&ready, 1, 600000) <= 0) throw std::runtime_error("silent after:\n" + shown_);
             const ssize_t n = read(master_, bytes, sizeof bytes);
             if (n <= 0) break;
             shown_.append(bytes, static_cast<size_t>(n));
@@ -61,7 +61,7 @@ public:
     // Its exit code, or 128 + the number of the signal that ended it.
     int wait() {
         int status = 0;
-        for (int i = 0; i < 60000 && !ended_; ++i) {
+        for (int i = 0; i < 600000 && !ended_; ++i) {
             if (waitpid(pid_, &status, WNOHANG) == pid_)
                 ended_ = true;
             else

@@ -201,6 +201,15 @@ inline pid_t process_of(const Workplace& place, const std::string& name, int ran
     return std::atoi(log.c_str() + at + std::string(", process ").size());
 }
 
+// A little more than what the groups of an endless run have done. A constant learning rate does not
+// depend on the steps of a run, so one that ends there has the same bits.
+inline int steps_behind(const Workplace& place, const std::string& name, const Command& groups) {
+    int last = 0;
+    for (const std::string& group : groups)
+        for (int step : place.steps(name, group)) last = std::max(last, step);
+    return last + 20;
+}
+
 inline std::vector<int> one_to(int n) {
     std::vector<int> numbers;
     for (int i = 1; i <= n; ++i) numbers.push_back(i);

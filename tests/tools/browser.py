@@ -13,7 +13,7 @@ def chromium(page, *options, timeout=240):
     """What it writes to stdout and what pages log; fails unless it ends well."""
     program = shutil.which("chromium")
     assert program, "chromium is missing: scripts/install_packages.sh chromium"
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # As root its sandbox does not start; the page is our own.
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu",
                    "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
@@ -25,9 +25,11 @@ def chromium(page, *options, timeout=240):
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
-            if process.poll() is None:
+            try:  # its helpers may live on
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            except ProcessLookupError:
+                pass
+            process.wait()
     err = err.decode(errors="replace")
     assert process.returncode == 0, err
     return out.decode(), [line for line in err.splitlines() if ":CONSOLE" in line]

@@ -104,7 +104,7 @@ class EventFiles(unittest.TestCase):
         self.assertGreater(len(self.losses()), 0)
 
     def wait_for(self, what):
-        for _ in range(600):
+        for _ in range(3000):
             if what():
                 return
             time.sleep(0.1)
@@ -137,7 +137,7 @@ class EventFiles(unittest.TestCase):
             for line in again:
                 file.write(line)
                 file.flush()
-        self.assertEqual(tool.wait(timeout=60), 0, tool.stderr.read())
+        self.assertEqual(tool.wait(timeout=300), 0, tool.stderr.read())
         tool.stderr.close()
         losses = self.losses()
         self.assertEqual([s for s, _ in losses], list(range(1, 41)))
@@ -150,7 +150,7 @@ class EventFiles(unittest.TestCase):
         self.addCleanup(tool.kill)
         self.wait_for(lambda: len(self.losses()) == 16)
         os.kill(tool.pid, signal.SIGINT)
-        self.assertEqual(tool.wait(timeout=60), 0)
+        self.assertEqual(tool.wait(timeout=300), 0)
         self.assertEqual(tool.stderr.read(), "")
         tool.stderr.close()
 

@@ -72,10 +72,10 @@ TEST_CASE("the same signal once more, when it is no duplicate, ends the process"
             for (int other : {SIGTERM, SIGINT, SIGUSR1})
                 if (other != number) send(other);
             wait_until_requested(signals);
-            send(number);
-            usleep(300000);
-            send(number);
-            for (;;) pause();
+            for (;;) {  // two that nobody has taken yet are one
+                send(number);
+                usleep(10000);
+            }
         });
         REQUIRE(WIFSIGNALED(status));
         CHECK(WTERMSIG(status) == number);
@@ -100,11 +100,11 @@ TEST_CASE("a request that nobody serves ends the process with the code of one to
 TEST_CASE("a request that is served waits for nothing") {
     const int status = status_of_child([&] {
         StopSignals signals;
-        signals.set_grace(0.3);
+        signals.set_grace(2);
         send(SIGUSR1);
         wait_until_requested(signals);
         signals.served();
-        usleep(700000);
+        usleep(2500000);
     });
     REQUIRE(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 7);

@@ -59,7 +59,7 @@ struct Rank {
     }
     // Asks until the communicator has failed; the stream stands still until it is aborted.
     ncclResult_t wait_for_error() {
-        for (const fomoe::Timer timer; timer.seconds() < 20; usleep(1000)) {
+        for (const fomoe::Timer timer; timer.seconds() < 120; usleep(1000)) {
             FOMOE_CHECK(cudaStreamQuery(stream) == cudaErrorNotReady);
             if (error() != ncclSuccess) break;
         }
