@@ -99,9 +99,9 @@ protected:
 
 // `threads` threads of this process; 0: as OpenMP says.
 std::unique_ptr<Backend> make_cpu_backend(int threads = 0);
-// Whether the CPU backend has instructions for matmuls in bf16 (AVX512-BF16): then these are about
-// twice as fast as in f32. Otherwise bf16 is stored only, matmuls work on copies in f32, and it is
-// slower.
+// Whether the CPU backend has instructions for matmuls in bf16 (AVX512-BF16, and AMX where it is
+// there, too): then these are faster than in f32, about twice without AMX. Otherwise bf16 is stored
+// only, matmuls work on copies in f32, and it is slower.
 bool cpu_multiplies_bf16();
 
 }  // namespace fomoe

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "base/random.h"
+#include "ops/backend.h"
 #include "ops/cpu/elements.h"
+#include "ops/cpu/tile_registers.h"
 
 using namespace fomoe;
 
@@ -43,9 +45,11 @@ struct Way {
     }
 };
 
+using Multiply = void (*)(const Matmul&);
+
 // Largest error over the sum of the absolute products.
 template <class T>
-double error_of(const Sizes& s, const Way& way, int parts) {
+double error_of(Multiply multiply, const Sizes& s, const Way& way, int parts) {
     const Operand a(1, s.m * s.k), b(2, s.k * s.n);
     const int64_t a_stride = way.a_turned ? s.m : s.k, b_stride = way.b_turned ? s.k : s.n;
     std::vector<T> c(s.m * (s.n + 3), rounded<T>(0.5f));
@@ -81,9 +85,9 @@ double error_of(const Sizes& s, const Way& way, int parts) {
 }
 
 // Around the tiles and blocks of all kernels.
-const std::vector<Sizes> kSizes{{1, 1, 1},      {7, 47, 3},     {8, 48, 2},
-                                {9, 49, 31},    {17, 5, 64},    {129, 33, 513},
-                                {24, 481, 514}, {260, 70, 260}, {37, 50, 2051}};
+const std::vector<Sizes> kSizes{{1, 1, 1},      {7, 47, 3},     {8, 48, 2},     {9, 49, 31},
+                                {17, 5, 64},    {129, 33, 513}, {24, 481, 514}, {260, 70, 260},
+                                {37, 50, 2051}, {16, 32, 32},   {33, 31, 63},   {65, 17, 1057}};
 
 }  // namespace
 
@@ -95,7 +99,11 @@ TEST_CASE("a matmul is the sum of products, whatever lies how and in which dtype
                 INFO(s.m << " x " << s.n << " x " << s.k << ", way " << number << ", dtypes "
                          << dtypes);
                 const int parts = 1 + number % 3;
-                CHECK((way.narrow_c ? error_of<bf16> : error_of<float>)(s, way, parts) < 1e-6);
+                const auto error = way.narrow_c ? error_of<bf16> : error_of<float>;
+                CHECK(error(multiply, s, way, parts) < 1e-6);
+                if (!way.narrow_a || !way.narrow_b) continue;
+                if (cpu_multiplies_bf16()) CHECK(error(multiply_narrow, s, way, 1) < 1e-6);
+                if (cpu_has_tiles()) CHECK(error(multiply_tiles, s, way, 1) < 1e-6);
             }
 }
 

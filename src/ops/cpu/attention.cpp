@@ -27,10 +27,11 @@ struct Softmax {
     // Makes p = 2^(exponent - maximum) of a tile of exponents and brings the state to the new
     // maximum.
     template <class Word>
-    void take(Word* p, float* exponent, const AttentionMask& mask, int64_t first_key) {
+    void take(Word* p, float* exponent, const AttentionMask& mask, int64_t first_key,
+              int64_t block) {
         const bool masks = !mask.sees_all(first_key);
         for (int64_t unit = 0; unit < mask.queries; unit += kTileUnit) {
-            const Range keys = mask.keys_seen(first_key, unit, kTileUnit);
+            const Range keys = mask.keys_seen(first_key, unit, kTileUnit, block);
             for (int64_t r = unit; r < unit + kTileUnit; r += kLanes) {
                 const Vec before = load(maximum + r);
                 Vec top = before;
@@ -57,9 +58,10 @@ struct Softmax {
 };
 
 // One thread's tiles: a few of queries, which share what is loaded of keys and values.
-template <class T>
+template <class T, class Multiply>
 class Tiles {
-    using Word = WordOf<T>;
+    using Word = typename Multiply::Word;
+    static constexpr int kBlock = Multiply::kBlock;
 
 public:
     Tiles(const Attention& op, const AttentionShape& shape)
@@ -139,7 +141,7 @@ private:
 
     void take_keys(Queries& queries, int64_t j, const Word* value) {
         compute_exponents(queries, j);
-        queries.softmax.take(p_, exponent_, queries.mask, j);
+        queries.softmax.take(p_, exponent_, queries.mask, j, kBlock);
         if (j == queries.mask.first_key_tile())
             add_values(queries, j, value, [](int64_t) { return set; });
         else
@@ -157,11 +159,11 @@ private:
         };
         for (int64_t panel = 0; panel < tile.mask.queries; panel += kPanel) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
-                const Range queries = tile.mask.units_seeing(j + k).within(panel, kPanel);
+                const Range queries = tile.mask.units_seeing(j + k, kBlock).within(panel, kPanel);
                 prefetch_.step();
-                multiply_rows(queries.size(), steps, TileView<Word>{key_ + k * words_, words_, 1},
-                              tile.turned + panel * words_ + queries.begin - panel, kPanel,
-                              exponent_ + k * kQueries + queries.begin, kQueries, scaled);
+                multiply_.rows(queries.size(), steps, TileView<Word>{key_ + k * words_, words_, 1},
+                               tile.turned + panel * words_ + queries.begin - panel, kPanel,
+                               exponent_ + k * kQueries + queries.begin, kQueries, scaled);
             }
         }
     }
@@ -171,11 +173,11 @@ private:
     void add_values(const Queries& tile, int64_t j, const Word* value, PutAt put_at) {
         for (int64_t r = 0; r < tile.mask.queries; r += kBlock) {
             prefetch_.step();
-            const Range keys = tile.mask.keys_seen(j, r, kBlock);
-            multiply_rows(shape_.columns, keys.size() / kElements<Word>,
-                          by_query(p_, r, keys.begin),
-                          value + keys.begin / kElements<Word> * width_, width_,
-                          tile.out + r * shape_.columns, shape_.columns, put_at(r));
+            const Range keys = tile.mask.keys_seen(j, r, kBlock, kBlock);
+            multiply_.rows(shape_.columns, keys.size() / kElements<Word>,
+                           by_query(p_, r, keys.begin),
+                           value + keys.begin / kElements<Word> * width_, width_,
+                           tile.out + r * shape_.columns, shape_.columns, put_at(r));
         }
     }
 
@@ -195,6 +197,7 @@ private:
 
     const Attention& op_;
     const AttentionShape& shape_;
+    Multiply multiply_;
     Prefetch prefetch_;
     int64_t words_, width_;  // of a row of a head
     Word *key_, *rows_;      // (kKeys x words)
@@ -209,10 +212,10 @@ private:
 void CpuBackend::execute(const Attention& op, Queue) {
     const AttentionShape shape(op);
     const Stretches stretches(shape, op.sequences, threads_);
-    with_element(op.qkv.dtype, [&]<class T>(const T*) {
+    with_multiply(op.qkv.dtype, [&]<class T, class Multiply>(const T*, const Multiply*) {
 #pragma omp parallel num_threads(threads_)
         {
-            Tiles<T> tiles(op, shape);
+            Tiles<T, Multiply> tiles(op, shape);
 #pragma omp for schedule(dynamic)
             for (int64_t task = 0; task < stretches.count(); ++task)
                 tiles.attend(stretches[task], stretches[task + threads_]);

@@ -38,10 +38,10 @@ struct Queries {
 };
 
 // One thread's tiles: of keys, and a few of queries.
-template <class T>
+template <class T, class Multiply>
 class Tiles {
 public:
-    using Word = WordOf<T>;
+    using Word = typename Multiply::Word;
 
     // dkeys: of as many tiles of keys as summed_floats says.
     Tiles(const AttentionBackward& op, const AttentionShape& shape, float* dkeys)
@@ -124,14 +124,14 @@ public:
         const int64_t steps = (shape_.head_size + kElements<Word> - 1) / kElements<Word>;
         for (int64_t panel = 0; panel < tile.mask.queries; panel += kPanel) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
-                const Range queries = tile.mask.units_seeing(j + k).within(panel, kPanel);
+                const Range queries = tile.mask.units_seeing(j + k, kBlock).within(panel, kPanel);
                 const int64_t n = queries.size(), at = queries.begin - panel;
                 const int64_t from = panel * words_ + at;
                 prefetch_.step();
-                multiply_rows(n, steps, TileView<Word>{key_ + k * words_, words_, 1},
-                              tile.turned + from, kPanel, score_ + at, kPanel, set);
-                multiply_rows(n, steps, TileView<Word>{value_ + k * words_, words_, 1},
-                              tile.dy_turned + from, kPanel, dp_ + at, kPanel, set);
+                multiply_.rows(n, steps, TileView<Word>{key_ + k * words_, words_, 1},
+                               tile.turned + from, kPanel, score_ + at, kPanel, set);
+                multiply_.rows(n, steps, TileView<Word>{value_ + k * words_, words_, 1},
+                               tile.dy_turned + from, kPanel, dp_ + at, kPanel, set);
                 if (tile.mask.sees_all(j))
                     put_scores(tile, queries, k, [](Vec x, int64_t, int64_t) { return x; });
                 else
@@ -147,11 +147,11 @@ public:
         const auto multiply = [&](auto put) {
             for (int64_t r = 0; r < tile.mask.queries; r += kBlock) {
                 prefetch_.step();
-                const Range keys = tile.mask.keys_seen(j, r, kBlock);
-                multiply_rows(shape_.columns, keys.size() / kElements<Word>,
-                              by_query(ds_pairs_, r, keys.begin),
-                              key_rows_ + keys.begin / kElements<Word> * width_, width_,
-                              tile.gradient + r * shape_.columns, shape_.columns, put);
+                const Range keys = tile.mask.keys_seen(j, r, kBlock, kBlock);
+                multiply_.rows(shape_.columns, keys.size() / kElements<Word>,
+                               by_query(ds_pairs_, r, keys.begin),
+                               key_rows_ + keys.begin / kElements<Word> * width_, width_,
+                               tile.gradient + r * shape_.columns, shape_.columns, put);
             }
         };
         j == tile.mask.first_key_tile() ? multiply(set) : multiply(add);
@@ -169,11 +169,11 @@ public:
         const auto multiply = [&](float* to, const Word* scores, const Word* rows, auto put) {
             for (int64_t k = 0; k < kKeys; k += kBlock) {
                 prefetch_.step();
-                const Range queries = tile.mask.queries_seeing(j + k);
-                multiply_rows(shape_.columns, queries.size() / kElements<Word>,
-                              by_key(scores, k, queries.begin),
-                              rows + queries.begin / kElements<Word> * width_, width_,
-                              to + k * shape_.columns, shape_.columns, put);
+                const Range queries = tile.mask.queries_seeing(j + k, kBlock);
+                multiply_.rows(shape_.columns, queries.size() / kElements<Word>,
+                               by_key(scores, k, queries.begin),
+                               rows + queries.begin / kElements<Word> * width_, width_,
+                               to + k * shape_.columns, shape_.columns, put);
             }
         };
         const auto multiply_both = [&](auto put) {
@@ -194,6 +194,8 @@ public:
     }
 
 private:
+    static constexpr int kBlock = Multiply::kBlock;
+
     void load_rows(Word* to, HeadRows<const T> from) {
         load_tile(to, kQueries, words_, from.first, from.stride, from.count, shape_.head_size);
     }
@@ -232,6 +234,7 @@ private:
 
     const AttentionBackward& op_;
     const AttentionShape& shape_;
+    Multiply multiply_;
     Prefetch prefetch_;
     int64_t words_, width_;                  // of a row of a head
     Word *rows_, *dy_rows_, *key_, *value_;  // (kQueries x words), (kKeys x words)
@@ -246,9 +249,9 @@ private:
 // The gradients of a stretch of queries. each(tile, j) is called with the scores of each tile of
 // queries and of keys, one tile of keys after the other. What `next` needs first is fetched
 // meanwhile.
-template <class T, class Each>
-void own_queries(Tiles<T>& tiles, const AttentionShape& shape, const Stretch& of,
-                 const Stretch& next, Each each) {
+template <class Tiles, class Each>
+void own_queries(Tiles& tiles, const AttentionShape& shape, const Stretch& of, const Stretch& next,
+                 Each each) {
     auto *first = tiles.queries(), *last = first;
     for (int64_t i = of.begin; i < of.end; i += kQueries) tiles.load_queries(*last++, of, i);
     const int64_t from = first->mask.first_key_tile(), to = last[-1].mask.last_key_tile();
@@ -268,8 +271,8 @@ void own_queries(Tiles<T>& tiles, const AttentionShape& shape, const Stretch& of
 }
 
 // All gradients of one key/value head and its query heads. Then comes `next_owner`, or -1.
-template <class T>
-void own_head(Tiles<T>& tiles, const AttentionShape& shape, int64_t owner, int64_t next_owner) {
+template <class Tiles>
+void own_head(Tiles& tiles, const AttentionShape& shape, int64_t owner, int64_t next_owner) {
     constexpr int64_t kStretch = kTogether * kQueries;
     const int64_t group = shape.heads / shape.kv_heads;
     const int64_t first = owner * group, last = first + group - 1;
@@ -293,8 +296,8 @@ void own_head(Tiles<T>& tiles, const AttentionShape& shape, int64_t owner, int64
     for (int64_t j = 0; j < shape.T; j += kKeys) tiles.store_dkeys(keys, j, j / kKeys);
 }
 
-template <class T>
-void own_keys(Tiles<T>& tiles, const AttentionShape& shape, int64_t owner, int64_t j) {
+template <class Tiles>
+void own_keys(Tiles& tiles, const AttentionShape& shape, int64_t owner, int64_t j) {
     const int64_t group = shape.heads / shape.kv_heads;
     const int64_t first = owner * group, last = first + group - 1;
     auto& tile = *tiles.queries();
@@ -329,10 +332,10 @@ void CpuBackend::execute(const AttentionBackward& op, Queue) {
     const Stretches stretches(shape, op.sequences, threads_);
     const int64_t summed = summed_floats(shape.T, shape.head_size, heads);
     float* all_summed = workspace_.reserve(threads_ * summed);
-    with_element(op.qkv.dtype, [&]<class T>(const T*) {
+    with_multiply(op.qkv.dtype, [&]<class T, class Multiply>(const T*, const Multiply*) {
 #pragma omp parallel num_threads(threads_)
         {
-            Tiles<T> tiles(op, shape, all_summed + omp_get_thread_num() * summed);
+            Tiles<T, Multiply> tiles(op, shape, all_summed + omp_get_thread_num() * summed);
             if (heads) {
 #pragma omp for schedule(dynamic)
                 for (int64_t task = 0; task < owners; ++task) {

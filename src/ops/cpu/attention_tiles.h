@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include "ops/cpu/tile_matmul.h"
+#include "ops/cpu/strip_matmul.h"
 
 namespace fomoe {
 
@@ -187,22 +187,22 @@ struct AttentionMask {
     bool sees_all(int64_t first_key) const {
         return first_key + kKeys - 1 <= first && first_key >= begin[kQueries - 1];
     }
-    // The queries that see any of kBlock keys, up to a whole unit.
-    Range queries_seeing(int64_t key) const {
+    // The queries that see any of n keys, up to a whole unit.
+    Range queries_seeing(int64_t key, int64_t n) const {
         int64_t end = queries;
-        while (end > 0 && begin[end - 1] >= key + kBlock) --end;
+        while (end > 0 && begin[end - 1] >= key + n) --end;
         return {std::max<int64_t>(key - first, 0), whole_tiles(end)};
     }
     // The same from a whole unit on.
-    Range units_seeing(int64_t key) const {
-        const Range seeing = queries_seeing(key);
+    Range units_seeing(int64_t key, int64_t n) const {
+        const Range seeing = queries_seeing(key, n);
         return {seeing.begin / kTileUnit * kTileUnit, seeing.end};
     }
     // The keys of a tile, in whole blocks, that any of the n queries from r on sees.
-    Range keys_seen(int64_t first_key, int64_t r, int64_t n) const {
+    Range keys_seen(int64_t first_key, int64_t r, int64_t n, int64_t block) const {
         const int64_t from = std::max<int64_t>(begin[r] - first_key, 0);
         const int64_t to = std::min<int64_t>(position[r + n - 1] - first_key + 1, kKeys);
-        return {from / kBlock * kBlock, (to + kBlock - 1) / kBlock * kBlock};
+        return {from / block * block, (to + block - 1) / block * block};
     }
 
     // x, or kMasked where the queries from r on do not see the key.

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "ops/backend.h"
+#include "ops/cpu/tile_registers.h"
 #include "ops/cpu/transpose.h"
 
 namespace fomoe {
@@ -235,6 +236,7 @@ void multiply(const Matmul& x) {
         return;
     }
     const bool narrow_a = x.a.dtype == DType::bf16, narrow_b = x.b.dtype == DType::bf16;
+    if (narrow_a && narrow_b && cpu_has_tiles()) return multiply_tiles(x);
     if (narrow_a && narrow_b && cpu_multiplies_bf16()) return multiply_narrow(x);
     if (narrow_a || narrow_b || x.c.dtype == DType::bf16) return multiply_widened(x);
     if (onednn_is_faster(x)) return multiply_with_onednn(x);

@@ -63,10 +63,8 @@ struct Matmul {
 void multiply(const Matmul& matmul);
 
 // What multiply() does where c is not empty and k > 0. Both operands are bf16, and the processor
-// multiplies it, see cpu_multiplies_bf16:
+// multiplies it, by vectors, see cpu_multiplies_bf16, or by tiles, see cpu_has_tiles:
 void multiply_narrow(const Matmul& matmul);
-// The same in the tiles of AMX. Asks the operating system for them at the first call:
-bool cpu_has_tiles();
 void multiply_tiles(const Matmul& matmul);
 // Anything is bf16:
 void multiply_widened(const Matmul& matmul);

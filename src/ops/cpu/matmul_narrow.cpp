@@ -124,12 +124,7 @@ struct Vectors {
 
 bool cpu_multiplies_bf16() { return true; }
 
-void multiply_narrow(const Matmul& x) {
-    if (cpu_has_tiles())
-        multiply_tiles(x);
-    else
-        multiply_by<Vectors>(x);
-}
+void multiply_narrow(const Matmul& x) { multiply_by<Vectors>(x); }
 
 #else
 

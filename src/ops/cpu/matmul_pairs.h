@@ -111,7 +111,8 @@ inline void store(float* to, __m512 sum, __mmask16 mask, bool accumulate) {
 }
 inline void store(bf16* to, __m512 sum, __mmask16 mask, bool accumulate) {
     if (accumulate) {
-        const Words there = __builtin_convertvector((Halves)_mm256_maskz_loadu_epi16(mask, to), Words);
+        const Words there =
+            __builtin_convertvector((Halves)_mm256_maskz_loadu_epi16(mask, to), Words);
         sum = _mm512_add_ps((__m512)(there << 16), sum);
     }
     _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(sum));

@@ -3,103 +3,85 @@
 // at a time, of 32 rows and 32 columns. Both operands are packed into tiles on cache lines: a tile
 // that is loaded across them takes four times as long.
 #include "ops/cpu/matmul_pairs.h"
+#include "ops/cpu/tile_registers.h"
 
-#ifdef __AMX_BF16__
+#ifdef FOMOE_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 namespace fomoe {
 
-#ifdef __AMX_BF16__
+#ifdef FOMOE_TILES
 
 namespace {
-
-constexpr int64_t kEdge = kLanes;                 // rows, columns and words of a tile
-constexpr int64_t kTile = kEdge * kEdge;          // words of a tile
-constexpr int64_t kTileBytes = kEdge * sizeof(Word);  // of its rows
-
-// The shape of the tile registers: all whole. Undone at the end, so that the operating system has
-// less to save.
-class TileRegisters {
-public:
-    TileRegisters() {
-        struct alignas(64) Shape {
-            uint8_t palette, start, reserved[14];
-            uint16_t row_bytes[16];
-            uint8_t rows[16];
-        };
-        static constexpr Shape kWhole = [] {
-            Shape shape{.palette = 1};
-            for (int i = 0; i < 8; ++i) shape.row_bytes[i] = kTileBytes, shape.rows[i] = kEdge;
-            return shape;
-        }();
-        _tile_loadconfig(&kWhole);
-    }
-    ~TileRegisters() { _tile_release(); }
-};
 
 // sums (32 x 32, or what kDown and kAcross tiles leave of it) = a times a panel. The tiles of a
 // that lie below each other are `a_next` words apart.
 template <int kDown, int kAcross>
 void tile_kernel(int64_t pairs, const Word* a, int64_t a_next, const Word* panel, float* sums) {
-    constexpr int64_t kRow = kAcross * kTileBytes, kSums = 2 * kTileBytes;
+    constexpr int64_t kRow = kAcross * kTileRow, kSums = 2 * kTileRow;
     asm volatile("" ::: "memory");  // the loads of tiles do not say what they read
     _tile_zero(0);
     if constexpr (kAcross > 1) _tile_zero(1);
     if constexpr (kDown > 1) _tile_zero(2);
     if constexpr (kDown > 1 && kAcross > 1) _tile_zero(3);
-    for (int64_t p = 0; p < pairs; p += kEdge, a += kTile, panel += kAcross * kTile) {
-        _tile_loadd(4, a, kTileBytes);
+    for (int64_t p = 0; p < pairs; p += kTileEdge, a += kTileWords, panel += kAcross * kTileWords) {
+        _tile_loadd(4, a, kTileRow);
         _tile_loadd(6, panel, kRow);
         _tile_dpbf16ps(0, 4, 6);
         if constexpr (kAcross > 1) {
-            _tile_loadd(7, panel + kEdge, kRow);
+            _tile_loadd(7, panel + kTileEdge, kRow);
             _tile_dpbf16ps(1, 4, 7);
         }
         if constexpr (kDown > 1) {
-            _tile_loadd(5, a + a_next, kTileBytes);
+            _tile_loadd(5, a + a_next, kTileRow);
             _tile_dpbf16ps(2, 5, 6);
         }
         if constexpr (kDown > 1 && kAcross > 1) _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, sums, kSums);
-    if constexpr (kAcross > 1) _tile_stored(1, sums + kEdge, kSums);
-    if constexpr (kDown > 1) _tile_stored(2, sums + 2 * kTile, kSums);
-    if constexpr (kDown > 1 && kAcross > 1) _tile_stored(3, sums + 2 * kTile + kEdge, kSums);
+    if constexpr (kAcross > 1) _tile_stored(1, sums + kTileEdge, kSums);
+    if constexpr (kDown > 1) _tile_stored(2, sums + 2 * kTileWords, kSums);
+    if constexpr (kDown > 1 && kAcross > 1)
+        _tile_stored(3, sums + 2 * kTileWords + kTileEdge, kSums);
 }
 
 // See multiply_blocks.
 struct Tiles {
-    static constexpr int64_t kWidth = 2 * kEdge, kRows = 2 * kEdge, kPairs = kEdge;
+    static constexpr int64_t kWidth = 2 * kTileEdge, kRows = 2 * kTileEdge, kPairs = kTileEdge;
     static constexpr int64_t kPanels = 1024 * 256, kSlivers = 256 * 256;
 
     // 16 rows, then 16 pairs, then row by row; zeros behind the end.
     static const Word* pack(Word* to, const bf16* from, const Matmul& x, int64_t rows,
                             int64_t depth, int64_t pairs) {
-        const auto tile_at = [&](int64_t i, int64_t pair) { return to + i * pairs + pair * kEdge; };
+        const auto tile_at = [&](int64_t i, int64_t pair) {
+            return to + i * pairs + pair * kTileEdge;
+        };
         const int64_t stride = x.a.stride;
         if (!x.a.transposed) {
-            for (int64_t i = 0; i < (rows + kEdge - 1) / kEdge * kEdge; ++i)
-                for (int64_t pair = 0; pair < pairs; pair += kEdge) {
-                    const __m512i row =
-                        i < rows ? words(from + i * stride + 2 * pair, depth - 2 * pair) : __m512i{};
-                    _mm512_store_si512(tile_at(i / kEdge * kEdge, pair) + i % kEdge * kEdge, row);
+            for (int64_t i = 0; i < (rows + kTileEdge - 1) / kTileEdge * kTileEdge; ++i)
+                for (int64_t pair = 0; pair < pairs; pair += kTileEdge) {
+                    const __m512i row = i < rows
+                                            ? words(from + i * stride + 2 * pair, depth - 2 * pair)
+                                            : __m512i{};
+                    _mm512_store_si512(
+                        tile_at(i / kTileEdge * kTileEdge, pair) + i % kTileEdge * kTileEdge, row);
                 }
             return to;
         }
-        for (int64_t pair = 0; pair < pairs; pair += kEdge)
-            for (int64_t i = 0; i < rows; i += kEdge) {
-                Vec tile[kEdge];
-                for (int64_t p = 0; p < kEdge; ++p) {
+        for (int64_t pair = 0; pair < pairs; pair += kTileEdge)
+            for (int64_t i = 0; i < rows; i += kTileEdge) {
+                Vec tile[kTileEdge];
+                for (int64_t p = 0; p < kTileEdge; ++p) {
                     const int64_t k = 2 * (pair + p);
                     const bf16* row = from + k * stride + i;
-                    tile[p] = k < depth ? (Vec)paired(row, row + stride, k + 1 < depth, rows - i)
-                                        : Vec{};
+                    tile[p] =
+                        k < depth ? (Vec)paired(row, row + stride, k + 1 < depth, rows - i) : Vec{};
                 }
                 transpose_lanes(tile);
-                for (int64_t r = 0; r < kEdge; ++r)
-                    _mm512_store_si512(tile_at(i, pair) + r * kEdge, (__m512i)tile[r]);
+                for (int64_t r = 0; r < kTileEdge; ++r)
+                    _mm512_store_si512(tile_at(i, pair) + r * kTileEdge, (__m512i)tile[r]);
             }
         return to;
     }
@@ -107,15 +89,15 @@ struct Tiles {
     template <class T>
     static void multiply(const Word* a, const Word* panels, int64_t pairs, int64_t rows,
                          int64_t columns, T* c, int64_t stride, bool accumulate) {
-        alignas(64) float sums[4 * kTile];
+        alignas(64) float sums[4 * kTileWords];
         for (int64_t j = 0; j < columns; j += kWidth) {
             const int64_t width = std::min(kWidth, columns - j);
             for (int64_t i = 0; i < rows; i += kRows) {
                 const int64_t height = std::min(kRows, rows - i);
                 static constexpr decltype(&tile_kernel<1, 1>) kKernels[] = {
                     tile_kernel<1, 1>, tile_kernel<1, 2>, tile_kernel<2, 1>, tile_kernel<2, 2>};
-                const auto kernel = kKernels[(height > kEdge) * 2 + (width > kEdge)];
-                kernel(pairs, a + i * pairs, kEdge * pairs, panels + j * pairs, sums);
+                const auto kernel = kKernels[(height > kTileEdge) * 2 + (width > kTileEdge)];
+                kernel(pairs, a + i * pairs, kTileEdge * pairs, panels + j * pairs, sums);
                 store_tile<kWidth>(c + i * stride + j, stride, sums, height, width, accumulate);
             }
         }
@@ -133,7 +115,7 @@ bool cpu_has_tiles() {
 }
 
 void multiply_tiles(const Matmul& x) {
-    const TileRegisters registers;
+    const TileRegisters registers(kWholeTiles);
     multiply_by<Tiles>(x);
 }
 

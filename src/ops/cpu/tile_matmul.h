@@ -169,30 +169,35 @@ void multiply_block(int64_t K, TileView<Word> a, const Word* b, int64_t b_row, f
     }
 }
 
-inline constexpr int kBlock = 8;  // rows that are multiplied at a time
-static_assert(kBlock % kTileRows == 0);
+// By vectors, kBlock rows at a time.
+template <class Word_>
+struct VectorMultiply {
+    using Word = Word_;
+    static constexpr int kBlock = 8;
+    static_assert(kBlock % kTileRows == 0);
 
-// Rows of a (kBlock x K words) times b (K x N), N a multiple of kTileUnit. A vector of c becomes
-// put(sum, to, row).
-template <class Word, class Put>
-void multiply_rows(int64_t N, int64_t K, TileView<Word> a, const Word* b, int64_t b_row, float* c,
-                   int64_t c_row, Put put) {
-    for (int64_t n = 0; n < N;) {
-        const bool wide = n + 2 * kLanes <= N;
-        for (int m = 0; m < kBlock; m += kTileRows) {
-            const TileView<Word> rows{a.data + m * a.row, a.row, a.column};
-            float* to = c + m * c_row + n;
-            if (wide) {
-                multiply_block<2>(K, rows, b + n, b_row, to, c_row, m, put);
-            } else {
-                multiply_block<1>(K, rows, b + n, b_row, to, c_row, m, put);
+    // Rows of a (kBlock x K words) times b (K x N), N a multiple of kTileUnit. A vector of c
+    // becomes put(sum, to, row).
+    template <class Put>
+    void rows(int64_t N, int64_t K, TileView<Word> a, const Word* b, int64_t b_row, float* c,
+              int64_t c_row, Put put) const {
+        for (int64_t n = 0; n < N;) {
+            const bool wide = n + 2 * kLanes <= N;
+            for (int m = 0; m < kBlock; m += kTileRows) {
+                const TileView<Word> rows{a.data + m * a.row, a.row, a.column};
+                float* to = c + m * c_row + n;
+                if (wide) {
+                    multiply_block<2>(K, rows, b + n, b_row, to, c_row, m, put);
+                } else {
+                    multiply_block<1>(K, rows, b + n, b_row, to, c_row, m, put);
+                }
             }
+            n += wide ? 2 * kLanes : kLanes;
         }
-        n += wide ? 2 * kLanes : kLanes;
     }
-}
+};
 
-// What multiply_rows may put.
+// What may be put.
 inline constexpr auto set = [](Vec sum, const float*, int) { return sum; };
 inline constexpr auto add = [](Vec sum, const float* to, int) { return load(to) + sum; };
 

@@ -1,0 +1,52 @@
+// The tile registers of AMX, and whether the operating system lets this process have them.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/cpu/tile.h"
+
+// Vectors of bf16 are there wherever tiles are; a build that has only one of them has none of this.
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define FOMOE_TILES
+#include <immintrin.h>
+#endif
+
+namespace fomoe {
+
+// Asks the operating system at the first call.
+bool cpu_has_tiles();
+
+#ifdef FOMOE_TILES
+
+inline constexpr int64_t kTileEdge = 16;  // rows, and words of a row, of a tile
+inline constexpr int64_t kTileWords = kTileEdge * kTileEdge;
+inline constexpr int64_t kTileRow = kTileEdge * 4;  // bytes
+
+// What the instruction that shapes the registers reads.
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+
+    // All whole; with halves, the last two are a left operand of half the words and a right one of
+    // half the rows.
+    constexpr explicit TileShapes(bool halves) {
+        for (int i = 0; i < 8; ++i) row_bytes[i] = kTileRow, rows[i] = kTileEdge;
+        if (halves) row_bytes[6] = kTileRow / 2, rows[7] = kTileEdge / 2;
+    }
+};
+inline constexpr TileShapes kWholeTiles(false), kTilesAndHalves(true);
+
+// The registers of the calling thread, given up at the end: then the operating system has less to
+// save.
+class TileRegisters {
+public:
+    explicit TileRegisters(const TileShapes& shapes) { _tile_loadconfig(&shapes); }
+    ~TileRegisters() { _tile_release(); }
+    TileRegisters(const TileRegisters&) = delete;
+    TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+#endif
+
+}  // namespace fomoe
