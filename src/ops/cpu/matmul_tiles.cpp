@@ -2,6 +2,7 @@
 // rows of a with 16 columns of b, over 16 words of two neighbours along k. Four such sums are held
 // at a time, of 32 rows and 32 columns. Both operands are packed into tiles on cache lines: a tile
 // that is loaded across them takes four times as long.
+#include "ops/cpu/matmul.h"
 #include "ops/cpu/matmul_pairs.h"
 #include "ops/cpu/tile_registers.h"
 

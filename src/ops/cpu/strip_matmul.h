@@ -11,11 +11,12 @@ namespace fomoe {
 inline constexpr int64_t kStrip = 64;  // columns
 
 // sums (16 x kStrip) = a (16 x K words) times b (K x N): N a multiple of 16, at most kStrip, and K
-// of 8. What a half tile leaves open is read only where it is there.
+// of 8.
 void multiply_strip(int64_t N, int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row,
                     float* sums);
 
-// As VectorMultiply. Of one thread, whose tile registers it has while it lives.
+// As VectorMultiply, but for operands that have zeros up to a whole half tile of words. Of one
+// thread, whose tile registers it has while it lives.
 class StripMultiply {
 public:
     using Word = Pair;
@@ -24,10 +25,11 @@ public:
     template <class Put>
     void rows(int64_t N, int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row, float* c,
               int64_t c_row, Put put) const {
+        constexpr int64_t kHalf = kTileEdge / 2;
         alignas(64) float sums[kBlock * kStrip];
         for (int64_t n = 0; n < N; n += kStrip) {
             const int64_t width = std::min(kStrip, N - n);
-            multiply_strip(width, (K + 7) / 8 * 8, a, b + n, b_row, sums);
+            multiply_strip(width, (K + kHalf - 1) / kHalf * kHalf, a, b + n, b_row, sums);
             for (int i = 0; i < kBlock; ++i)
                 for (int64_t v = 0; v < width; v += kLanes) {
                     float* to = c + i * c_row + n + v;
