@@ -16,6 +16,7 @@ std::string cpu_features() {
         {"avx512bw", __builtin_cpu_supports("avx512bw")},
         {"avx512vnni", __builtin_cpu_supports("avx512vnni")},
         {"avx512bf16", __builtin_cpu_supports("avx512bf16")},
+        {"amx-bf16", __builtin_cpu_supports("amx-bf16")},
     };
     for (const auto& [name, there] : features)
         if (there) text += (text.empty() ? "" : " ") + std::string(name);

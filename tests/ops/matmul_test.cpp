@@ -87,7 +87,8 @@ double error_of(Multiply multiply, const Sizes& s, const Way& way, int parts) {
 // Around the tiles and blocks of all kernels.
 const std::vector<Sizes> kSizes{{1, 1, 1},      {7, 47, 3},     {8, 48, 2},     {9, 49, 31},
                                 {17, 5, 64},    {129, 33, 513}, {24, 481, 514}, {260, 70, 260},
-                                {37, 50, 2051}, {16, 32, 32},   {33, 31, 63},   {65, 17, 1057}};
+                                {37, 50, 2051}, {16, 32, 32},   {33, 31, 63},   {65, 17, 1057},
+                                {40, 300, 2051}};
 
 }  // namespace
 

@@ -223,9 +223,11 @@ Matmul Matmul::share(int part, int parts) const {
         const int64_t edges = (m * c + parts - 1) / parts + kTileRows + (n + c - 1) / c + kWidth;
         if (edges < least) least = edges, across = c;
     }
+    const bool tiles = a.dtype == DType::bf16 && b.dtype == DType::bf16 && cpu_has_tiles();
+    const int64_t high = tiles ? 32 : kTileRows, wide = tiles ? 32 : kWidth;  // of a kernel's tile
     const int down = parts / across, row = part / across, column = part % across;
-    return rows(cut(m, row, down, kTileRows), cut(m, row + 1, down, kTileRows))
-        .columns(cut(n, column, across, kWidth), cut(n, column + 1, across, kWidth));
+    return rows(cut(m, row, down, high), cut(m, row + 1, down, high))
+        .columns(cut(n, column, across, wide), cut(n, column + 1, across, wide));
 }
 
 void multiply(const Matmul& x) {

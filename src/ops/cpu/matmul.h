@@ -62,8 +62,8 @@ struct Matmul {
 // Uses no other thread, whatever OpenMP is set to.
 void multiply(const Matmul& matmul);
 
-// What multiply() does where c is not empty and k > 0. Both operands are bf16, and the processor
-// multiplies it, by vectors, see cpu_multiplies_bf16, or by tiles, see cpu_has_tiles:
+// What multiply() does where c is not empty and k > 0. Both operands are bf16: by vectors, only
+// where cpu_multiplies_bf16(), or by tiles, only where cpu_has_tiles(), which are faster.
 void multiply_narrow(const Matmul& matmul);
 void multiply_tiles(const Matmul& matmul);
 // Anything is bf16:

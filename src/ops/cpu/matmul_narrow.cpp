@@ -70,7 +70,7 @@ TileKernel<T> kernel_for(int64_t rows, int64_t vecs, bool sliver) {
 }
 
 // See multiply_blocks.
-struct Vectors {
+struct ByVectors {
     static constexpr int64_t kWidth = kMaxVecs * kLanes, kRows = kLanes, kPairs = 1;
     static constexpr int64_t kPanels = 10 * kWidth * 256, kSlivers = 128 * 256;
 
@@ -124,7 +124,7 @@ struct Vectors {
 
 bool cpu_multiplies_bf16() { return true; }
 
-void multiply_narrow(const Matmul& x) { multiply_by<Vectors>(x); }
+void multiply_narrow(const Matmul& x) { multiply_by<ByVectors>(x); }
 
 #else
 

@@ -130,7 +130,7 @@ void store_tile(T* c, int64_t stride, const float* sums, int64_t rows, int64_t c
 
 // ---- blocks ------------------------------------------------------------------------------------
 
-// The size of even blocks of at most `largest`, a multiple of `unit`.
+// The size of even blocks of at most `largest`, but for what fills them to a multiple of `unit`.
 constexpr int64_t even_block(int64_t size, int64_t largest, int64_t unit) {
     const int64_t blocks = (size + largest - 1) / largest;
     return ((size + blocks - 1) / blocks + unit - 1) / unit * unit;
@@ -141,8 +141,9 @@ constexpr int64_t even_block(int64_t size, int64_t largest, int64_t unit) {
 //   kRows     the unit of the rows of a that are packed together
 //   kPairs    the unit of a block along k, in words; zeros fill it
 //   kPanels, kSlivers   words of b and of a that are packed at a time: they share the L2 cache
-//   Left      rows of a, packed by pack(to, from, a, rows, depth, pairs), or as they lie
-//   multiply(left, panels, pairs, rows, columns, c, stride, accumulate)
+//   pack(to, from, x, rows, depth, pairs)   rows of a, from element `from` on, as multiply() reads
+//             them: packed, or as they lie
+//   multiply(rows of a, panels, pairs, rows, columns, c, stride, accumulate)
 template <class Kernel, class T>
 void multiply_blocks(T* c, const Matmul& x) {
     constexpr int64_t kDepth = 512;  // of a block, but where a whole sum has to be rounded

@@ -17,18 +17,18 @@ namespace fomoe {
 
 namespace {
 
-// sums (32 x 32, or what kDown and kAcross tiles leave of it) = a times a panel. The tiles of a
-// that lie below each other are `a_next` words apart.
+// sums (kDown x kAcross tiles, in rows of 32) = a times a panel. The tiles of a that lie below each
+// other are `a_next` words apart.
 template <int kDown, int kAcross>
 void tile_kernel(int64_t pairs, const Word* a, int64_t a_next, const Word* panel, float* sums) {
-    constexpr int64_t kRow = kAcross * kTileRow, kSums = 2 * kTileRow;
+    constexpr int64_t kRow = kAcross * kTileRowBytes, kSums = 2 * kTileRowBytes;
     asm volatile("" ::: "memory");  // the loads of tiles do not say what they read
     _tile_zero(0);
     if constexpr (kAcross > 1) _tile_zero(1);
     if constexpr (kDown > 1) _tile_zero(2);
     if constexpr (kDown > 1 && kAcross > 1) _tile_zero(3);
     for (int64_t p = 0; p < pairs; p += kTileEdge, a += kTileWords, panel += kAcross * kTileWords) {
-        _tile_loadd(4, a, kTileRow);
+        _tile_loadd(4, a, kTileRowBytes);
         _tile_loadd(6, panel, kRow);
         _tile_dpbf16ps(0, 4, 6);
         if constexpr (kAcross > 1) {
@@ -36,7 +36,7 @@ void tile_kernel(int64_t pairs, const Word* a, int64_t a_next, const Word* panel
             _tile_dpbf16ps(1, 4, 7);
         }
         if constexpr (kDown > 1) {
-            _tile_loadd(5, a + a_next, kTileRow);
+            _tile_loadd(5, a + a_next, kTileRowBytes);
             _tile_dpbf16ps(2, 5, 6);
         }
         if constexpr (kDown > 1 && kAcross > 1) _tile_dpbf16ps(3, 5, 7);
@@ -49,7 +49,7 @@ void tile_kernel(int64_t pairs, const Word* a, int64_t a_next, const Word* panel
 }
 
 // See multiply_blocks.
-struct Tiles {
+struct ByTiles {
     static constexpr int64_t kWidth = 2 * kTileEdge, kRows = 2 * kTileEdge, kPairs = kTileEdge;
     static constexpr int64_t kPanels = 1024 * 256, kSlivers = 256 * 256;
 
@@ -117,7 +117,7 @@ bool cpu_has_tiles() {
 
 void multiply_tiles(const Matmul& x) {
     const TileRegisters registers(kWholeTiles);
-    multiply_by<Tiles>(x);
+    multiply_by<ByTiles>(x);
 }
 
 #else

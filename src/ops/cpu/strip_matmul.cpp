@@ -26,11 +26,13 @@ void strip_kernel(int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row, flo
     for (int64_t k = 0; k < K; k += kTileEdge, b += kTileEdge * b_row) {
         const Pair* left = a.data + k * a.column;
         int64_t left_bytes = a.row * sizeof(Pair);
+        // The loads of tiles do not say what they read: no store may pass one.
+        asm volatile("" ::: "memory");
         if (a.column != 1) {
             turn_rows(turned, left, a.column, K - k);
-            left = turned, left_bytes = kTileRow;
+            left = turned, left_bytes = kTileRowBytes;
+            asm volatile("" ::: "memory");
         }
-        asm volatile("" ::: "memory");  // the loads of tiles do not say what they read
         if (K - k >= kTileEdge) {
             _tile_loadd(4, left, left_bytes);
             _tile_loadd(5, b, b_bytes);

@@ -170,9 +170,9 @@ void multiply_block(int64_t K, TileView<Word> a, const Word* b, int64_t b_row, f
 }
 
 // By vectors, kBlock rows at a time.
-template <class Word_>
+template <class OperandWord>
 struct VectorMultiply {
-    using Word = Word_;
+    using Word = OperandWord;
     static constexpr int kBlock = 8;
     static_assert(kBlock % kTileRows == 0);
 

@@ -20,7 +20,7 @@ bool cpu_has_tiles();
 
 inline constexpr int64_t kTileEdge = 16;  // rows, and words of a row, of a tile
 inline constexpr int64_t kTileWords = kTileEdge * kTileEdge;
-inline constexpr int64_t kTileRow = kTileEdge * 4;  // bytes
+inline constexpr int64_t kTileRowBytes = kTileEdge * 4;
 
 // What the instruction that shapes the registers reads.
 struct alignas(64) TileShapes {
@@ -31,8 +31,8 @@ struct alignas(64) TileShapes {
     // All whole; with halves, the last two are a left operand of half the words and a right one of
     // half the rows.
     constexpr explicit TileShapes(bool halves) {
-        for (int i = 0; i < 8; ++i) row_bytes[i] = kTileRow, rows[i] = kTileEdge;
-        if (halves) row_bytes[6] = kTileRow / 2, rows[7] = kTileEdge / 2;
+        for (int i = 0; i < 8; ++i) row_bytes[i] = kTileRowBytes, rows[i] = kTileEdge;
+        if (halves) row_bytes[6] = kTileRowBytes / 2, rows[7] = kTileEdge / 2;
     }
 };
 inline constexpr TileShapes kWholeTiles(false), kTilesAndHalves(true);
