@@ -22,30 +22,29 @@ namespace {
 template <int kDown, int kAcross>
 void tile_kernel(int64_t pairs, const Word* a, int64_t a_next, const Word* panel, float* sums) {
     constexpr int64_t kRow = kAcross * kTileRowBytes, kSums = 2 * kTileRowBytes;
-    asm volatile("" ::: "memory");  // the loads of tiles do not say what they read
-    _tile_zero(0);
-    if constexpr (kAcross > 1) _tile_zero(1);
-    if constexpr (kDown > 1) _tile_zero(2);
-    if constexpr (kDown > 1 && kAcross > 1) _tile_zero(3);
+    clear_register<0>();
+    if constexpr (kAcross > 1) clear_register<1>();
+    if constexpr (kDown > 1) clear_register<2>();
+    if constexpr (kDown > 1 && kAcross > 1) clear_register<3>();
     for (int64_t p = 0; p < pairs; p += kTileEdge, a += kTileWords, panel += kAcross * kTileWords) {
-        _tile_loadd(4, a, kTileRowBytes);
-        _tile_loadd(6, panel, kRow);
-        _tile_dpbf16ps(0, 4, 6);
+        load_register<4>(a, kTileRowBytes);
+        load_register<6>(panel, kRow);
+        multiply_registers<0, 4, 6>();
         if constexpr (kAcross > 1) {
-            _tile_loadd(7, panel + kTileEdge, kRow);
-            _tile_dpbf16ps(1, 4, 7);
+            load_register<7>(panel + kTileEdge, kRow);
+            multiply_registers<1, 4, 7>();
         }
         if constexpr (kDown > 1) {
-            _tile_loadd(5, a + a_next, kTileRowBytes);
-            _tile_dpbf16ps(2, 5, 6);
+            load_register<5>(a + a_next, kTileRowBytes);
+            multiply_registers<2, 5, 6>();
         }
-        if constexpr (kDown > 1 && kAcross > 1) _tile_dpbf16ps(3, 5, 7);
+        if constexpr (kDown > 1 && kAcross > 1) multiply_registers<3, 5, 7>();
     }
-    _tile_stored(0, sums, kSums);
-    if constexpr (kAcross > 1) _tile_stored(1, sums + kTileEdge, kSums);
-    if constexpr (kDown > 1) _tile_stored(2, sums + 2 * kTileWords, kSums);
+    store_register<0>(sums, kSums);
+    if constexpr (kAcross > 1) store_register<1>(sums + kTileEdge, kSums);
+    if constexpr (kDown > 1) store_register<2>(sums + 2 * kTileWords, kSums);
     if constexpr (kDown > 1 && kAcross > 1)
-        _tile_stored(3, sums + 2 * kTileWords + kTileEdge, kSums);
+        store_register<3>(sums + 2 * kTileWords + kTileEdge, kSums);
 }
 
 // See multiply_blocks.

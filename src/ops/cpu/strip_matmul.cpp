@@ -1,5 +1,7 @@
 #include "ops/cpu/strip_matmul.h"
 
+#include <utility>
+
 namespace fomoe {
 
 #ifdef FOMOE_TILES
@@ -15,72 +17,53 @@ void turn_rows(Pair* to, const Pair* from, int64_t column, int64_t words) {
     for (int64_t i = 0; i < kTileEdge; ++i) store_words(to + i * kTileEdge, block[i]);
 }
 
-template <int kAcross>
-void strip_kernel(int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row, float* sums) {
+// The sums in the registers kColumn += one tile of a, in kLeft, times a row of tiles of b, in
+// kRight.
+template <int kLeft, int kRight, int... kColumn>
+void multiply_row(const Pair* a, int64_t a_bytes, const Pair* b, int64_t b_bytes,
+                  std::integer_sequence<int, kColumn...>) {
+    load_register<kLeft>(a, a_bytes);
+    ((load_register<kRight>(b + kColumn * kTileEdge, b_bytes),
+      multiply_registers<kColumn, kLeft, kRight>()),
+     ...);
+}
+
+template <int... kColumn>
+void strip_kernel(int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row, float* sums,
+                  std::integer_sequence<int, kColumn...> columns) {
     alignas(64) Pair turned[kTileWords];
     const int64_t b_bytes = b_row * sizeof(Pair);
-    _tile_zero(0);
-    if constexpr (kAcross > 1) _tile_zero(1);
-    if constexpr (kAcross > 2) _tile_zero(2);
-    if constexpr (kAcross > 3) _tile_zero(3);
+    (clear_register<kColumn>(), ...);
     for (int64_t k = 0; k < K; k += kTileEdge, b += kTileEdge * b_row) {
         const Pair* left = a.data + k * a.column;
         int64_t left_bytes = a.row * sizeof(Pair);
-        // The loads of tiles do not say what they read: no store may pass one.
-        asm volatile("" ::: "memory");
         if (a.column != 1) {
             turn_rows(turned, left, a.column, K - k);
             left = turned, left_bytes = kTileRowBytes;
-            asm volatile("" ::: "memory");
         }
-        if (K - k >= kTileEdge) {
-            _tile_loadd(4, left, left_bytes);
-            _tile_loadd(5, b, b_bytes);
-            _tile_dpbf16ps(0, 4, 5);
-            if constexpr (kAcross > 1) {
-                _tile_loadd(5, b + kTileEdge, b_bytes);
-                _tile_dpbf16ps(1, 4, 5);
-            }
-            if constexpr (kAcross > 2) {
-                _tile_loadd(5, b + 2 * kTileEdge, b_bytes);
-                _tile_dpbf16ps(2, 4, 5);
-            }
-            if constexpr (kAcross > 3) {
-                _tile_loadd(5, b + 3 * kTileEdge, b_bytes);
-                _tile_dpbf16ps(3, 4, 5);
-            }
-        } else {
-            _tile_loadd(6, left, left_bytes);
-            _tile_loadd(7, b, b_bytes);
-            _tile_dpbf16ps(0, 6, 7);
-            if constexpr (kAcross > 1) {
-                _tile_loadd(7, b + kTileEdge, b_bytes);
-                _tile_dpbf16ps(1, 6, 7);
-            }
-            if constexpr (kAcross > 2) {
-                _tile_loadd(7, b + 2 * kTileEdge, b_bytes);
-                _tile_dpbf16ps(2, 6, 7);
-            }
-            if constexpr (kAcross > 3) {
-                _tile_loadd(7, b + 3 * kTileEdge, b_bytes);
-                _tile_dpbf16ps(3, 6, 7);
-            }
-        }
+        if (K - k >= kTileEdge)
+            multiply_row<4, 5>(left, left_bytes, b, b_bytes, columns);
+        else
+            multiply_row<6, 7>(left, left_bytes, b, b_bytes, columns);  // halves
     }
-    constexpr int64_t kRow = kStrip * sizeof(float);
-    _tile_stored(0, sums, kRow);
-    if constexpr (kAcross > 1) _tile_stored(1, sums + kTileEdge, kRow);
-    if constexpr (kAcross > 2) _tile_stored(2, sums + 2 * kTileEdge, kRow);
-    if constexpr (kAcross > 3) _tile_stored(3, sums + 3 * kTileEdge, kRow);
+    (store_register<kColumn>(sums + kColumn * kTileEdge, kStrip * sizeof(float)), ...);
 }
 
 }  // namespace
 
 void multiply_strip(int64_t N, int64_t K, TileView<Pair> a, const Pair* b, int64_t b_row,
                     float* sums) {
-    static constexpr decltype(&strip_kernel<1>) kKernels[] = {strip_kernel<1>, strip_kernel<2>,
-                                                              strip_kernel<3>, strip_kernel<4>};
-    kKernels[N / kTileEdge - 1](K, a, b, b_row, sums);
+    const auto multiply = [&](auto columns) { strip_kernel(K, a, b, b_row, sums, columns); };
+    switch (N / kTileEdge) {
+        case 1:
+            return multiply(std::make_integer_sequence<int, 1>());
+        case 2:
+            return multiply(std::make_integer_sequence<int, 2>());
+        case 3:
+            return multiply(std::make_integer_sequence<int, 3>());
+        default:
+            return multiply(std::make_integer_sequence<int, 4>());
+    }
 }
 
 #endif

@@ -47,6 +47,26 @@ public:
     TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
+// The instructions, with the numbers of registers as constants of the program; no other access to
+// memory passes them. Rows in memory are `stride` bytes apart.
+template <int kTo>
+void load_register(const void* from, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTo) : "memory");
+}
+template <int kFrom>
+void store_register(void* to, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kFrom) : "memory");
+}
+template <int kTo>
+void clear_register() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTo));
+}
+// sum += left * right.
+template <int kSum, int kLeft, int kRight>
+void multiply_registers() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
 #endif
 
 }  // namespace fomoe
