@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads)
     dgate[i] = sum;
 }
 
-// A gradient of weights: c (m, n) += a^T b over the rows of an expert.
+// A gradient of weights: c (m, n) = or += a^T b over the rows of an expert.
 template <class T>
 struct WeightGradient {
     const T *a, *b;                    // (rows, m), (rows, n)
@@ -124,7 +124,7 @@ struct WeightGradients {
     const int32_t* offset;  // (R + 1)
     WeightGradient<T> of[2];
     int tiles[2];  // of an expert
-    bool whole_pieces;
+    bool whole_pieces, accumulate;
 };
 
 template <class T>
@@ -132,32 +132,37 @@ constexpr int kGradientRows = sizeof(T) == sizeof(nv_bf16) ? 128 : 64;  // of a 
 
 template <class T, bool vectors>
 __device__ __forceinline__ void gradient_tile(const WeightGradient<T>& op, float* c, int begin,
-                                              int end, int m, int n, char* shared) {
+                                              int end, int m, int n, bool accumulate,
+                                              char* shared) {
     constexpr int kRows = kGradientRows<T>;
     const Lines<T> a{op.a, op.a_index, op.m, begin, end, op.m, false};
     const Lines<T> b{op.b, op.b_index, op.n, begin, end, op.n, false};
-    const float* tile =
-        multiply<T, kRows, Along::span, Along::span, vectors>(shared, {a, m}, {b, n}, end - begin);
+    const bool any = begin < end;
+    const float* tile = any ? multiply<T, kRows, Along::span, Along::span, vectors>(
+                                  shared, {a, m}, {b, n}, end - begin)
+                            : nullptr;
     c += int64_t{m} * op.n + n;
-    const auto add = [&]<int width>() {
+    const auto put = [&]<int width>() {
         constexpr int kPerRow = kTileColumns / width;
         const int column = threadIdx.x % kPerRow * width;
         if (n + column >= op.n) return;
         for (int row = threadIdx.x / kPerRow; row < min(kRows, op.m - m);
              row += kTileThreads / kPerRow) {
-            float sum[width], more[width];
+            float sum[width] = {}, more[width];
             float* to = c + int64_t{row} * op.n + column;
-            load(sum, to);
-            load(more, tile + row * kTilePitch + column);
+            if (accumulate) load(sum, to);
+            if (any) {
+                load(more, tile + row * kTilePitch + column);
 #pragma unroll
-            for (int j = 0; j < width; ++j) sum[j] += more[j];
+                for (int j = 0; j < width; ++j) sum[j] += more[j];
+            }
             store(to, sum);
         }
     };
     if (vectors && reinterpret_cast<uintptr_t>(c) % kPieceBytes == 0)
-        add.template operator()<4>();
+        put.template operator()<4>();
     else
-        add.template operator()<1>();
+        put.template operator()<1>();
 }
 
 template <class T>
@@ -165,7 +170,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) expert_dweights(const WeightG
     extern __shared__ __align__(16) char shared[];
     const int slot = blockIdx.x / (op.tiles[0] + op.tiles[1]);
     const int begin = op.offset[slot], end = op.offset[slot + 1];
-    if (begin == end) return;
+    if (begin == end && op.accumulate) return;
     int number = blockIdx.x % (op.tiles[0] + op.tiles[1]);
     const bool later = number >= op.tiles[0];
     if (later) number -= op.tiles[0];
@@ -175,9 +180,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) expert_dweights(const WeightG
     const int n = number % column_tiles * kTileColumns;
     float* c = op.dweights + op.expert_offset[slot] + gradient.skip;
     if (op.whole_pieces)
-        gradient_tile<T, true>(gradient, c, begin, end, m, n, shared);
+        gradient_tile<T, true>(gradient, c, begin, end, m, n, op.accumulate, shared);
     else
-        gradient_tile<T, false>(gradient, c, begin, end, m, n, shared);
+        gradient_tile<T, false>(gradient, c, begin, end, m, n, op.accumulate, shared);
 }
 
 template <class T>
@@ -270,7 +275,8 @@ public:
                                    .offset = data_of<int32_t>(op_.offset),
                                    .of = {in, out},
                                    .tiles = {tiles(in), tiles(out)},
-                                   .whole_pieces = whole_pieces_};
+                                   .whole_pieces = whole_pieces_,
+                                   .accumulate = op_.accumulate_dweights};
         launch_tiles<kRows>(expert_dweights<T>, "expert_dweights",
                             int64_t{R_ - op_.n_frozen} * (a.tiles[0] + a.tiles[1]), a, s_);
     }

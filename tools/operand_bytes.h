@@ -49,7 +49,7 @@ inline double operand_bytes(const ExpertsForward& op, double choices) {
 }
 inline double operand_bytes(const ExpertsBackward& op, double choices) {
     return operand_bytes<ExpertsBackward>(op) - unused_bytes(op, choices) +
-           (op.dweights ? op.dweights.bytes() : 0);
+           (op.dweights && op.accumulate_dweights ? op.dweights.bytes() : 0);
 }
 
 }  // namespace fomoe

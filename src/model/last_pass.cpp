@@ -1,4 +1,6 @@
 // What the host can ask about the last forward pass.
+#include <algorithm>
+
 #include "model/transformer.h"
 
 namespace fomoe {
@@ -33,6 +35,27 @@ std::vector<int32_t> Transformer::executed_choices() const {
         for (size_t i = 0; i < slots.size(); ++i) out[i / K] += slots[i] >= 0;
     }
     return out;
+}
+
+void Transformer::last_logits(Range rows, std::span<float> out) {
+    constexpr int64_t kRows = 16;  // at once
+    const int64_t D = model_.d_model, V = model_.vocab_size, n = context_.shape.tokens();
+    FOMOE_CHECK(std::ssize(out) == rows.size() * V, "logits");
+    if (!logits_) {
+        logits_memory_ = Arena(backend_, kRows * V * size_of(DType::f32) + Arena::kAlign, "logits");
+        logits_ = logits_memory_.take(DType::f32, Shape(kRows, V));
+    }
+    for (int64_t row = rows.begin; row < rows.end;) {
+        const int64_t count = std::min({kRows, rows.end - row, n - row % n});
+        const Tensor y = logits_.reshaped(Shape(count, V));
+        backend_.run(Linear{
+            .y = y,
+            .x =
+                lanes_[row / n].last_normed.slice(row % n * D, count * D).reshaped(Shape(count, D)),
+            .weight = weights_.head});
+        backend_.copy_to_host(out.data() + (row - rows.begin) * V, y);
+        row += count;
+    }
 }
 
 Transformer::Totals Transformer::totals() const {

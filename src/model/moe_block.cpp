@@ -142,7 +142,6 @@ void combine(const MlpLayer& mlp, Tensor y, Tensor back, bool accumulate) {
 // The rows that this rank's experts work on: its own tokens, or those that came.
 struct ExpertRows {
     Tensor x, slot, gate, y, dy, dgate;
-    int64_t count;
 };
 ExpertRows expert_rows(const BlockContext& context, const LayerActivations& layer,
                        const Activations& shared) {
@@ -152,16 +151,14 @@ ExpertRows expert_rows(const BlockContext& context, const LayerActivations& laye
                 .gate = layer.gate,
                 .y = {},
                 .dy = {},
-                .dgate = shared.dgate,
-                .count = layer.normed2.shape[0]};
+                .dgate = shared.dgate};
     const int64_t n = sum(layer.rows_from);
     return {.x = rows(layer.row_x, n),
             .slot = rows(layer.row_slot, n),
             .gate = rows(layer.row_gate, n),
             .y = rows(shared.row_y, n),
             .dy = rows(shared.row_dy, n),
-            .dgate = rows(shared.row_dgate, n),
-            .count = n};
+            .dgate = rows(shared.row_dgate, n)};
 }
 
 // The front of the room for the choices of a layer: with EP = 1 as many as there could be.
@@ -265,22 +262,21 @@ void mlp_experts(const MlpLayer& mlp, Tensor out) {
     if (travels(mlp)) backend.wait(Queue::compute, layer.arrived);
     const ExpertRows row = expert_rows(context, layer, shared);
     const Choices use = choices_of(mlp);
-    if (row.count > 0)
-        backend.run(ExpertsForward{
-            .y = travels(mlp) ? row.y : out,
-            .hidden = use.hidden,
-            .choice = use.choice,
-            .offset = use.offset,
-            .x = row.x,
-            .slot = row.slot,
-            .gate = row.gate,
-            .weights = weights.experts,
-            .expert_offset = routing.expert_offset,
-            .frozen = weights.frozen,
-            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
-            .activation = activation_of(moe),
-            .d_expert = moe.d_expert,
-        });
+    backend.run(ExpertsForward{
+        .y = travels(mlp) ? row.y : out,
+        .hidden = use.hidden,
+        .choice = use.choice,
+        .offset = use.offset,
+        .x = row.x,
+        .slot = row.slot,
+        .gate = row.gate,
+        .weights = weights.experts,
+        .expert_offset = routing.expert_offset,
+        .frozen = weights.frozen,
+        .n_frozen = static_cast<int>(weights.frozen_offset.size()),
+        .activation = activation_of(moe),
+        .d_expert = moe.d_expert,
+    });
     if (!travels(mlp)) {
         if (weights.mlp_in) dense_forward(context, weights, layer, shared, out, true);
         return;
@@ -317,8 +313,8 @@ void mlp_backward_dispatch(const MlpLayer& mlp, const LayerViews& gradients, Con
     if (dense) dense_backward(context, weights, gradients, layer, shared, dout, dnormed, false);
 }
 
-void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
-                          Tensor dnormed) {
+void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, bool accumulate,
+                          ConstTensor dout, Tensor dnormed) {
     if (!routed(mlp.weights)) return;
     const auto& [context, weights, layer, shared, routing] = mlp;
     const MoeConfig& moe = context.model.moe;
@@ -326,25 +322,25 @@ void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, Cons
     if (travels(mlp)) backend.wait(Queue::compute, layer.arrived);
     const ExpertRows row = expert_rows(context, layer, shared);
     const Choices use = choices_of(mlp);
-    if (row.count > 0)
-        backend.run(ExpertsBackward{
-            .dx = travels(mlp) ? row.y : dnormed,
-            .dgate = row.dgate,
-            .dweights = gradients.experts,
-            .dy = travels(mlp) ? ConstTensor(row.dy) : dout,
-            .x = row.x,
-            .slot = row.slot,
-            .gate = row.gate,
-            .hidden = use.hidden,
-            .choice = use.choice,
-            .offset = use.offset,
-            .weights = weights.experts,
-            .expert_offset = routing.expert_offset,
-            .frozen = weights.frozen,
-            .n_frozen = static_cast<int>(weights.frozen_offset.size()),
-            .activation = activation_of(moe),
-            .d_expert = moe.d_expert,
-        });
+    backend.run(ExpertsBackward{
+        .dx = travels(mlp) ? row.y : dnormed,
+        .dgate = row.dgate,
+        .dweights = gradients.experts,
+        .dy = travels(mlp) ? ConstTensor(row.dy) : dout,
+        .x = row.x,
+        .slot = row.slot,
+        .gate = row.gate,
+        .hidden = use.hidden,
+        .choice = use.choice,
+        .offset = use.offset,
+        .weights = weights.experts,
+        .expert_offset = routing.expert_offset,
+        .frozen = weights.frozen,
+        .n_frozen = static_cast<int>(weights.frozen_offset.size()),
+        .activation = activation_of(moe),
+        .d_expert = moe.d_expert,
+        .accumulate_dweights = accumulate,
+    });
     if (!travels(mlp)) return;
     comm_follows(backend);
     send_back(mlp, shared.send_x, row.y);

@@ -49,10 +49,11 @@ void mlp_experts(const MlpLayer& mlp, Tensor out);
 void mlp_collect(const MlpLayer& mlp, Tensor out);
 
 // dnormed (N, D) = the gradient of normed2, in three parts; adds to the gradients of the weights.
+// Those of the experts are written, unless it is to accumulate.
 void mlp_backward_dispatch(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
                            Tensor dnormed);
-void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, ConstTensor dout,
-                          Tensor dnormed);
+void mlp_backward_experts(const MlpLayer& mlp, const LayerViews& gradients, bool accumulate,
+                          ConstTensor dout, Tensor dnormed);
 void mlp_backward_collect(const MlpLayer& mlp, const LayerViews& gradients,
                           const BalanceWeights& balance, ConstTensor dout, Tensor dnormed);
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <iterator>
 #include <numeric>
+#include <utility>
 
 #include "base/random.h"
 #include "model/attention_block.h"
@@ -148,10 +149,11 @@ void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor co
     weights_ = weight_views(model_, layout_, weights.values, weights.rounded);
     if (frozen_) add_frozen_views(model_, *frozen_, copies, weights_);
     gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
+    dense_gradients_ = gradients ? gradients.slice(0, layout_.dense.size) : Tensor{};
+    cleared_ = false;
     for (size_t l = 0; l < routing_.size(); ++l) {
         std::vector<int64_t> offsets = weights_.layers[l].expert_offset;
         std::ranges::copy(weights_.layers[l].frozen_offset, std::back_inserter(offsets));
-        if (offsets.empty()) continue;
         routing_[l].expert_offset =
             routing_[l].expert_offset.reshaped(Shape(static_cast<int64_t>(offsets.size())));
         backend_.copy_from_host(routing_[l].expert_offset, offsets.data());
@@ -273,20 +275,28 @@ void Transformer::end_backward_layer(Lane& a, int l, const BalanceWeights& balan
     if (l > 0) mlp_backward_dispatch(mlp(a, l - 1), gradients_.layers[l - 1], a.dstream, a.dnormed);
 }
 
+void Transformer::clear_gradients() {
+    backend_.zero(dense_gradients_);
+    cleared_ = true;
+}
+
 void Transformer::train(const TokenBatch& batch, double loss_scale,
                         const std::function<void(int)>& layer_done) {
     FOMOE_CHECK(gradients_.embedding, "bound for evaluation");
     load(batch);
-    const auto issue = [&] { forward_backward(loss_scale, layer_done); };
+    const bool accumulate = !std::exchange(cleared_, false);
+    const auto issue = [&] { forward_backward(loss_scale, accumulate, layer_done); };
     // Where tokens travel the host counts them on the way, and layer_done has work of its own. With
     // a document mask the number of valid tokens, and so the scale, is another in each step.
     if (expert_parallel_.size() > 1 || layer_done || shape_.document_mask) return issue();
     const auto memory = reinterpret_cast<uintptr_t>(lanes_[0].token.data);
-    backend_.repeat(
-        combine_bits(combine_bits(memory, bindings_), std::bit_cast<uint64_t>(loss_scale)), issue);
+    const uint64_t kind = 2 * bindings_ + accumulate;
+    backend_.repeat(combine_bits(combine_bits(memory, kind), std::bit_cast<uint64_t>(loss_scale)),
+                    issue);
 }
 
-void Transformer::forward_backward(double loss_scale, const std::function<void(int)>& layer_done) {
+void Transformer::forward_backward(double loss_scale, bool accumulate,
+                                   const std::function<void(int)>& layer_done) {
     const double per_layer = loss_scale / std::max(1, moe_layers(model_));
     const BalanceWeights balance{
         .aux = static_cast<float>(model_.moe.aux_loss * per_layer),
@@ -296,7 +306,8 @@ void Transformer::forward_backward(double loss_scale, const std::function<void(i
     for (Lane& lane : lanes_) begin_backward(lane, loss_scale);
     for (int l = model_.n_layers - 1; l >= 0; --l) {
         for (Lane& a : lanes_)
-            mlp_backward_experts(mlp(a, l), gradients_.layers[l], a.dstream, a.dnormed);
+            mlp_backward_experts(mlp(a, l), gradients_.layers[l], accumulate || &a != &lanes_[0],
+                                 a.dstream, a.dnormed);
         for (Lane& lane : lanes_) end_backward_layer(lane, l, balance);
         if (layer_done) layer_done(l);
     }
@@ -341,27 +352,6 @@ void Transformer::route(const TokenBatch& batch) { forward_only(batch); }
 void Transformer::logits(const TokenBatch& batch, Range rows, std::span<float> out) {
     forward_only(batch);
     last_logits(rows, out);
-}
-
-void Transformer::last_logits(Range rows, std::span<float> out) {
-    constexpr int64_t kRows = 16;  // at once
-    const int64_t D = model_.d_model, V = model_.vocab_size, n = context_.shape.tokens();
-    FOMOE_CHECK(std::ssize(out) == rows.size() * V, "logits");
-    if (!logits_) {
-        logits_memory_ = Arena(backend_, kRows * V * size_of(DType::f32) + Arena::kAlign, "logits");
-        logits_ = logits_memory_.take(DType::f32, Shape(kRows, V));
-    }
-    for (int64_t row = rows.begin; row < rows.end;) {
-        const int64_t count = std::min({kRows, rows.end - row, n - row % n});
-        const Tensor y = logits_.reshaped(Shape(count, V));
-        backend_.run(Linear{
-            .y = y,
-            .x =
-                lanes_[row / n].last_normed.slice(row % n * D, count * D).reshaped(Shape(count, D)),
-            .weight = weights_.head});
-        backend_.copy_to_host(out.data() + (row - rows.begin) * V, y);
-        row += count;
-    }
 }
 
 void Transformer::reset_totals() {

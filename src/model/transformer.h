@@ -50,6 +50,10 @@ public:
     // (frozen.size) bf16.
     void bind(const WeightTensors& weights, Tensor gradients, Tensor copies = {});
 
+    // Lets the gradients count as 0 for the next train(): that writes those of the experts, which
+    // until then stay what they were.
+    void clear_gradients();
+
     // Forward and backward. Adds the gradients of
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
     // where loss_scale is 1 / (valid tokens of the group's step). With EP > 1 the host waits once
@@ -124,8 +128,10 @@ private:
     void load(const TokenBatch& batch);
     void forward_only(const TokenBatch& batch);
     void forward(const BalanceWeights& balance);
-    // Of the tokens that are loaded. What it issues changes with loss_scale and bindings_ alone.
-    void forward_backward(double loss_scale, const std::function<void(int)>& layer_done);
+    // Of the tokens that are loaded. Without layer_done, what it issues changes with the others and
+    // bindings_ alone.
+    void forward_backward(double loss_scale, bool accumulate,
+                          const std::function<void(int)>& layer_done);
     void begin_layer(Lane& lane, int l, const BalanceWeights& balance);
     void begin_backward(Lane& lane, double loss_scale);
     void end_backward_layer(Lane& lane, int l, const BalanceWeights& balance);
@@ -159,6 +165,8 @@ private:
     Tensor logits_;  // (some rows, V), once they were asked for
     const KvCache* cache_ = nullptr;
     ModelViews weights_, gradients_;
+    Tensor dense_gradients_;
+    bool cleared_ = false;   // the gradients, since the last backward pass
     uint64_t bindings_ = 0;  // of weights, gradients and residents so far
 };
 

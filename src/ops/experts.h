@@ -69,13 +69,14 @@ struct ExpertsForward {
     }
 };
 
-// dgate of a choice with slot -1 is 0. dweights is laid out as weights, and only adds; without it
-// the weights have no gradient. Frozen experts never have one.
+// dgate of a choice with slot -1 is 0. dweights is laid out as weights: the gradients are added to
+// what it has, or else written, as 0 for an expert without rows; what lies between experts stays.
+// Without it the weights have no gradient. Frozen experts never have one.
 struct ExpertsBackward {
     static constexpr const char* name = "experts_backward";
     Tensor dx;        // (N, D)
     Tensor dgate;     // (N, K)
-    Tensor dweights;  // (P) +=, or empty
+    Tensor dweights;  // (P) +=, or = without accumulate_dweights; or empty
     ConstTensor dy;   // (N, D)
     ConstTensor x;    // as in ExpertsForward, and so are those below
     ConstTensor slot;
@@ -89,6 +90,7 @@ struct ExpertsBackward {
     int n_frozen = 0;
     Activation activation = Activation::swiglu;
     int d_expert = 0;
+    bool accumulate_dweights = true;
 
     static auto operands(auto& op) {
         return std::tie(op.dx, op.dgate, op.dweights, op.dy, op.x, op.slot, op.gate, op.hidden,

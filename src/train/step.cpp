@@ -66,6 +66,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     };
     gradients_ = take(gradient_memory_, "gradients", DType::f32,
                       trains_experts_ ? layout.size() : layout.dense.size);
+    backend.zero(gradients_);
     for (const Parameter& p : layout.parameters)
         if (!p.trained && p.cls != ParamClass::expert)
             untrained_.push_back({p.offset, p.offset + p.count()});
@@ -246,7 +247,7 @@ StepResult InnerStep::run(int64_t step, const Batch& batch, bool stop_requested)
     const BadSteps::Sums most = bad_steps_.limits(valid);
     std::vector<double> sums;
     for (;;) {
-        backend_.zero(gradients_);
+        transformer_.clear_gradients();
         transformer_.reset_totals();
         accumulate(batch);
         reduce_gradients();

@@ -12,12 +12,6 @@ using namespace fomoe;
 
 namespace {
 
-double norm(const std::vector<double>& x) {
-    double squares = 0;
-    for (double value : x) squares += value * value;
-    return std::sqrt(squares);
-}
-
 // The slope of the loss in one direction within a parameter, from its gradient and measured.
 struct Slope {
     double given, measured, noise;
@@ -236,30 +230,6 @@ TEST_CASE("a scale of the gates is one of down_proj, and without experts' gradie
         const std::vector<float> a = plain.token_losses(), b = scaled.token_losses();
         for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == Approx(b[i]).epsilon(1e-5));
     }
-}
-
-TEST_CASE("a second backward pass adds to the gradients and to the totals") {
-    Rig rig(tiny_sigmoid_config());
-    rig.evaluate();
-    std::map<std::string, std::vector<double>> once;
-    for (const Parameter& p : rig.layout().parameters) once[p.name] = rig.gradient(p);
-    const Transformer::Totals first = rig.model().totals();
-    rig.model().train(token_batch(rig.batch()),
-                      1.0 / static_cast<double>(rig.batch().valid_tokens));
-    for (const Parameter& p : rig.layout().parameters) {
-        INFO(p.name);
-        const std::vector<double> twice = rig.gradient(p);
-        double error = 0;
-        for (size_t i = 0; i < twice.size(); ++i)
-            error = std::max(error, std::abs(twice[i] - 2 * once[p.name][i]));
-        CHECK(error <= 1e-5 * norm(twice));
-    }
-    CHECK(rig.model().totals().loss == 2 * first.loss);
-    CHECK(rig.model().totals().balance == Approx(2 * first.balance));
-    CHECK(rig.model().totals().z == Approx(2 * first.z));
-    CHECK(rig.model().totals().affinity == 2 * first.affinity);
-    for (size_t i = 0; i < first.load.size(); ++i)
-        CHECK(rig.model().totals().load[i] == 2 * first.load[i]);
 }
 
 TEST_CASE("evaluation has the losses of training, and the logits have those of evaluation") {

@@ -60,6 +60,7 @@ struct ExpertsShape {
     bool dweights = true;              // wanted
     int64_t gap = 16, frozen_gap = 3;  // elements before each expert
     std::vector<int64_t> counts = {};  // choices of each slot instead of `split`
+    bool accumulate = true;            // dweights
 };
 
 // K = 1, and as many tokens and residents as the counts say.
@@ -68,6 +69,11 @@ ExpertsShape counted(std::vector<int64_t> counts, int64_t D, int d_expert,
     ExpertsShape shape{0, D, 1, std::ssize(counts), d_expert, activation};
     for (int64_t count : counts) shape.N += count;
     shape.counts = std::move(counts);
+    return shape;
+}
+
+ExpertsShape written(ExpertsShape shape) {
+    shape.accumulate = false;
     return shape;
 }
 
@@ -85,6 +91,7 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
         {"all_absent", Size::small, {7, 5, 2, 3, 3, swiglu, Split::all_absent}},
         {"no_resident", Size::small, {7, 5, 2, 0, 3}},
         {"no_token", Size::small, {0, 5, 2, 3, 3}},
+        {"no_token_no_resident", Size::small, {0, 5, 2, 0, 3}},
         {"no_token_spare_rows", Size::small, {0, 5, 2, 3, 3, swiglu, Split::even, 4}},
         {"all_on_one", Size::small, {23, 7, 2, 5, 5, swiglu, Split::all_on_one}},
         {"all_choices_on_one", Size::small, {11, 7, 2, 3, 5, gelu, Split::same_for_all_k}},
@@ -114,6 +121,15 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
          {5, 136, 2, 2, 16, gelu, Split::even, 0, 1, true, 16, 8}},
         {"top_8", Size::small, {7, 8, 8, 16, 8, swiglu, Split::some_absent}},
         {"64_experts", Size::small, {5, 8, 2, 64, 8}},
+        {"written", Size::small, written({17, 11, 2, 5, 7})},
+        {"written_frozen", Size::small, written({19, 13, 3, 7, 5, gelu, Split::some_absent, 5, 4})},
+        {"written_no_row", Size::small, written({7, 5, 2, 3, 3, swiglu, Split::all_absent})},
+        {"written_no_token", Size::small, written({0, 5, 2, 3, 3})},
+        {"written_no_token_spare_rows", Size::small,
+         written({0, 5, 2, 3, 3, swiglu, Split::even, 4})},
+        {"written_one_hot", Size::small,
+         written({23, 7, 2, 5, 5, swiglu, Split::all_on_one, 0, 2})},
+        {"written_whole_pieces", Size::small, written(counted({63, 0, 64, 65, 0}, 24, 40))},
         {"300_experts", Size::small, {4, 3, 2, 300, 2, relu}},
         {"typical", Size::typical, {256, 64, 2, 8, 48}},
         {"D33_F136", Size::typical, {150, 33, 2, 3, 136}},
@@ -133,6 +149,8 @@ std::vector<std::tuple<std::string, Size, ExpertsShape>> experts_shapes() {
          Size::typical,
          {389, 33, 2, 5, 23, swiglu, Split::some_absent, 0, 3, false}},
         {"long_one_hot", Size::typical, {1201, 13, 2, 5, 17, swiglu, Split::all_on_one}},
+        {"long_written", Size::typical, written(counted({0, 300, 5, 0, 900, 77}, 40, 24))},
+        {"D33_F136_written", Size::typical, written({150, 33, 2, 3, 136})},
         {"typical_one_hot", Size::typical, {256, 48, 2, 8, 64, swiglu, Split::all_on_one}},
         {"N2048_D512_E16_K2_F768", Size::bench, {2048, 512, 2, 16, 768}},
         {"N2048_D512_E16_K2_F768_absent",
@@ -204,6 +222,7 @@ ExpertsBackward experts_backward(Pool& pool, ExpertsShape s, bool bench) {
     op.dx = pool.blank(forward.x.shape);
     op.dgate = pool.blank(forward.gate.shape);
     if (s.dweights) op.dweights = pool.normal(forward.weights.shape);
+    op.accumulate_dweights = s.accumulate;
     op.dy = pool.normal(forward.y.shape);
     op.x = forward.x;
     op.slot = forward.slot;

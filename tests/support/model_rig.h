@@ -1,12 +1,19 @@
 // A model of one rank with a micro-batch of its own, for tests that look at all of it.
 #pragma once
 
+#include <cmath>
 #include <numeric>
 #include <optional>
 
 #include "support/tiny.h"
 
 namespace fomoe {
+
+inline double norm(const std::vector<double>& x) {
+    double squares = 0;
+    for (double value : x) squares += value * value;
+    return std::sqrt(squares);
+}
 
 // One rank of the first group with a micro-batch of its own. With copies, frozen experts of their
 // start values serve the absent choices; with `calibrated` it is the model of a calibration.
@@ -86,6 +93,9 @@ public:
         if (p.offset >= gradients_.count()) return std::vector<double>(p.count());
         const float* g = gradients_.as<float>() + p.offset;
         return {g, g + p.count()};
+    }
+    void fill_gradients(float value) {
+        std::fill_n(gradients_.as<float>(), gradients_.count(), value);
     }
     std::vector<float> token_losses() {
         std::vector<float> losses(shape_.tokens());

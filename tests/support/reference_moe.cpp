@@ -298,6 +298,7 @@ void reference(const ExpertsBackward& op) {
         std::vector<double> nowhere(wanted ? 0 : weights.size());
         double* dw_in = wanted ? dweights + expert_offset(s) : nowhere.data();
         double* dw_out = dw_in + H * D;
+        if (!op.accumulate_dweights) std::fill_n(dw_in, weights.size(), 0.0);
         for (int64_t r = offset(s); r < offset(s + 1); ++r) {
             const int64_t n = choice(r) / K, k = choice(r) % K;
             const double *w_in = weights.data(), *w_out = w_in + H * D;

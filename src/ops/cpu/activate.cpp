@@ -12,7 +12,7 @@ struct Slope {
 // 0 below -80.
 [[gnu::always_inline]] inline Vec sigmoid(Vec x) {
     const Vec low = x < -80.0f ? -80.0f : x, in = low > 80.0f ? 80.0f : low;
-    Vec power;
+    Vec power = in;
 #pragma omp simd
     for (int i = 0; i < kLanes; ++i) power[i] = exp_within(-in[i]);
     const Vec y = reciprocal(1.0f + power);
@@ -46,7 +46,7 @@ struct Gelu {
 
 private:
     static Vec erfc_positive(Vec x) {
-        Vec y;
+        Vec y = x;
 #pragma omp simd
         for (int i = 0; i < kLanes; ++i) y[i] = fast_erfc_positive(x[i]);
         return y;

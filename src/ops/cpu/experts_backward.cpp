@@ -74,9 +74,11 @@ public:
     // of a frozen one.
     void weight_gradients(const Batch<T>& batch, int64_t s, int64_t begin, int64_t end, int thread,
                           int threads) const {
-        if (s >= op_.expert_offset.shape[0] - op_.n_frozen) return;
+        if (s >= trained()) return;
         const int64_t at = begin - batch.begin;
-        float* dw_in = op_.dweights.as<float>() + op_.expert_offset.as<int64_t>()[s];
+        const bool accumulate =
+            op_.accumulate_dweights || begin > op_.offset.as<int32_t>()[s];  // a later batch
+        float* dw_in = gradient_of(s);
         const Matmul in{.c = dw_in,
                         .stride = D_,
                         .a = {batch.dhidden + at * wide_, wide_, true},
@@ -84,7 +86,7 @@ public:
                         .m = wide_,
                         .n = D_,
                         .k = end - begin,
-                        .accumulate = true};
+                        .accumulate = accumulate};
         const Matmul out{.c = dw_in + wide_ * D_,
                          .stride = F_,
                          .a = {batch.dy + at * D_, D_, true},
@@ -92,12 +94,24 @@ public:
                          .m = D_,
                          .n = F_,
                          .k = end - begin,
-                         .accumulate = true};
+                         .accumulate = accumulate};
         multiply(in.share(thread, threads));
         multiply(out.share(thread, threads));
     }
 
+    // Of an expert that may have no rows.
+    void no_gradient(int64_t s) const {
+        const int32_t* offset = op_.offset.as<int32_t>();
+        if (s < trained() && offset[s] == offset[s + 1])
+            std::fill_n(gradient_of(s), (wide_ + F_) * D_, 0.0f);
+    }
+
 private:
+    int64_t trained() const { return op_.expert_offset.shape[0] - op_.n_frozen; }
+    float* gradient_of(int64_t s) const {
+        return op_.dweights.as<float>() + op_.expert_offset.as<int64_t>()[s];
+    }
+
     const ExpertsBackward& op_;
     int64_t D_, K_, F_, wide_;
     T* dinput_;  // (M, D), the gradient of each row's input
@@ -153,6 +167,10 @@ void CpuBackend::experts_backward(const ExpertsBackward& op) {
                                   backward.weight_gradients(batch, s, begin, end, t, threads_);
                               });
 #pragma omp barrier
+        }
+        if (op.dweights && !op.accumulate_dweights) {
+#pragma omp for schedule(static) nowait
+            for (int64_t s = 0; s < R; ++s) backward.no_gradient(s);
         }
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; ++n)

@@ -111,14 +111,14 @@ inline Vec reciprocal(Vec x) {
 }
 
 inline Vec exp(Vec x) {
-    Vec y;
+    Vec y = x;
 #pragma omp simd
     for (int i = 0; i < kLanes; ++i) y[i] = fast_exp(x[i]);
     return y;
 }
 
 inline Vec sqrt(Vec x) {
-    Vec y;
+    Vec y = x;
 #pragma omp simd
     for (int i = 0; i < kLanes; ++i) y[i] = std::sqrt(x[i]);
     return y;
