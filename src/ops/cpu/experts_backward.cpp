@@ -76,8 +76,9 @@ public:
                           int threads) const {
         if (s >= trained()) return;
         const int64_t at = begin - batch.begin;
-        const bool accumulate =
-            op_.accumulate_dweights || begin > op_.offset.as<int32_t>()[s];  // a later batch
+        const int32_t* offset = op_.offset.as<int32_t>() + s;
+        const bool accumulate = op_.accumulate_dweights || begin > offset[0];  // a later batch
+        const bool stream = end == offset[1];
         float* dw_in = gradient_of(s);
         const Matmul in{.c = dw_in,
                         .stride = D_,
@@ -86,7 +87,8 @@ public:
                         .m = wide_,
                         .n = D_,
                         .k = end - begin,
-                        .accumulate = accumulate};
+                        .accumulate = accumulate,
+                        .stream = stream};
         const Matmul out{.c = dw_in + wide_ * D_,
                          .stride = F_,
                          .a = {batch.dy + at * D_, D_, true},
@@ -94,7 +96,8 @@ public:
                          .m = D_,
                          .n = F_,
                          .k = end - begin,
-                         .accumulate = accumulate};
+                         .accumulate = accumulate,
+                         .stream = stream};
         multiply(in.share(thread, threads));
         multiply(out.share(thread, threads));
     }

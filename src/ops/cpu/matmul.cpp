@@ -40,13 +40,13 @@ constexpr int64_t kScratch =
 // element (i, p) of a is a[p * kTileRows + i], otherwise a[i * a_stride + p].
 template <int kRows, int kVecs, bool kPacked>
 void tile_kernel(int64_t k, const float* a, int64_t a_stride, const float* panel, float* c,
-                 int64_t c_stride, bool accumulate) {
+                 int64_t c_stride, Put how) {
     Vec sum[kRows][kVecs];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v) {
-            if (accumulate) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+            if (how == Put::add) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
             sum[i][v] = Vec{};
         }
     for (int64_t p = 0; p < k; ++p) {
@@ -64,12 +64,16 @@ void tile_kernel(int64_t k, const float* a, int64_t a_stride, const float* panel
     for (int i = 0; i < kRows; ++i) {
         float* to = c + i * c_stride;
 #pragma GCC unroll 3
-        for (int v = 0; v < kVecs; ++v, to += kLanes)
-            store(to, accumulate ? load(to) + sum[i][v] : sum[i][v]);
+        for (int v = 0; v < kVecs; ++v, to += kLanes) {
+            if (how == Put::stream)
+                stream(to, sum[i][v]);
+            else
+                store(to, how == Put::add ? load(to) + sum[i][v] : sum[i][v]);
+        }
     }
 }
 
-using TileKernel = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t, bool);
+using TileKernel = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t, Put);
 
 template <bool kPacked, size_t... kIndex>
 constexpr std::array<TileKernel, sizeof...(kIndex)> kernels(std::index_sequence<kIndex...>) {
@@ -146,14 +150,13 @@ void pack_rows(float* to, const float* from, int64_t stride, int64_t rows, int64
 
 // One tile of c, the last columns of which may lie outside.
 void multiply_edge(TileKernel kernel, int64_t rows, int64_t columns, int64_t k, const float* a,
-                   int64_t a_stride, const float* panel, float* c, int64_t c_stride,
-                   bool accumulate) {
+                   int64_t a_stride, const float* panel, float* c, int64_t c_stride, Put how) {
     alignas(64) float tile[kTileRows * kWidth];
-    kernel(k, a, a_stride, panel, tile, kWidth, false);
+    kernel(k, a, a_stride, panel, tile, kWidth, Put::set);
     for (int64_t i = 0; i < rows; ++i) {
         float* to = c + i * c_stride;
         for (int64_t j = 0; j < columns; ++j)
-            to[j] = accumulate ? to[j] + tile[i * kWidth + j] : tile[i * kWidth + j];
+            to[j] = how == Put::add ? to[j] + tile[i * kWidth + j] : tile[i * kWidth + j];
     }
 }
 
@@ -214,6 +217,12 @@ Matmul Matmul::columns(int64_t begin, int64_t end) const {
     return part;
 }
 
+Put Matmul::put(bool first, bool last) const {
+    if (accumulate || !first) return Put::add;
+    const bool lines = reinterpret_cast<uintptr_t>(c.data) % 64 == 0 && stride % 16 == 0;
+    return stream && last && lines && c.dtype == DType::f32 ? Put::stream : Put::set;
+}
+
 // A grid of parts whose tiles are as near to square as the number of parts allows.
 Matmul Matmul::share(int part, int parts) const {
     int across = 1;
@@ -248,7 +257,7 @@ void multiply(const Matmul& x) {
     float* slivers = panels + block.panels();
     for (int64_t p = 0; p < x.k; p += block.depth) {
         const int64_t depth = std::min(block.depth, x.k - p);
-        const bool accumulate = x.accumulate || p > 0;
+        const Put how = x.put(p == 0, p + depth == x.k);
         for (int64_t n = 0; n < x.n; n += block.columns) {
             const int64_t columns = std::min(block.columns, x.n - n);
             pack_panels(panels, x.b, p, depth, n, columns);
@@ -265,17 +274,17 @@ void multiply(const Matmul& x) {
                         const float* left = packing ? slivers + i * depth : a + i * x.a.stride;
                         float* c = x.c.f32() + (m + i) * x.stride + n + j;
                         if (width == vecs * kLanes) {
-                            kernel(depth, left, x.a.stride, panels + j * depth, c, x.stride,
-                                   accumulate);
+                            kernel(depth, left, x.a.stride, panels + j * depth, c, x.stride, how);
                         } else {
                             multiply_edge(kernel, height, width, depth, left, x.a.stride,
-                                          panels + j * depth, c, x.stride, accumulate);
+                                          panels + j * depth, c, x.stride, how);
                         }
                     }
                 }
             }
         }
     }
+    if (x.stream) end_stream();
 }
 
 }  // namespace fomoe

@@ -42,8 +42,11 @@ struct MatmulResult {
     DType dtype = DType::f32;
 };
 
+enum class Put { set, add, stream };  // sums to a result
+
 // c (m x n) = a (m x k) b (k x n), or += with accumulate. Sums over k are in f32, in a fixed order;
-// a c of bf16 is rounded once, behind them.
+// a c of bf16 is rounded once, behind them. A large c that is not read soon may be streamed: it is
+// written past the caches, so that memory need not be read first, where that can be done.
 struct Matmul {
     MatmulResult c;
     int64_t stride;  // of c
@@ -51,12 +54,16 @@ struct Matmul {
     MatmulOperand b;
     int64_t m, n, k;
     bool accumulate = false;
+    bool stream = false;
 
     // The part of c that thread `part` of `parts` computes; the parts cover c once.
     Matmul share(int part, int parts) const;
     // Rows [begin, end) of c.
     Matmul rows(int64_t begin, int64_t end) const;
     Matmul columns(int64_t begin, int64_t end) const;
+
+    // Of a block of the sum over k, which is the first or the last of it, or both.
+    Put put(bool first, bool last) const;
 };
 
 // Uses no other thread, whatever OpenMP is set to.

@@ -24,13 +24,13 @@ struct LeftRows {
 // in a sliver, otherwise a[i * a_stride + p].
 template <int kHeight, int kVecs, bool kSliver, class T>
 void tile_kernel(int64_t pairs, const Word* a, int64_t a_stride, const Word* panel, T* c,
-                 int64_t c_stride, bool accumulate) {
+                 int64_t c_stride, Put how) {
     __m512 sum[kHeight][kVecs];
 #pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i)
 #pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v) {
-            if (accumulate) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
+            if (how == Put::add) __builtin_prefetch(c + i * c_stride + v * kLanes, 1);
             sum[i][v] = _mm512_setzero_ps();
         }
     for (int64_t p = 0; p < pairs; ++p) {
@@ -50,11 +50,11 @@ void tile_kernel(int64_t pairs, const Word* a, int64_t a_stride, const Word* pan
     for (int i = 0; i < kHeight; ++i)
 #pragma GCC unroll 3
         for (int v = 0; v < kVecs; ++v)
-            store(c + i * c_stride + v * kLanes, sum[i][v], 0xffff, accumulate);
+            store(c + i * c_stride + v * kLanes, sum[i][v], 0xffff, how);
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const Word*, int64_t, const Word*, T*, int64_t, bool);
+using TileKernel = void (*)(int64_t, const Word*, int64_t, const Word*, T*, int64_t, Put);
 
 template <class T, bool kSliver, size_t... kIndex>
 TileKernel<T> kernel_of(int64_t rows, int64_t vecs, std::index_sequence<kIndex...>) {
@@ -98,7 +98,7 @@ struct ByVectors {
 
     template <class T>
     static void multiply(const LeftRows& a, const Word* panels, int64_t pairs, int64_t rows,
-                         int64_t columns, T* c, int64_t stride, bool accumulate) {
+                         int64_t columns, T* c, int64_t stride, Put how) {
         alignas(64) float edge[kTileRows * kWidth];
         for (int64_t j = 0; j < columns; j += kWidth) {
             const int64_t width = std::min(kWidth, columns - j);
@@ -109,12 +109,12 @@ struct ByVectors {
                 T* to = c + i * stride + j;
                 if (width == vecs * kLanes) {
                     kernel_for<T>(height, vecs, a.slivers)(pairs, left, a.stride, panel, to, stride,
-                                                           accumulate);
+                                                           how);
                     continue;
                 }
                 kernel_for<float>(height, vecs, a.slivers)(pairs, left, a.stride, panel, edge,
-                                                           kWidth, false);
-                store_tile<kWidth>(to, stride, edge, height, width, accumulate);
+                                                           kWidth, Put::set);
+                store_tile<kWidth>(to, stride, edge, height, width, how);
             }
         }
     }

@@ -105,12 +105,13 @@ void pack_panels(Word* to, const MatmulOperand& b, int64_t first_row, int64_t k,
 
 // ---- results -----------------------------------------------------------------------------------
 
-inline void store(float* to, __m512 sum, __mmask16 mask, bool accumulate) {
-    if (accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
+inline void store(float* to, __m512 sum, __mmask16 mask, Put how) {
+    if (how == Put::stream && mask == 0xffff) return stream(to, sum);
+    if (how == Put::add) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
     _mm512_mask_storeu_ps(to, mask, sum);
 }
-inline void store(bf16* to, __m512 sum, __mmask16 mask, bool accumulate) {
-    if (accumulate) {
+inline void store(bf16* to, __m512 sum, __mmask16 mask, Put how) {
+    if (how == Put::add) {
         const Words there =
             __builtin_convertvector((Halves)_mm256_maskz_loadu_epi16(mask, to), Words);
         sum = _mm512_add_ps((__m512)(there << 16), sum);
@@ -120,12 +121,11 @@ inline void store(bf16* to, __m512 sum, __mmask16 mask, bool accumulate) {
 
 // c (rows x columns) = or += a tile of sums, kWidth apart.
 template <int64_t kWidth, class T>
-void store_tile(T* c, int64_t stride, const float* sums, int64_t rows, int64_t columns,
-                bool accumulate) {
+void store_tile(T* c, int64_t stride, const float* sums, int64_t rows, int64_t columns, Put how) {
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; j += kLanes)
             store(c + i * stride + j, _mm512_loadu_ps(sums + i * kWidth + j),
-                  first_lanes(columns - j), accumulate);
+                  first_lanes(columns - j), how);
 }
 
 // ---- blocks ------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ constexpr int64_t even_block(int64_t size, int64_t largest, int64_t unit) {
 //   kPanels, kSlivers   words of b and of a that are packed at a time: they share the L2 cache
 //   pack(to, from, x, rows, depth, pairs)   rows of a, from element `from` on, as multiply() reads
 //             them: packed, or as they lie
-//   multiply(rows of a, panels, pairs, rows, columns, c, stride, accumulate)
+//   multiply(rows of a, panels, pairs, rows, columns, c, stride, how)
 template <class Kernel, class T>
 void multiply_blocks(T* c, const Matmul& x) {
     constexpr int64_t kDepth = 512;  // of a block, but where a whole sum has to be rounded
@@ -162,6 +162,7 @@ void multiply_blocks(T* c, const Matmul& x) {
     Word *panels = reinterpret_cast<Word*>(memory), *packed = panels + widest * most;
     for (int64_t p = 0; p < x.k; p += deepest) {
         const int64_t depth = std::min(deepest, x.k - p), pairs = pairs_of(depth);
+        const Put how = x.put(p == 0, p + depth == x.k);
         for (int64_t n = 0; n < x.n; n += widest) {
             const int64_t columns = std::min(widest, x.n - n);
             pack_panels<Kernel::kWidth>(panels, x.b, p, depth, pairs, n, columns);
@@ -170,10 +171,11 @@ void multiply_blocks(T* c, const Matmul& x) {
                 const bf16* from = a + (x.a.transposed ? p * x.a.stride + m : m * x.a.stride + p);
                 const auto left = Kernel::pack(packed, from, x, rows, depth, pairs);
                 Kernel::multiply(left, panels, pairs, rows, columns, c + m * x.stride + n, x.stride,
-                                 x.accumulate || p > 0);
+                                 how);
             }
         }
     }
+    if (x.stream) end_stream();
 }
 
 template <class Kernel>

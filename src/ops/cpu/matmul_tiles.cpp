@@ -88,7 +88,7 @@ struct ByTiles {
 
     template <class T>
     static void multiply(const Word* a, const Word* panels, int64_t pairs, int64_t rows,
-                         int64_t columns, T* c, int64_t stride, bool accumulate) {
+                         int64_t columns, T* c, int64_t stride, Put how) {
         alignas(64) float sums[4 * kTileWords];
         for (int64_t j = 0; j < columns; j += kWidth) {
             const int64_t width = std::min(kWidth, columns - j);
@@ -98,7 +98,7 @@ struct ByTiles {
                     tile_kernel<1, 1>, tile_kernel<1, 2>, tile_kernel<2, 1>, tile_kernel<2, 2>};
                 const auto kernel = kKernels[(height > kTileEdge) * 2 + (width > kTileEdge)];
                 kernel(pairs, a + i * pairs, kTileEdge * pairs, panels + j * pairs, sums);
-                store_tile<kWidth>(c + i * stride + j, stride, sums, height, width, accumulate);
+                store_tile<kWidth>(c + i * stride + j, stride, sums, height, width, how);
             }
         }
     }

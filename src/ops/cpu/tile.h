@@ -1,6 +1,10 @@
 // Vectors, in GCC's portable form, and a thread's scratch.
 #pragma once
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -33,6 +37,16 @@ inline Vec load(const float* from) {
     return v;
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+
+// Writes past the caches, where the processor can write whole lines: these are not read first. `to`
+// is aligned to the vector. Other threads see it behind a barrier that follows end_stream().
+#ifdef __AVX512F__
+inline void stream(float* to, Vec v) { _mm512_stream_ps(to, v); }
+inline void end_stream() { _mm_sfence(); }
+#else
+inline void stream(float* to, Vec v) { store(to, v); }
+inline void end_stream() {}
+#endif
 
 // Scratch of the calling thread, aligned to 64 bytes. It grows to the largest request and stays.
 inline float* tile_scratch(int64_t floats) {
