@@ -24,7 +24,8 @@ struct LogSum {
 // probability = softmax(logits).
 LogSum softmax(const float* logits, float* probability, int64_t E) {
     float top = logits[0];
-    for (int64_t e = 1; e < E; ++e) top = logits[e] > top ? logits[e] : top;
+#pragma omp simd reduction(max : top)
+    for (int64_t e = 0; e < E; ++e) top = logits[e] > top ? logits[e] : top;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t e = 0; e < E; ++e) {
@@ -57,12 +58,24 @@ float dot(const float* x, const float* y, int64_t E) {
 }
 
 // NaN counts as the largest, so that it is chosen and seen.
-bool greater(float a, float b) { return a > b || (a != a && b == b); }
+bool greater(float a, float b) { return (a > b) | ((a != a) & (b == b)); }
+
+// Of the first kTileUnit.
+bool any_greater(const float* key, float than) {
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (int i = 0; i < kTileUnit; ++i) any |= greater(key[i], than);
+    return any != 0;
+}
 
 // The K experts with the largest keys, in falling order, the lower id first among equals.
 void choose(const float* key, int64_t E, int64_t K, int32_t* chosen) {
     int64_t found = 0;
     for (int64_t e = 0; e < E; ++e) {
+        // Most are less than those that were found: whole blocks of them, when there are many.
+        if (found == K && e % kTileUnit == 0)
+            while (e + kTileUnit <= E && !any_greater(key + e, key[chosen[K - 1]])) e += kTileUnit;
+        if (e == E) break;
         if (found == K && !greater(key[e], key[chosen[K - 1]])) continue;
         int64_t at = found < K ? found++ : K - 1;
         for (; at > 0 && greater(key[e], key[chosen[at - 1]]); --at) chosen[at] = chosen[at - 1];
