@@ -184,7 +184,8 @@ void add_train_keys(Keys& keys) {
                 .gpu_only(),
             key(
                 "train.cuda_graphs", [](Config& c) { return &c.train.cuda_graphs; },
-                "a GPU is given the work of a micro-batch in one piece, recorded once; the numbers "
+                "a GPU is given the work of a micro-batch in one piece that was recorded; the "
+                "numbers "
                 "are the same without")
                 .gpu_only()
                 .untrained(),

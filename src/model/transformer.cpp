@@ -145,12 +145,12 @@ void Transformer::bind(const WeightTensors& weights, Tensor gradients, Tensor co
                 name_of(shape_.dtype), weights.rounded ? " with" : " without", " rounded weights");
     FOMOE_CHECK(copies.count() == (frozen_ ? frozen_->size : 0), copies.count(),
                 " elements of frozen experts, not ", frozen_ ? frozen_->size : 0);
+    FOMOE_CHECK(!cleared_, "bound between clear_gradients() and train()");
     ++bindings_;
     weights_ = weight_views(model_, layout_, weights.values, weights.rounded);
     if (frozen_) add_frozen_views(model_, *frozen_, copies, weights_);
     gradients_ = gradients ? model_views(model_, layout_, gradients) : ModelViews{};
     dense_gradients_ = gradients ? gradients.slice(0, layout_.dense.size) : Tensor{};
-    cleared_ = false;
     for (size_t l = 0; l < routing_.size(); ++l) {
         std::vector<int64_t> offsets = weights_.layers[l].expert_offset;
         std::ranges::copy(weights_.layers[l].frozen_offset, std::back_inserter(offsets));

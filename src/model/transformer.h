@@ -44,7 +44,7 @@ public:
     static BatchShape training_shape(const Config& config, const ArenaLayout& layout,
                                      const World& world, const FrozenLayout* frozen = nullptr);
 
-    // The weights (layout.size()) that forward and backward read, and where train() adds gradients,
+    // The weights (layout.size()) that forward and backward read, and where train() puts gradients,
     // f32, laid out alike; empty for evaluation. Gradients of the dense section's size have no
     // place for those of the experts, which are then not computed. With frozen experts their copies
     // (frozen.size) bf16.
@@ -54,7 +54,7 @@ public:
     // until then stay what they were.
     void clear_gradients();
 
-    // Forward and backward. Adds the gradients of
+    // Forward and backward. Adds, or writes after clear_gradients(), the gradients of
     //   loss_scale * (sum of the tokens' losses) + the balancing terms of the group's step,
     // where loss_scale is 1 / (valid tokens of the group's step). With EP > 1 the host waits once
     // for each lane and layer with experts, else for nothing. Where tokens had no room the

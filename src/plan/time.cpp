@@ -14,8 +14,9 @@ constexpr double kAdapter = 50e9;  // bytes/s: 400 Gbit/s
 
 // Bytes that AdamW moves for a parameter: weight, m and v read and written, the gradient read.
 constexpr double kAdamWBytes = 28;
-// A gradient is cleared once a step; a weight's is read and written in every micro-batch.
-constexpr double kClearBytes = 4, kGradientBytes = 8;
+// A gradient is read and written in every micro-batch, but an expert's only written in the first of
+// a step; the others are cleared before.
+constexpr double kGradientBytes = 8, kClearBytes = 4, kUnreadBytes = 4;
 // An activation is written once and read by the next op and by the backward pass.
 constexpr double kActivationPasses = 3;
 constexpr double kWeightPasses = 2;  // forward, backward
@@ -69,20 +70,20 @@ StepTime step_time(const Config& config, const World& world, const ArenaLayout& 
     const FlopsPerToken flops = flops_per_token(model, config.data.seq_len);
     const double attention =
         6.0 * model.n_layers * model.n_heads * model.head_size() * (config.data.seq_len + 1.0);
-    const auto read = [&](double weights) {
-        return passes * weights * (kWeightPasses * C + kGradientBytes) / device.memory;
+    const auto pass = [&](double weights, double once) {  // once: bytes of a weight in a step
+        return weights * (passes * (kWeightPasses * C + kGradientBytes) + once) / device.memory;
     };
     const double dense = layout.dense.size, trained = layout.expert.size;
     const double copies = frozen ? frozen->size : 0;
     const double matmuls =
-        std::max(N * (flops.always - attention) / fast, read(dense)) + N * attention / mma;
-    const double experts = std::max(
-        N * flops.per_choice * choices / mma,
-        read(trained) + passes * copies * kWeightPasses * size_of(DType::bf16) / device.memory);
+        std::max(N * (flops.always - attention) / fast, pass(dense, kClearBytes)) +
+        N * attention / mma;
+    const double experts =
+        std::max(N * flops.per_choice * choices / mma,
+                 pass(trained, -kUnreadBytes) +
+                     passes * copies * kWeightPasses * size_of(DType::bf16) / device.memory);
     const double activations = passes * kActivationPasses * activation_bytes / device.memory;
-    const double update =
-        ((dense / P + trained / replicas) * kAdamWBytes + (dense + trained) * kClearBytes) /
-        device.memory;
+    const double update = (dense / P + trained / replicas) * kAdamWBytes / device.memory;
     return {.compute = matmuls + experts + activations + update,
             .inside = static_cast<double>(traffic.total()) / intra};
 }

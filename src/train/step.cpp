@@ -66,7 +66,7 @@ InnerStep::InnerStep(const Config& config, const World& world, const Placement& 
     };
     gradients_ = take(gradient_memory_, "gradients", DType::f32,
                       trains_experts_ ? layout.size() : layout.dense.size);
-    backend.zero(gradients_);
+    backend.zero(gradients_);  // what no parameter has stays 0
     for (const Parameter& p : layout.parameters)
         if (!p.trained && p.cls != ParamClass::expert)
             untrained_.push_back({p.offset, p.offset + p.count()});

@@ -41,7 +41,7 @@ TEST_CASE("a second backward pass adds to the gradients and to the totals") {
         CHECK(rig.model().totals().load[i] == 2 * first.load[i]);
 }
 
-TEST_CASE("cleared gradients have the bits of those that were zero, whatever they had before") {
+TEST_CASE("cleared gradients become those that were zero before, whatever they had") {
     Rig rig(tiny_sigmoid_config());
     const int64_t E = rig.config().model.moe.n_experts;
     std::vector<int32_t> slots = rig.model().default_slots();

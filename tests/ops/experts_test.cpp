@@ -186,7 +186,7 @@ TEST_CASE("experts: without gradients of the weights the others are the same to 
             ++tried;
         }
     }
-    CHECK(tried == 112);
+    CHECK(tried == 114);
 }
 
 TEST_CASE("experts: the scratch they keep is the one predicted") {

@@ -63,6 +63,37 @@ TEST_CASE("router: a layer scale of 1 gives the bits of none, of 2 twice the gat
     CHECK(tried > 80);
 }
 
+TEST_CASE("router: NaN is chosen first and seen") {
+    const auto backend = make_cpu_backend(1);
+    int tried = 0;
+    for (const auto& each : cases<Router>()) {
+        if (each.name != "experts_130" && each.name != "experts_512") continue;
+        INFO(each.name);
+        Pool pool = each.pool();
+        Router op = each.build(pool);
+        const Router before = run_on(*backend, op, pool);
+        const int64_t N = op.logits.shape[0], E = op.logits.shape[1], K = op.gate.shape[1];
+        for (const int64_t bad : {int64_t{0}, E / 2 + 3, E - 1}) {
+            const Tensor logits = pool.copy(op.logits);
+            logits.as<float>()[2 * E + bad] = std::nanf("");
+            op.logits = logits;
+            const Router after = run_on(*backend, op, pool);
+            for (int64_t i = 0; i < N * K; ++i) {
+                const bool changed = i / K == 2;
+                const float gate = after.gate.as<float>()[i];
+                if (!changed) CHECK(gate == before.gate.as<float>()[i]);
+                if (changed) CHECK(std::isnan(gate));
+            }
+            // In a softmax all are NaN, and the lower ids come first.
+            const bool all = op.score == RouterScore::softmax;
+            CHECK(after.expert.as<int32_t>()[2 * K] == (all ? 0 : bad));
+            op.logits = before.logits;
+            ++tried;
+        }
+    }
+    CHECK(tried == 6);
+}
+
 TEST_CASE("router: among equal scores the lower expert ids are chosen") {
     for (int threads : {1, 2}) {
         const auto backend = make_cpu_backend(threads);

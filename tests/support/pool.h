@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
@@ -25,7 +26,7 @@ public:
 
     Tensor raw(DType dtype, Shape shape) {
         const size_t bytes = shape.count() * size_of(dtype);
-        memory_.push_back(std::make_unique<std::byte[]>(bytes + 1));
+        memory_.emplace_back(new (kLine) std::byte[bytes + 1]());
         return {memory_.back().get(), dtype, shape};
     }
     // f32, normal.
@@ -108,7 +109,13 @@ public:
 private:
     uint64_t next_key() { return combine_bits(key_, ++drawn_); }
 
-    std::deque<std::unique_ptr<std::byte[]>> memory_;
+    // Aligned as what backends allocate.
+    static constexpr std::align_val_t kLine{64};
+    struct Release {
+        void operator()(std::byte* memory) const { ::operator delete[](memory, kLine); }
+    };
+
+    std::deque<std::unique_ptr<std::byte[], Release>> memory_;
     uint64_t key_;
     uint64_t drawn_ = 0;
 };

@@ -97,6 +97,20 @@ TEST_CASE("an expert and a shard without tokens") {
     check_same_gradients(plan, alone, kSplits);
 }
 
+TEST_CASE("a shard that has no tokens any more has no gradients either") {
+    Plan plan{tiny_sigmoid_config(), 2};
+    plan.config.model.moe.top_k = 1;
+    plan.config.train.optimizer.lr = plan.config.train.optimizer.min_lr = 0;
+    plan.batch = [config = plan.config](int64_t step, Range own) {
+        Batch batch = tiny_batch(config, step, own);
+        if (step == 2) std::ranges::fill(batch.tokens, 3);  // all choose one expert
+        return batch;
+    };
+    const Trained alone = train(on_ranks(plan, 1, 1, 8));
+    CHECK(std::ranges::count(alone.loads[0], 0.0f) < std::ranges::count(alone.loads[1], 0.0f));
+    check_same_gradients(plan, alone, kSplits);
+}
+
 TEST_CASE("a rank whose sequences have no target") {
     Plan plan{tiny_sigmoid_config()};
     plan.batch = [&](int64_t step, Range sequences) {

@@ -102,8 +102,8 @@ public:
         multiply(out.share(thread, threads));
     }
 
-    // Of an expert that may have no rows.
-    void no_gradient(int64_t s) const {
+    // Zeros for an expert without rows.
+    void clear_without_rows(int64_t s) const {
         const int32_t* offset = op_.offset.as<int32_t>();
         if (s < trained() && offset[s] == offset[s + 1])
             std::fill_n(gradient_of(s), (wide_ + F_) * D_, 0.0f);
@@ -173,7 +173,7 @@ void CpuBackend::experts_backward(const ExpertsBackward& op) {
         }
         if (op.dweights && !op.accumulate_dweights) {
 #pragma omp for schedule(static) nowait
-            for (int64_t s = 0; s < R; ++s) backward.no_gradient(s);
+            for (int64_t s = 0; s < R; ++s) backward.clear_without_rows(s);
         }
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; ++n)

@@ -62,7 +62,7 @@ struct Matmul {
     Matmul rows(int64_t begin, int64_t end) const;
     Matmul columns(int64_t begin, int64_t end) const;
 
-    // Of a block of the sum over k, which is the first or the last of it, or both.
+    // Of a block of the sum over k, which may be the first of it, the last, or both.
     Put put(bool first, bool last) const;
 };
 

@@ -44,17 +44,17 @@ inline Words paired(const bf16* row, const bf16* next, bool both, int64_t n) {
     return both ? low | halves(next, n) << 16 : low;
 }
 
-// Element (p, j) of the operand is from[p * stride + j]: pairs of rows. put(p / 2, j, words) gets
+// Element (p, j) of the operand is from[p * stride + j]: pairs of rows. sink(p / 2, j, words) gets
 // the words of 16 columns.
-template <class Put>
-void pack_across(const bf16* from, int64_t stride, int64_t k, int64_t n, Put put) {
+template <class Sink>
+void pack_across(const bf16* from, int64_t stride, int64_t k, int64_t n, Sink sink) {
     constexpr int64_t kAhead = 8;  // rows that are fetched before they are packed
     for (int64_t p = 0; p < k; p += 2) {
         const bf16 *row = from + p * stride, *next = row + stride;
         for (int64_t j = 0; j < n; j += kLanes) {
             __builtin_prefetch(row + j + kAhead * stride);
             __builtin_prefetch(next + j + kAhead * stride);
-            put(p / 2, j, paired(row + j, next + j, p + 1 < k, n - j));
+            sink(p / 2, j, paired(row + j, next + j, p + 1 < k, n - j));
         }
     }
 }
