@@ -185,8 +185,7 @@ void add_train_keys(Keys& keys) {
             key(
                 "train.cuda_graphs", [](Config& c) { return &c.train.cuda_graphs; },
                 "a GPU is given the work of a micro-batch in one piece that was recorded; the "
-                "numbers "
-                "are the same without")
+                "numbers are the same without")
                 .gpu_only()
                 .untrained(),
             key(
