@@ -53,7 +53,7 @@ template <class T>
 double error_of(Multiply multiply, const Sizes& s, const Way& way, int parts) {
     const Operand a(1, s.m * s.k), b(2, s.k * s.n);
     const int64_t a_stride = way.a_turned ? s.m : s.k, b_stride = way.b_turned ? s.k : s.n;
-    // What is streamed in whole cache lines, or not quite.
+    // Rows of whole cache lines can be streamed; those that begin off a line must be stored.
     const int64_t stride = way.stream ? whole_vectors(s.n + 1) : s.n + 3;
     std::vector<T> memory(s.m * stride + 64, rounded<T>(0.5f));
     T* c = memory.data();
